@@ -1,0 +1,61 @@
+# `make help` lists the targets. Everything that is slow is built once, into .venv and $(CONCLAVE_CACHE).
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-unit test-integration test-serving lint verify golden bench clean lock
+
+PYTHON_BIN := .venv/bin/python
+
+# Importing vLLM without byte code takes twice as long.
+unexport PYTHONDONTWRITEBYTECODE
+
+help: ## list the targets
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: ## from nothing to tokens on this machine: no cluster, no GPU
+	@tools/environment.sh local
+	@$(PYTHON_BIN) tools/demo.py
+
+test: ## all tests: unit, golden, a real API server with KubeRay, a real vLLM under Ray Serve
+	@tools/environment.sh dev
+	@$(PYTHON_BIN) tools/build_tools.py etcd controlplane kuberay helm
+	$(PYTHON_BIN) -m pytest
+
+test-unit: ## only what needs neither Kubernetes nor an engine: seconds
+	@tools/environment.sh dev
+	$(PYTHON_BIN) -m pytest tests/unit tests/golden
+
+test-integration: ## only what needs the real API server and KubeRay
+	@tools/environment.sh dev
+	@$(PYTHON_BIN) tools/build_tools.py etcd controlplane kuberay helm
+	$(PYTHON_BIN) -m pytest tests/integration
+
+test-serving: ## only what needs the real engine
+	@tools/environment.sh dev
+	$(PYTHON_BIN) -m pytest tests/serving
+
+lint: ## ruff, mypy strict, import-linter
+	@tools/environment.sh dev
+	$(PYTHON_BIN) -m ruff format --check .
+	$(PYTHON_BIN) -m ruff check .
+	$(PYTHON_BIN) -m mypy
+	.venv/bin/lint-imports
+
+verify: ## regenerate what is generated, fail on a difference
+	@tools/environment.sh dev
+	$(PYTHON_BIN) tools/generate.py
+	git diff --exit-code
+
+golden: ## rewrite the golden files; read the difference before you commit it
+	@tools/environment.sh dev
+	$(PYTHON_BIN) -m pytest tests/golden --update-golden
+
+bench: ## the local path against bare vLLM, side by side
+	@tools/environment.sh dev
+	$(PYTHON_BIN) benchmarks/local_path.py
+
+lock: ## resolve the requirements anew (needs the network)
+	@tools/environment.sh dev
+	tools/lock.sh
+
+clean: ## remove what was made inside the tree; the cache outside stays
+	rm -rf .venv build dist .run .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
