@@ -1,0 +1,7 @@
+"""Conclave's pure core: types, catalogue, plan, manifests and status.
+
+No I/O beyond reading the package's own data files, no clock, no Kubernetes client;
+imports nothing else of ours.
+"""
+
+__version__ = "0.1.0"

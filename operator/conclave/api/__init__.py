@@ -1,0 +1,1 @@
+"""The kinds of `conclave.dev/v1alpha1`, the one source of the CRDs and of the reference."""

@@ -1,0 +1,130 @@
+"""Makes the CustomResourceDefinition of ModelDeployment from its types.
+
+Called by tools/generate.py, which adds the rules of `conclave.policy`. Pure: types and rules in, an object out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from conclave.api.formats import DNS_1035
+from conclave.api.modeldeployment import GROUP, KIND, PLURAL, VERSION, ModelDeployment
+from conclave.api.rules import AdmissionRule
+
+Schema = dict[str, Any]
+
+_READY = '.status.conditions[?(@.type=="Ready")]'
+_COLUMNS = (
+    ("Model", "string", ".spec.model.id"),
+    ("Accelerator", "string", ".status.plan.accelerator"),
+    ("Parallelism", "string", ".status.plan.parallelism"),
+    ("Replicas", "integer", ".status.readyReplicas"),
+    ("Ready", "string", f"{_READY}.status"),
+    ("Reason", "string", f"{_READY}.reason"),
+    ("Age", "date", ".metadata.creationTimestamp"),
+)
+_NOT_IN_A_CRD = {"title", "additionalProperties", "$defs"}
+
+
+def model_deployment_crd(rules: Mapping[tuple[str, ...], Iterable[AdmissionRule]] | None = None) -> Schema:
+    """The CRD; `rules` are further ones by the path of the field that they bind, for instance ("spec", "engine")."""
+    schema = structural_schema(ModelDeployment)
+    for path, further in (rules or {}).items():
+        field_schema(schema, path).setdefault("x-kubernetes-validations", []).extend(rule.cel() for rule in further)
+    return {
+        "apiVersion": "apiextensions.k8s.io/v1",
+        "kind": "CustomResourceDefinition",
+        "metadata": {"name": f"{PLURAL}.{GROUP}"},
+        "spec": {
+            "group": GROUP,
+            "scope": "Namespaced",
+            "names": {
+                "kind": KIND,
+                "listKind": f"{KIND}List",
+                "plural": PLURAL,
+                "singular": KIND.lower(),
+                "shortNames": ["mdl"],
+                "categories": ["conclave"],
+            },
+            "versions": [
+                {
+                    "name": VERSION,
+                    "served": True,
+                    "storage": True,
+                    "additionalPrinterColumns": [
+                        {"name": name, "type": type_, "jsonPath": path} for name, type_, path in _COLUMNS
+                    ],
+                    "subresources": {
+                        "status": {},
+                        "scale": {
+                            "specReplicasPath": ".spec.scaling.minReplicas",
+                            "statusReplicasPath": ".status.replicas",
+                            "labelSelectorPath": ".status.selector",
+                        },
+                    },
+                    "schema": {"openAPIV3Schema": schema},
+                }
+            ],
+        },
+    }
+
+
+def structural_schema(kind: type[ModelDeployment]) -> Schema:
+    """The kind's schema as the API server takes it: no references, no nulls, defaults of nested objects spelled out."""
+    source = kind.model_json_schema(by_alias=True)
+    schema = _structural(source, source["$defs"])
+    properties = schema["properties"]
+    for field in ("apiVersion", "kind"):  # the API server checks them itself, and the document describes every kind's
+        properties[field] = {"type": "string"}
+    properties["metadata"] = {"type": "object"}
+    schema["required"] = ["spec"]
+    schema["x-kubernetes-validations"] = [
+        DNS_1035.field_rule("metadata.name"),  # metadata cannot be described, only bound from the root
+        *(rule.cel() for rule in kind.change_rules),
+    ]
+    return schema
+
+
+def field_schema(schema: Schema, path: Iterable[str]) -> Schema:
+    """The schema of the field at a path of property names."""
+    for name in path:
+        schema = schema["properties"][name]
+    return schema
+
+
+def _structural(schema: Schema, definitions: Mapping[str, Schema]) -> Schema:
+    """A JSON schema of pydantic's, rewritten; `description` and `default` beside a reference win over its own."""
+    if "$ref" in schema:
+        own = {key: value for key, value in schema.items() if key != "$ref"}
+        return _structural(definitions[schema["$ref"].removeprefix("#/$defs/")] | own, definitions)
+    if "anyOf" in schema:  # an optional field: the other arm is null
+        own = {key: value for key, value in schema.items() if key not in ("anyOf", "default")}
+        return _structural(schema["anyOf"][0] | own, definitions)
+    result = {key: value for key, value in schema.items() if key not in _NOT_IN_A_CRD}
+    if "const" in result:
+        result["enum"] = [result.pop("const")]
+    if "description" in result:
+        result["description"] = " ".join(result["description"].split())
+    if result.get("type") == "integer":
+        result["format"] = "int64"
+    if isinstance(schema.get("additionalProperties"), dict):
+        result["additionalProperties"] = _structural(schema["additionalProperties"], definitions)
+    if "items" in result:
+        result["items"] = _structural(result["items"], definitions)
+        result.pop("default", None)
+    if "properties" in result:
+        required = result.get("required", [])
+        result["properties"] = {
+            name: _property(field, name in required, definitions) for name, field in result["properties"].items()
+        }
+    return result
+
+
+def _property(schema: Schema, required: bool, definitions: Mapping[str, Schema]) -> Schema:
+    """An object that may be left out but is never null carries all its defaults: the server writes them."""
+    result = _structural(schema, definitions)
+    if "properties" in result and not required and "anyOf" not in schema:
+        fields = result["properties"].items()
+        result["default"] = {name: field["default"] for name, field in fields if "default" in field}
+    return result

@@ -1,0 +1,128 @@
+"""The strings of the API: their bounds and how they must be spelled."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, GetCoreSchemaHandler, GetJsonSchemaHandler
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema, core_schema
+
+from conclave.api.rules import BrokenRulesError, Entries, Format
+
+DNS_1035 = Format(
+    "[a-z]([-a-z0-9]{0,38}[a-z0-9])?",
+    "a DNS-1035 label of at most 40 characters: lower-case letters, digits and dashes, "
+    "beginning with a letter and ending with a letter or digit",
+)
+_DNS_1123_LABEL = "[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?"
+_LABEL_NAME = "[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?"
+_SEGMENT = "[.]{0,2}[A-Za-z0-9_+=@-][A-Za-z0-9._+=@-]*"
+_HUB_NAME = "[A-Za-z0-9][A-Za-z0-9._-]*"
+_IMAGE = r"[a-z0-9][a-zA-Z0-9.-]*(:[0-9]{1,5})?(/[a-z0-9][a-z0-9._-]*)*(:[A-Za-z0-9_][A-Za-z0-9_.-]*)?"
+
+Dns1035Name = Annotated[str, DNS_1035]
+DnsName = Annotated[
+    str,
+    Field(max_length=253),
+    Format(rf"{_DNS_1123_LABEL}(\.{_DNS_1123_LABEL})*", "the name of a Kubernetes object (a DNS-1123 subdomain)"),
+]
+NamespaceName = Annotated[
+    str, Field(max_length=63), Format(_DNS_1123_LABEL, "the name of a namespace (a DNS-1123 label)")
+]
+RelativePath = Annotated[
+    str,
+    Field(max_length=512),
+    Format(
+        f"({_SEGMENT}(/{_SEGMENT})*)?",
+        "a relative path below the volume's root: names of letters, digits and ._+=@- joined by single slashes, "
+        "without a leading slash and without '..'",
+    ),
+]
+CommitHash = Annotated[
+    str, Field(max_length=64), Format("[0-9a-f]{40}", "a commit: 40 hex digits (0-9a-f) are needed, no branch or tag")
+]
+Sha256Digest = Annotated[
+    str, Field(max_length=128), Format("sha256:[0-9a-f]{64}", "a digest: sha256: and 64 hex digits (0-9a-f) are needed")
+]
+LabelValue = Annotated[
+    str,
+    Field(max_length=63),
+    Format(f"({_LABEL_NAME})?", "a label value: letters, digits and -_. between letters or digits"),
+]
+_LABEL_KEY = Format(
+    rf"({_DNS_1123_LABEL}(\.{_DNS_1123_LABEL})*/)?{_LABEL_NAME}",
+    "a label key: an optional DNS prefix and a slash, then letters, digits and -_. between letters or digits",
+)
+LabelKey = Annotated[str, Field(max_length=317), _LABEL_KEY]
+NodeSelector = Annotated[dict[str, LabelValue], Field(max_length=16), Entries((_LABEL_KEY.keys_rule(),))]
+AcceleratorName = Annotated[
+    str,
+    Field(max_length=63),
+    Format(_LABEL_NAME, "an accelerator's product name as the node label spells it, such as NVIDIA-H100-80GB-HBM3"),
+]
+Quantity = Annotated[
+    str,
+    Field(max_length=16),
+    Format(
+        r"[0-9]{1,9}(\.[0-9]{1,3})?(m|k|M|G|T|Ki|Mi|Gi|Ti)?",
+        "a quantity such as 500m, 8 or 64Gi (no sign, no exponent)",
+    ),
+]
+ModelId = Annotated[
+    str,
+    Field(max_length=96),
+    Format(f"{_HUB_NAME}(/{_HUB_NAME})?", "a model id such as mistralai/Mixtral-8x7B-Instruct-v0.1"),
+]
+ServedName = Annotated[
+    str,
+    Field(max_length=96),
+    Format(f"{_HUB_NAME}(/{_HUB_NAME})*", "a model name: letters, digits and ._- in parts joined by single slashes"),
+]
+LicenceId = Annotated[
+    str,
+    Field(max_length=64),
+    Format("[a-z0-9]([-a-z0-9.]*[a-z0-9])?", "a licence id as `conclave models show` prints it"),
+]
+DataClassName = Annotated[
+    str,
+    Field(max_length=40),
+    Format("[a-z]([-a-z0-9]*[a-z0-9])?", "a data class: lower-case letters, digits and dashes, such as confidential"),
+]
+ImageReference = Annotated[
+    str, Field(max_length=512), Format(f"{_IMAGE}(@sha256:[0-9a-f]{{64}})?", "an image reference")
+]
+PinnedImageReference = Annotated[
+    str,
+    Field(max_length=512),
+    Format(
+        f"{_IMAGE}@sha256:[0-9a-f]{{64}}",
+        "an image reference pinned by digest: registry/repository@sha256: and 64 hex digits",
+    ),
+]
+
+
+class _IntegerOrAuto:
+    """A whole number from 1 to 100000, or `auto`: one check with one message in place of a union's two."""
+
+    def _check(self, value: Any) -> Any:
+        if value == "auto" or (isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= 100_000):
+            return value
+        raise BrokenRulesError(["targetConcurrency must be auto or a whole number from 1 to 100000"])
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_plain_validator_function(self._check)
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        return {
+            "x-kubernetes-int-or-string": True,
+            "x-kubernetes-validations": [
+                {
+                    "rule": "type(self) == int ? (self >= 1 && self <= 100000) : self == 'auto'",
+                    "message": "targetConcurrency must be auto or a whole number from 1 to 100000",
+                }
+            ],
+        }
+
+
+TargetConcurrency = Annotated[int | Literal["auto"], _IntegerOrAuto()]

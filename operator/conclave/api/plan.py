@@ -1,0 +1,79 @@
+"""The plan as `status.plan` and `conclave plan -o json` show it; made by `conclave.planning`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+
+from conclave.api.base import ApiModel
+
+
+class PlanMemory(ApiModel):
+    """Bytes of the fullest GPU of a replica; the parts and `free` add up to `total`."""
+
+    total: int = Field(ge=0)
+    """Memory of one GPU as its driver reports it, in bytes."""
+    weights: int = Field(ge=0)
+    """What vLLM loads on this GPU, in bytes: its share of the parameters, and the rotary tables that all GPUs hold."""
+    kv_cache: int = Field(ge=0)
+    """KV cache pool that vLLM is expected to allocate, in bytes."""
+    activations: int = Field(ge=0)
+    """Peak of a profiling forward pass, in bytes."""
+    graphs: int = Field(ge=0)
+    """CUDA graphs, in bytes."""
+    overhead: int = Field(ge=0)
+    """Memory outside of torch (libraries, NCCL), in bytes."""
+    free: int
+    """What gpu_memory_utilization leaves unused, in bytes."""
+
+
+class RejectedOption(ApiModel):
+    """An option that was considered and why it was not taken."""
+
+    option: str = Field(max_length=256)
+    """For instance "TP=8 on NVIDIA-A100-SXM4-80GB"."""
+    reason: str = Field(max_length=1024)
+    """For instance "10 key-value heads do not divide by 8"."""
+
+
+def _parallelism(plan: dict[str, int]) -> str:
+    sizes = [f"TP={plan['tensor']}"]
+    sizes += [f"{name}={plan[field]}" for name, field in (("PP", "pipeline"), ("DP", "data")) if plan[field] > 1]
+    return " ".join([*sizes, *(["EP"] if plan["expert_parallel"] else [])])
+
+
+class Plan(ApiModel):
+    """How one replica of a model is laid out over GPUs, and why."""
+
+    accelerator: str = Field(max_length=128)
+    """The accelerator's product name as node labels spell it, or `cpu`."""
+    tensor: int = Field(ge=1)
+    """Tensor-parallel size."""
+    pipeline: int = Field(ge=1)
+    """Pipeline-parallel size."""
+    data: int = Field(default=1, ge=1)
+    """Data-parallel size."""
+    expert_parallel: bool = False
+    """Whether experts are spread over tensor x data ranks instead of being sliced."""
+    parallelism: str = Field(default_factory=_parallelism, max_length=64)
+    """The sizes as one word for tables, for instance "TP=8 PP=2 EP"."""
+    gpus_per_replica: int = Field(ge=1)
+    """tensor x pipeline x data."""
+    nodes_per_replica: int = Field(ge=1)
+    """Nodes, and so worker pods, that one replica takes."""
+    gpus_per_node: int = Field(ge=1)
+    """GPUs of one replica on each of its nodes, and so in each of its worker pods."""
+    max_model_len: int = Field(ge=1)
+    """Context length that the engine is started with, in tokens."""
+    longest_context_tokens: int = Field(ge=0)
+    """Longest single request that the KV cache holds, in tokens."""
+    kv_cache_tokens: int = Field(ge=0)
+    """Tokens that the KV cache of one replica holds."""
+    max_concurrency: int = Field(ge=0)
+    """Requests of max_model_len tokens that the KV cache holds at once, rounded down."""
+    memory: PlanMemory
+    because: tuple[Annotated[str, Field(max_length=1024)], ...] = Field(default=(), max_length=32)
+    """Plain sentences that give the reasons for this plan."""
+    rejected: tuple[RejectedOption, ...] = Field(default=(), max_length=64)
+    """Options that were considered and not taken."""

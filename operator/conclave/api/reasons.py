@@ -1,0 +1,92 @@
+"""Types and reasons of a ModelDeployment's conditions; a reason is one fact."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class ConditionType(StrEnum):
+    """All are always set. Stalled and Reconciling follow kstatus: true is abnormal."""
+
+    READY = "Ready"
+    """Whether the model of this generation answers."""
+    PLAN_READY = "PlanReady"
+    """Whether there is a plan for this generation."""
+    WEIGHTS_READY = "WeightsReady"
+    """Whether the weights are there and are those of the digest."""
+    PROVISIONED = "Provisioned"
+    """Whether every pod that should run runs."""
+    SERVING = "Serving"
+    """Whether some replica answers, be it of an older generation."""
+    UPDATE_AVAILABLE = "UpdateAvailable"
+    """Whether a refresh would change what runs."""
+    RECONCILING = "Reconciling"
+    """Whether the operator or the cluster is still at work."""
+    STALLED = "Stalled"
+    """Whether somebody has to act before it can go on."""
+
+
+class Reason(StrEnum):
+    """Reasons of conditions, of refusals and of root causes."""
+
+    # As it should be.
+    AS_WANTED = "AsWanted"
+    PLANNED = "Planned"
+    MOUNTED = "Mounted"
+    VERIFIED = "Verified"
+    PODS_READY = "PodsReady"
+    SERVING = "Serving"
+    UP_TO_DATE = "UpToDate"
+    BUILDER_CHANGED = "BuilderChanged"
+    SUSPENDED = "Suspended"
+    SCALED_TO_ZERO = "ScaledToZero"
+
+    # The plan.
+    INVALID_SPEC = "InvalidSpec"
+    MODEL_REFUSED = "ModelRefused"
+    DATA_CLASS_UNKNOWN = "DataClassUnknown"
+    CONFIG_MISSING = "ConfigMissing"
+    CONFIG_INVALID = "ConfigInvalid"
+    NOTHING_FITS = "NothingFits"
+
+    # What the cluster must have or allow.
+    DEPENDENCY_MISSING = "DependencyMissing"
+    DEPENDENCY_OUTDATED = "DependencyOutdated"
+    FORBIDDEN = "Forbidden"
+    FOREIGN_OWNER = "ForeignOwner"
+    WRITE_REJECTED = "WriteRejected"
+    API_SERVER_UNREACHABLE = "ApiServerUnreachable"
+    QUOTA_EXCEEDED = "QuotaExceeded"
+    POD_REJECTED = "PodRejected"
+    CLUSTER_REJECTED = "ClusterRejected"
+
+    # Weights.
+    CLAIM_MISSING = "ClaimMissing"
+    CLAIM_PENDING = "ClaimPending"
+    CLAIM_LOST = "ClaimLost"
+    WEIGHTS_MISSING = "WeightsMissing"
+    WEIGHTS_CORRUPT = "WeightsCorrupt"
+    WEIGHTS_REJECTED = "WeightsRejected"
+    VERIFYING = "Verifying"
+
+    # Pods.
+    SECRET_MISSING = "SecretMissing"  # noqa: S105 - a reason
+    VOLUME_NOT_MOUNTED = "VolumeNotMounted"
+    UNSCHEDULABLE = "Unschedulable"
+    IMAGE_NOT_PULLED = "ImageNotPulled"
+    CONTAINER_NOT_CREATED = "ContainerNotCreated"
+    OUT_OF_MEMORY = "OutOfMemory"
+    CONTAINER_CRASHED = "ContainerCrashed"
+    PODS_MISSING = "PodsMissing"
+    PODS_STARTING = "PodsStarting"
+
+    # The engine.
+    GPU_OUT_OF_MEMORY = "GpuOutOfMemory"
+    KV_CACHE_TOO_SMALL = "KvCacheTooSmall"
+    IMAGE_INCOMPLETE = "ImageIncomplete"
+    DRIVER_UNFIT = "DriverUnfit"
+    REMOTE_CODE_REFUSED = "RemoteCodeRefused"
+    COLLECTIVES_FAILED = "CollectivesFailed"
+    ENGINE_FAILED = "EngineFailed"
+    ENGINE_STARTING = "EngineStarting"
+    ROLLING_OUT = "RollingOut"

@@ -1,0 +1,249 @@
+"""Rules of the API that a schema cannot say, each written once for both readers: the API server (CEL) and Python.
+
+`Rule` binds fields of an object, `EntryRule` every entry of a map, `Format` the spelling of a string, `ChangeRule` an
+update. A message is one template for both sides: `{engine.maxModelLen|0}` is that field, or 0 where it is unset.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
+from pydantic.alias_generators import to_snake
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema, PydanticCustomError, core_schema
+
+_PLACEHOLDER = re.compile(r"\{([A-Za-z._]+)(?:\|([^}]*))?\}")
+
+BROKEN_RULES = "broken_rules"
+"""Type of the pydantic error that carries the messages of broken rules."""
+
+
+class BrokenRulesError(PydanticCustomError):
+    """What pydantic is told when rules are broken; `ctx["messages"]` lists the sentences."""
+
+    def __new__(cls, messages: list[str]) -> BrokenRulesError:
+        return super().__new__(cls, BROKEN_RULES, "{text}", {"text": "; ".join(messages), "messages": messages})
+
+
+def cel_literal(value: str | int | float | list[str] | list[float] | Mapping[str, Any]) -> str:
+    """A CEL literal of strings, numbers, and lists and maps of them."""
+    if isinstance(value, str):
+        return "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{cel_literal(key)}: {cel_literal(item)}" for key, item in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ", ".join(cel_literal(item) for item in value) + "]"
+    return str(value)
+
+
+@dataclass(frozen=True)
+class Message:
+    """A sentence with fields in it."""
+
+    template: str
+
+    def for_value(self, value: Any) -> str:
+        """The sentence about an API object, or about a string, whose only placeholder is {self}."""
+
+        def seen(match: re.Match[str]) -> str:
+            found = value
+            for name in match[1].split("."):
+                if isinstance(found, Mapping):
+                    found = found[name]
+                elif name != "self":
+                    found = getattr(found, to_snake(name))
+            return str(match[2] if found is None else found)
+
+        return _PLACEHOLDER.sub(seen, self.template)
+
+    def cel(self) -> str:
+        """The same sentence as a CEL expression."""
+
+        def seen(match: re.Match[str]) -> str:
+            path = match[1] if match[1] == "self" else f"self.{match[1]}"
+            if match[2] is None:
+                return f"string({path})"
+            return f"(has({path}) ? string({path}) : {cel_literal(match[2])})"
+
+        return cel_sentence(self.template, seen)
+
+    @property
+    def plain(self) -> str:
+        """The sentence without values."""
+        return _PLACEHOLDER.sub("…", self.template)
+
+
+def cel_sentence(template: str, seen: Callable[[re.Match[str]], str]) -> str:
+    """A template as a CEL string; `seen` gives the expression of a placeholder.
+
+    Written with format(): the API server cannot bound the cost of `+` and join() over string(integer).
+    """
+    matches = list(_PLACEHOLDER.finditer(template))
+    if not matches:
+        return cel_literal(template)
+    pattern = _PLACEHOLDER.sub("%s", template.replace("%", "%%"))
+    return f"{cel_literal(pattern)}.format([{', '.join(seen(match) for match in matches)}])"
+
+
+class AdmissionRule(Protocol):
+    """What the CRD and the offline check need of a rule."""
+
+    def violations(self, value: Any) -> list[str]:
+        """Messages about a value, none where the rule holds."""
+
+    def cel(self) -> dict[str, str]:
+        """The rule as an item of `x-kubernetes-validations`."""
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A fact that must hold of one object."""
+
+    expression: str
+    """CEL over `self`."""
+    holds: Callable[[Any], bool]
+    """The same fact over the pydantic object."""
+    message: Message
+
+    def violations(self, value: Any) -> list[str]:
+        """The message, unless the fact holds."""
+        return [] if self.holds(value) else [self.message.for_value(value)]
+
+    def cel(self) -> dict[str, str]:
+        """With a plain message too, which stands in where the expression cannot be evaluated."""
+        item = {"rule": self.expression, "message": self.message.plain}
+        return item if self.message.plain == self.message.template else item | {"messageExpression": self.message.cel()}
+
+
+@dataclass(frozen=True)
+class EntryRule:
+    """A fact that must hold of every entry of a map of strings."""
+
+    expression: str
+    """CEL over `key` and `self[key]`."""
+    holds: Callable[[str, str], bool]
+    """The same fact over key and value."""
+    template: str
+    """A sentence with {key}, {value}, and the names of `lookups`."""
+    summary: str
+    """The message where the expression cannot be evaluated."""
+    lookups: Mapping[str, tuple[str, Callable[[str], str]]] = field(default_factory=dict)
+    """Further placeholders: CEL over `key`, and the same in Python."""
+
+    def violations(self, value: Mapping[str, str]) -> list[str]:
+        """One sentence for each entry that breaks the rule."""
+        return [self._sentence(key, value[key]) for key in sorted(value) if not self.holds(key, value[key])]
+
+    def _sentence(self, key: str, value: str) -> str:
+        def seen(match: re.Match[str]) -> str:
+            name = match[1]
+            return {"key": key, "value": value}[name] if name in ("key", "value") else self.lookups[name][1](key)
+
+        return _PLACEHOLDER.sub(seen, self.template)
+
+    def cel(self) -> dict[str, str]:
+        """The message lists every entry that breaks the rule, in brackets."""
+
+        def seen(match: re.Match[str]) -> str:
+            name = match[1]
+            return {"key": "key", "value": "self[key]"}[name] if name in ("key", "value") else self.lookups[name][0]
+
+        sentence = cel_sentence(self.template, seen)
+        return {
+            "rule": f"self.all(key, {self.expression})",
+            "message": self.summary,
+            "messageExpression": (f"'%s'.format([self.filter(key, !({self.expression})).map(key, {sentence})])"),
+        }
+
+
+@dataclass(frozen=True)
+class ChangeRule:
+    """A value that never changes, which only the API server can see: it has the object of before."""
+
+    value: str
+    """CEL of the value; {object} stands for `self` and for `oldSelf`."""
+    template: str
+    """A sentence with {before} and {after}."""
+
+    def cel(self) -> dict[str, str]:
+        """As an item of `x-kubernetes-validations`."""
+        seen = {"before": self.value.format(object="oldSelf"), "after": self.value.format(object="self")}
+        return {
+            "rule": f"{seen['after']} == {seen['before']}",
+            "message": Message(self.template).plain,
+            "messageExpression": cel_sentence(self.template, lambda match: seen[match[1]]),
+        }
+
+
+@dataclass(frozen=True)
+class Format:
+    """How a string must be spelled: metadata of an annotated `str`."""
+
+    pattern: str
+    """Must match the whole string; only what RE2 and Python's `re` read alike."""
+    allowed: str
+    """Completes "VALUE is not ..."."""
+
+    def matches(self, value: str) -> bool:
+        """Whether the whole string is spelled so."""
+        return re.fullmatch(self.pattern, value) is not None
+
+    def expression(self, operand: str = "self") -> str:
+        """The same in CEL."""
+        return f"{operand}.matches({cel_literal(f'^({self.pattern})$')})"
+
+    @property
+    def rule(self) -> Rule:
+        """As a rule of a string."""
+        return Rule(self.expression(), self.matches, Message(f'"{{self}}" is not {self.allowed}'))
+
+    def field_rule(self, path: str) -> dict[str, str]:
+        """The same for the API server on an object that has the string at `path`."""
+        message = Message(f'{path} "{{{path}}}" is not {self.allowed}')
+        return Rule(self.expression(f"self.{path}"), self.matches, message).cel()
+
+    def keys_rule(self) -> EntryRule:
+        """As a rule of every key of a map."""
+        return EntryRule(
+            self.expression("key"),
+            lambda key, _: self.matches(key),
+            f"{{key}} is not {self.allowed}",
+            f"a key is not {self.allowed}",
+        )
+
+    def _check(self, value: str) -> str:
+        if broken := self.rule.violations(value):
+            raise BrokenRulesError(broken)
+        return value
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_after_validator_function(self._check, handler(source))
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        json_schema = handler(schema)
+        json_schema["x-kubernetes-validations"] = [self.rule.cel()]
+        return json_schema
+
+
+@dataclass(frozen=True)
+class Entries:
+    """Rules of a map of strings: metadata of an annotated `dict`."""
+
+    rules: tuple[EntryRule, ...]
+
+    def _check(self, value: dict[str, str]) -> dict[str, str]:
+        if broken := [sentence for rule in self.rules for sentence in rule.violations(value)]:
+            raise BrokenRulesError(broken)
+        return value
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_after_validator_function(self._check, handler(source))
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        json_schema = handler(schema)
+        json_schema["x-kubernetes-validations"] = [rule.cel() for rule in self.rules]
+        return json_schema

@@ -1,0 +1,1 @@
+"""Readers of `config.json`, one for each family of architectures. Called by `conclave.catalogue.facts` only."""

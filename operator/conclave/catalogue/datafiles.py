@@ -1,0 +1,31 @@
+"""Reads the catalogue's packaged YAML files; the one place of the core that touches files.
+
+Called once a table by `models`, `licences` and `accelerators`, which keep what they parsed.
+"""
+
+from __future__ import annotations
+
+from importlib.resources import files
+
+import yaml
+from pydantic import TypeAdapter
+
+_DATA = files("conclave.catalogue") / "data"
+
+
+def read_rows(name: str) -> list[dict[str, object]]:
+    """The rows of one data file, for instance `licences.yaml`."""
+    return _parse((_DATA / name).read_text(encoding="utf-8"))
+
+
+def read_folder(name: str) -> list[dict[str, object]]:
+    """The rows of every data file of a folder, in the order of the files' names."""
+    entries = sorted((_DATA / name).iterdir(), key=lambda entry: entry.name)
+    return [row for entry in entries if entry.name.endswith(".yaml") for row in _parse(entry.read_text("utf-8"))]
+
+
+_ROWS: TypeAdapter[list[dict[str, object]]] = TypeAdapter(list[dict[str, object]])
+
+
+def _parse(text: str) -> list[dict[str, object]]:
+    return _ROWS.validate_python(yaml.safe_load(text))

@@ -1,0 +1,44 @@
+"""Facts of a model from its Hugging Face `config.json`, by the reader that knows its architecture.
+
+The one entrance for the catalogue, the plan and the CLI; the readers themselves are in `architectures`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from conclave.catalogue.architectures import deepseek, dense, grok, llama4, mixture
+from conclave.catalogue.architectures.fields import Fields
+from conclave.catalogue.shapes import ModelFacts
+from conclave.errors import UnknownModel
+
+__all__ = ["ModelFacts", "known_architectures", "read_config"]
+
+_READERS: dict[str, Callable[[Fields], ModelFacts]] = {
+    **dense.READERS,
+    **mixture.READERS,
+    **deepseek.READERS,
+    **llama4.READERS,
+    **grok.READERS,
+}
+
+
+def known_architectures() -> tuple[str, ...]:
+    """Every name of `architectures` in a config.json that can be planned."""
+    return tuple(sorted(_READERS))
+
+
+def read_config(config: Mapping[str, object]) -> ModelFacts:
+    """Facts from a parsed `config.json`.
+
+    Raises UnknownModel for an architecture that no reader knows, InvalidInput naming the field for nonsense.
+    """
+    fields = Fields(config)
+    architecture = fields.architecture()
+    reader = _READERS.get(architecture)
+    if reader is None:
+        raise UnknownModel(
+            f"config.json: architectures is {architecture!r}, which no reader knows; "
+            f"known are {', '.join(known_architectures())}"
+        )
+    return reader(fields)

@@ -1,0 +1,171 @@
+"""The shape of a model: its layers, ends, context and weight format, as vLLM builds them.
+
+Made by the readers in `conclave.catalogue.architectures` from a `config.json`; read by `conclave.planning`.
+Nothing is read or counted here.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+FloatType = Literal["bfloat16", "float16", "float32"]
+
+
+class _Facts(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class GroupedAttention(_Facts):
+    """Multi-head, grouped-query or multi-query attention."""
+
+    heads: int = Field(ge=1)
+    kv_heads: int = Field(ge=1)
+    head_dim: int = Field(ge=1)
+    qkv_bias: bool = False
+    output_bias: bool = False
+    qk_norm: Literal["none", "per_head", "all_heads"] = "none"
+    """A norm vector of head_dim elements for queries and one for keys, or one over all heads (MiniMax-M2)."""
+    sinks: bool = False
+    """One learned logit a head (gpt-oss)."""
+    window_tokens: int | None = Field(default=None, ge=1)
+    """Tokens that a query sees; None is full attention."""
+    chunked: bool = False
+    """Whether the window is a fixed chunk (Llama 4) rather than sliding."""
+
+
+class LatentAttention(_Facts):
+    """Multi-head latent attention (DeepSeek): one compressed key-value entry for all heads."""
+
+    heads: int = Field(ge=1)
+    query_rank: int | None = Field(default=None, ge=1)
+    """Rank of the query's down-projection; None where queries are projected at once."""
+    kv_rank: int = Field(ge=1)
+    nope_head_dim: int = Field(ge=1)
+    rope_head_dim: int = Field(ge=1)
+    value_head_dim: int = Field(ge=1)
+
+
+class DenseMlp(_Facts):
+    """A gated feed-forward network: gate, up, down."""
+
+    intermediate: int = Field(ge=1)
+    bias: bool = False
+
+
+class ExpertMlp(_Facts):
+    """A mixture of gated experts behind a router."""
+
+    experts: int = Field(ge=1)
+    top_k: int = Field(ge=1)
+    intermediate: int = Field(ge=1)
+    bias: bool = False
+    router_bias: bool = False
+    router_dtype: FloatType | None = None
+    """Type of the router's weights where it is not the model's own."""
+    correction_bias: bool = False
+    """One float32 for each expert, added to the router's scores (DeepSeek's noaux_tc)."""
+    shared_intermediate: int = Field(default=0, ge=0)
+    """Width of the experts that every token passes; 0 where there are none."""
+    shared_gate: bool = False
+    """A gate of one output before the shared expert (Qwen2-MoE)."""
+
+
+class Layer(_Facts):
+    """One decoder layer. Grok-2 has a dense and an expert network side by side; most have one of them."""
+
+    attention: GroupedAttention | LatentAttention
+    dense: DenseMlp | None = None
+    moe: ExpertMlp | None = None
+    norms: int = Field(default=2, ge=0)
+    """Norm vectors of `hidden` elements."""
+    norm_bias: bool = False
+
+
+class Rotary(_Facts):
+    """One table of rotary cosines and sines, which vLLM keeps whole on every GPU."""
+
+    positions: int = Field(ge=1)
+    dim: int = Field(ge=1)
+    dtype: FloatType | None = None
+    """None: the model's own type."""
+
+
+class VisionTower(_Facts):
+    """The vision encoder of a multimodal model (Llama 4)."""
+
+    layers: int = Field(ge=1)
+    hidden: int = Field(ge=1)
+    intermediate: int = Field(ge=1)
+    heads: int = Field(ge=1)
+    patch: int = Field(ge=1)
+    image: int = Field(ge=1)
+    channels: int = Field(ge=1)
+    adapter_input: int = Field(ge=1)
+    adapter_output: int = Field(ge=1)
+    output: int = Field(ge=1)
+    pixel_shuffle_ratio: float = Field(default=0.5, gt=0, le=1)
+
+
+class WeightFormat(_Facts):
+    """How a checkpoint (or vLLM at load) stores the converted weights."""
+
+    method: Literal["fp8", "awq", "gptq", "packed", "mxfp4", "int8", "nvfp4"]
+    bits: int = Field(default=8, ge=2, le=8)
+    group: int | None = Field(default=None, ge=1)
+    """Weights along the input dimension that share a scale (AWQ, GPTQ, mxfp4); None is one a column."""
+    block: tuple[int, int] | None = None
+    """Output and input size of an fp8 block that shares a scale."""
+    per_channel: bool = False
+    """fp8 and int8: one scale an output channel rather than one a tensor."""
+    static_activations: bool = False
+    """Whether input scales are stored."""
+    zero_points: bool = False
+    activation_order: bool = False
+    """GPTQ's desc_act: an index for each input."""
+    online: bool = False
+    """Whether vLLM converts a 16-bit checkpoint while it loads."""
+    excluded: tuple[str, ...] = ()
+    """Modules that stay unconverted, as the checkpoint's config names them."""
+    declared: str = ""
+    """`quant_method` of the checkpoint; empty for what vLLM converts."""
+    fp8_kv_cache: bool = False
+    """Whether the checkpoint asks for an fp8 KV cache."""
+
+
+class ModelFacts(_Facts):
+    """A model as vLLM builds it."""
+
+    architecture: str
+    """vLLM's model class."""
+    model_type: str
+    hidden: int = Field(ge=1)
+    vocab: int = Field(ge=1)
+    layers: tuple[Layer, ...] = Field(min_length=1)
+    context_tokens: int = Field(ge=1)
+    dtype: FloatType = "bfloat16"
+    tied_embeddings: bool = False
+    ends_on_every_stage: bool = False
+    """Whether vLLM builds embedding, head and last norm on every pipeline stage, not only where they are used."""
+    head_bias: bool = False
+    final_norm_bias: bool = False
+    rotary: tuple[Rotary, ...] = ()
+    weight_format: WeightFormat | None = None
+    vision: VisionTower | None = None
+    pipeline: bool = True
+    """Whether vLLM's class supports pipeline parallelism."""
+    tensor_divides_intermediate: bool = False
+    """Whether vLLM refuses a world size that does not divide the experts' width (gpt-oss)."""
+    tensor_within_experts: bool = False
+    """Whether vLLM refuses a tensor-parallel size over the number of experts (Qwen3-MoE, MiniMax-M2)."""
+
+    @property
+    def attention(self) -> GroupedAttention | LatentAttention:
+        """Attention of the first layer; head counts are the same in all."""
+        return self.layers[0].attention
+
+    @property
+    def moe(self) -> ExpertMlp | None:
+        """The first layer's experts that there are."""
+        return next((layer.moe for layer in self.layers if layer.moe), None)

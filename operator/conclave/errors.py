@@ -1,0 +1,38 @@
+"""The error tree of Conclave, from which the CLI takes messages and exit codes.
+
+ConclaveError
+    InvalidInput          what the user gave is refused before anything changes
+    UnknownModel          neither the catalogue nor a config.json describes the model
+    NothingFits           no plan exists; carries the reasons and what would help
+    EnvironmentUnfit      this machine or cluster cannot do it; carries the remedy
+"""
+
+from __future__ import annotations
+
+
+class ConclaveError(Exception):
+    """An error whose message names the object, the value seen, the value expected and the remedy."""
+
+    exit_code = 1
+
+
+class InvalidInput(ConclaveError):
+    """What the user gave is refused; nothing was changed."""
+
+    exit_code = 2
+
+
+class UnknownModel(InvalidInput):
+    """Neither the catalogue nor a config.json describes the model."""
+
+
+class NothingFits(ConclaveError):
+    """No plan exists for this model on this inventory."""
+
+    exit_code = 2
+
+
+class EnvironmentUnfit(ConclaveError):
+    """This machine or cluster lacks something; the message names the remedy."""
+
+    exit_code = 3

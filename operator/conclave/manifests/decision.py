@@ -1,0 +1,231 @@
+"""From what was observed to what should exist; the operator calls `decide` at every reconcile.
+
+A recorded build is used again until the spec changes or its owner asks for a refresh: a newer operator, whose builder
+may build otherwise, rolls no running model.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import NamedTuple
+
+from conclave.api.modeldeployment import Endpoint, ModelDeployment
+from conclave.api.plan import Plan
+from conclave.api.reasons import Reason
+from conclave.catalogue.facts import ModelFacts
+from conclave.errors import InvalidInput
+from conclave.manifests import names
+from conclave.manifests.network_policy import build_network_policies
+from conclave.manifests.rayservice import build_rayservice, in_place
+from conclave.manifests.revision import (
+    Record,
+    build_revision,
+    make_record,
+    planned_hash,
+    read_records,
+    shape_hash,
+    superseded,
+)
+from conclave.manifests.secret import build_token_secret
+from conclave.manifests.settings import OperatorSettings
+from conclave.observation import Decision, JsonObject, Observed, Refusal
+from conclave.planning.checks import Unfit, check_deployment, check_shape
+from conclave.planning.plan import facts_for, plan_deployment
+from conclave.policy.data_classes import DataClasses
+
+_ONLY_EXPLAINS = ("events", "persistentvolumeclaims")
+"""Resources that no decision depends on; not to see any other one is a reason to leave everything as it is."""
+
+
+class Build(NamedTuple):
+    """Which RayService a spec gets."""
+
+    record: Record
+    update_available: str = ""
+
+
+class _RefusedError(Exception):
+    def __init__(self, reason: Reason, message: str) -> None:
+        super().__init__(message)
+        self.refusal = Refusal(reason=reason, message=message)
+
+
+def decide(deployment: ModelDeployment, observed: Observed, settings: OperatorSettings, token: str) -> Decision:
+    """`token` is a fresh random value; it is used only where the endpoint has no token yet."""
+    records = read_records(observed.revisions)
+    current = records[-1] if records else None
+    is_blind = any(failure.resource not in _ONLY_EXPLAINS for failure in observed.failures)
+    if is_blind or deployment.metadata.deletion_timestamp is not None:
+        return Decision(plan=current.plan if current else None)
+    try:
+        build = choose_build(deployment, current, make_plan(deployment, observed, settings, records), settings)
+    except _RefusedError as refused:
+        # What runs goes on, and is repaired where somebody changed it.
+        record = _with_suspension(current, deployment) if current else None
+        kept = _objects(deployment, observed, settings, record, token) if record else Decision()
+        return kept.model_copy(update={"refusal": refused.refusal})
+    decision = _objects(deployment, observed, settings, build.record, token)
+    return decision.model_copy(update={"update_available": build.update_available})
+
+
+def make_plan(
+    deployment: ModelDeployment, observed: Observed, settings: OperatorSettings, records: tuple[Record, ...]
+) -> Plan:
+    """The recorded plan while it is one for this spec, else a fresh one, as an earlier one for the same was."""
+    _refuse(check_deployment(deployment, DataClasses(names=settings.data_classes)))
+    if records and _is_for(records[-1], deployment):
+        return records[-1].plan
+    facts = _facts(deployment, observed)
+    try:
+        outcome = plan_deployment(deployment, facts, observed.inventory, _precedent(deployment, records))
+    except InvalidInput as error:
+        raise _RefusedError(Reason.INVALID_SPEC, str(error)) from error
+    if outcome.plan is None:
+        raise _RefusedError(Reason.NOTHING_FITS, outcome.explanation)
+    return outcome.plan
+
+
+def _precedent(deployment: ModelDeployment, records: tuple[Record, ...]) -> Plan | None:
+    """The last plan for the same question, unless a new answer is asked for. Another spec's plan is no guide: A, B, A
+    has to end at A.
+    """
+    wanted = planned_hash(deployment)
+    last = next((record for record in reversed(records) if record.planned == wanted), None)
+    return last.plan if last and _asks_nothing_new(deployment, last) else None
+
+
+def choose_build(deployment: ModelDeployment, current: Record | None, plan: Plan, settings: OperatorSettings) -> Build:
+    """The recorded build where it is for this spec, with what changes in place; else a fresh one."""
+    try:
+        fresh = make_record(deployment, plan, build_rayservice(deployment, plan, settings))
+    except InvalidInput as error:
+        raise _RefusedError(Reason.INVALID_SPEC, str(error)) from error
+    number = current.number + 1 if current else 1
+    if current is None or not _is_for(current, deployment):
+        if current is not None and current.rayservice == fresh.rayservice:
+            fresh = fresh.model_copy(update={"builder": current.builder})
+        return Build(fresh.model_copy(update={"number": number}))
+    record = current
+    if current.spec != fresh.spec:
+        rayservice = in_place(current.rayservice, fresh.rayservice)
+        record = fresh.model_copy(
+            update={"rayservice": rayservice, "builder": current.builder, "refresh": current.refresh, "number": number}
+        )
+    return Build(record, _difference(deployment, record, fresh))
+
+
+def _is_for(record: Record, deployment: ModelDeployment) -> bool:
+    return record.shape == shape_hash(deployment) and _asks_nothing_new(deployment, record)
+
+
+def _asks_nothing_new(deployment: ModelDeployment, record: Record) -> bool:
+    return deployment.metadata.annotations.get(names.REFRESH, "") in ("", record.refresh)
+
+
+def _with_suspension(record: Record, deployment: ModelDeployment) -> Record:
+    """What runs under an older spec can be stopped whatever is wrong with the newer one; it is then no whole spec's."""
+    spec = record.rayservice["spec"]
+    if spec["rayClusterConfig"]["suspend"] == deployment.spec.suspend:
+        return record
+    cluster = {**spec["rayClusterConfig"], "suspend": deployment.spec.suspend}
+    rayservice = {**record.rayservice, "spec": {**spec, "rayClusterConfig": cluster}}
+    return record.model_copy(update={"rayservice": rayservice, "spec": "", "number": record.number + 1})
+
+
+def _difference(deployment: ModelDeployment, record: Record, fresh: Record) -> str:
+    if record.rayservice == fresh.rayservice:
+        return ""
+    parts = [
+        part
+        for part in sorted(record.rayservice["spec"].keys() | fresh.rayservice["spec"].keys())
+        if record.rayservice["spec"].get(part) != fresh.rayservice["spec"].get(part)
+    ]
+    return (
+        f"RayService {names.rayservice(deployment.metadata.name)} was built by conclave {record.builder}; "
+        f"{fresh.builder}, as configured now, would build it otherwise ({', '.join(parts) or 'metadata'}). It runs on "
+        f"unchanged; to roll it, set the annotation {names.REFRESH} of the ModelDeployment to a new value"
+    )
+
+
+def _objects(
+    deployment: ModelDeployment, observed: Observed, settings: OperatorSettings, record: Record, token: str
+) -> Decision:
+    """Without KubeRay nothing is written: no record binds the plan to nodes that may be others by then."""
+    if not observed.kuberay.installed or observed.kuberay.missing_fields:
+        return Decision(plan=record.plan)
+    has_token = bool(observed.revisions) and not _is_token_missing(deployment, observed)
+    objects = build_all(deployment, record, settings)
+    return Decision(
+        plan=record.plan,
+        endpoint=_endpoint(deployment, settings),
+        create=() if has_token else (build_token_secret(deployment, token),),
+        apply=objects,
+        delete=superseded(observed.revisions, current=objects[0]),
+    )
+
+
+def _endpoint(deployment: ModelDeployment, settings: OperatorSettings) -> Endpoint:
+    name, namespace = deployment.metadata.name, deployment.metadata.namespace
+    return Endpoint(
+        url=names.endpoint_url(name, namespace, settings.cluster_domain),
+        model=deployment.served_name,
+        token_secret=names.token_secret(name),
+    )
+
+
+def build_all(deployment: ModelDeployment, record: Record, settings: OperatorSettings) -> tuple[JsonObject, ...]:
+    """What is applied, in this order: the record first, so that what runs is never unrecorded."""
+    policies = build_network_policies(deployment, settings)
+    return build_revision(deployment, record), *policies, record.rayservice
+
+
+def _is_token_missing(deployment: ModelDeployment, observed: Observed) -> bool:
+    """The operator reads no Secret: a deleted one shows in the events of pods that wait for it."""
+    waiting = {pod["metadata"]["name"] for pod in observed.pods if pod.get("status", {}).get("phase") == "Pending"}
+    secret = f'secret "{names.token_secret(deployment.metadata.name)}" not found'
+    return any(
+        event.get("reason") == "FailedMount"
+        and event.get("involvedObject", {}).get("name") in waiting
+        and secret in event.get("message", "")
+        for event in observed.events
+    )
+
+
+def _facts(deployment: ModelDeployment, observed: Observed) -> ModelFacts:
+    try:
+        facts = facts_for(deployment.spec.model.id, _config(deployment, observed))
+        _refuse(check_shape(deployment, facts))
+    except InvalidInput as error:
+        raise _RefusedError(Reason.CONFIG_INVALID, str(error)) from error
+    return facts
+
+
+def _refuse(problems: tuple[Unfit, ...]) -> None:
+    if problems:
+        raise _RefusedError(problems[0].reason, "; ".join(problem.message for problem in problems))
+
+
+def _config(deployment: ModelDeployment, observed: Observed) -> dict[str, object] | None:
+    """The model's own config.json, None where the catalogue's is meant."""
+    model = deployment.spec.model
+    if model.config_ref is None:
+        return None
+    name = model.config_ref.name
+    text = observed.config_maps.get(name, {}).get("config.json")
+    where = f"ConfigMap {deployment.metadata.namespace}/{name}"
+    if text is None:
+        seen = "has no key config.json" if name in observed.config_maps else "does not exist"
+        raise _RefusedError(
+            Reason.CONFIG_MISSING,
+            f"{where}, named by spec.model.configRef, {seen}; create it with "
+            f"`kubectl -n {deployment.metadata.namespace} create configmap {name} --from-file=config.json`",
+        )
+    try:
+        config: object = json.loads(text)
+    except ValueError as error:
+        raise _RefusedError(Reason.CONFIG_INVALID, f"{where}: config.json is no JSON: {error}") from error
+    if not isinstance(config, dict):
+        raise _RefusedError(
+            Reason.CONFIG_INVALID, f"{where}: config.json is a {type(config).__name__}, expected an object"
+        )
+    return config

@@ -1,0 +1,139 @@
+"""Every object name, label, annotation, selector and port of Conclave; no other module spells one out.
+
+A deployment's name has at most 40 characters and no dot (its CRD says so), so that every name made of it is short
+enough (KubeRay allows 47), and those with a dot cannot be another deployment's.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+PREFIX = "conclave.dev"
+FIELD_MANAGER = "conclave"
+
+# Labels.
+NAME = "app.kubernetes.io/name"
+INSTANCE = "app.kubernetes.io/instance"
+COMPONENT = "app.kubernetes.io/component"
+PART_OF = "app.kubernetes.io/part-of"
+MANAGED_BY = "app.kubernetes.io/managed-by"
+MODEL_DEPLOYMENT = f"{PREFIX}/model-deployment"
+RAY_NODE_TYPE = "ray.io/node-type"
+RAY_CLUSTER = "ray.io/cluster"
+NAMESPACE_NAME = "kubernetes.io/metadata.name"
+REGION = "topology.kubernetes.io/region"
+
+# Annotations.
+MODEL = f"{PREFIX}/model"
+MODEL_REVISION = f"{PREFIX}/model-revision"
+MODEL_DIGEST = f"{PREFIX}/model-digest"
+DATA_CLASS = f"{PREFIX}/data-class"
+ROLLOUT = f"{PREFIX}/rollout"
+"""On pod templates: hash of what must replace pods although the template does not show it."""
+REFRESH = f"{PREFIX}/refresh"
+"""On a ModelDeployment: any new value asks for a fresh plan and build."""
+
+# Containers, volumes, paths.
+RAY_CONTAINER = "ray"
+AUTOSCALER_CONTAINER = "autoscaler"
+VERIFY_CONTAINER = "verify-weights"
+WORKER_GROUP = "gpu"
+WEIGHTS_VOLUME = "weights"
+TOKEN_VOLUME = "endpoint-token"  # noqa: S105 - a volume's name
+API_TOKEN_VOLUME = "kubernetes-api"  # noqa: S105 - a volume's name
+MODEL_PATH = "/models/weights"
+TOKEN_DIRECTORY = "/var/run/secrets/conclave.dev"  # noqa: S105 - a path
+TOKEN_KEY = "token"  # noqa: S105 - a key's name
+TOKEN_PATH = f"{TOKEN_DIRECTORY}/{TOKEN_KEY}"
+API_TOKEN_DIRECTORY = "/var/run/secrets/kubernetes.io/serviceaccount"  # noqa: S105 - a path
+
+# Ports.
+SERVE_PORT = 8000
+DASHBOARD_PORT = 8265
+DASHBOARD_AGENT_PORT = 52365
+GCS_PORT = 6379
+METRICS_PORT = 8080
+
+
+@dataclass(frozen=True)
+class GpuVendor:
+    """How one vendor's device plugin and node labeller spell things."""
+
+    resource: str
+    product_label: str
+
+
+NVIDIA = GpuVendor(resource="nvidia.com/gpu", product_label="nvidia.com/gpu.product")
+AMD = GpuVendor(resource="amd.com/gpu", product_label="amd.com/gpu.product-name")
+
+
+def gpu_vendor(accelerator: str) -> GpuVendor:
+    """By the product's name: AMD's labeller begins them with AMD."""
+    return AMD if accelerator.startswith("AMD") else NVIDIA
+
+
+def rayservice(deployment: str) -> str:
+    """The RayService; KubeRay derives RayCluster, pod and service names of it."""
+    return deployment
+
+
+def serve_service(deployment: str) -> str:
+    """The Service that KubeRay makes for the RayService's endpoints."""
+    return f"{rayservice(deployment)}-serve-svc"
+
+
+def token_secret(deployment: str) -> str:
+    """The endpoint's bearer token."""
+    return f"{deployment}-token"
+
+
+def network_policy(deployment: str) -> str:
+    """Who reaches the pods and whom they reach."""
+    return deployment
+
+
+def head_network_policy(deployment: str) -> str:
+    """What the head needs besides: its autoscaler talks to the API server."""
+    return f"{deployment}.head"
+
+
+def revision(deployment: str, content_hash: str) -> str:
+    """A ControllerRevision; equal content has an equal name."""
+    return f"{deployment}-{content_hash[:10]}"
+
+
+def labels(deployment: str, component: str) -> dict[str, str]:
+    """Labels of every object that is made for a deployment."""
+    return {
+        NAME: "conclave-model",
+        INSTANCE: deployment,
+        COMPONENT: component,
+        PART_OF: "conclave",
+        MANAGED_BY: "conclave",
+        MODEL_DEPLOYMENT: deployment,
+    }
+
+
+def pod_selector(deployment: str) -> dict[str, str]:
+    """Selects the deployment's pods, head and workers; small, since selectors outlive builders."""
+    return {MODEL_DEPLOYMENT: deployment}
+
+
+def head_selector(deployment: str) -> dict[str, str]:
+    """Selects the deployment's head pods."""
+    return {MODEL_DEPLOYMENT: deployment, RAY_NODE_TYPE: "head"}
+
+
+def worker_selector(deployment: str) -> dict[str, str]:
+    """Selects the deployment's worker pods, those that hold GPUs."""
+    return {MODEL_DEPLOYMENT: deployment, RAY_NODE_TYPE: "worker"}
+
+
+def selector_string(selector: dict[str, str]) -> str:
+    """As a list request and the scale subresource spell it."""
+    return ",".join(f"{key}={value}" for key, value in sorted(selector.items()))
+
+
+def endpoint_url(deployment: str, namespace: str, cluster_domain: str) -> str:
+    """Base URL that OpenAI clients are given."""
+    return f"http://{serve_service(deployment)}.{namespace}.svc.{cluster_domain}:{SERVE_PORT}/v1"

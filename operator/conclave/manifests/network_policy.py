@@ -1,0 +1,81 @@
+"""NetworkPolicies of a deployment: who reaches its pods, and whom they reach.
+
+Ray processes talk to each other on many ports: pods of one deployment are open to one another, closed to others.
+"""
+
+from __future__ import annotations
+
+from conclave.api.modeldeployment import ModelDeployment
+from conclave.manifests import names
+from conclave.manifests.objects import metadata
+from conclave.manifests.settings import OperatorSettings
+from conclave.observation import JsonObject
+
+
+def build_network_policies(deployment: ModelDeployment, settings: OperatorSettings) -> tuple[JsonObject, ...]:
+    """One for all pods, one more for the head, whose autoscaler needs the API server."""
+    return _pods(deployment, settings), _head(deployment, settings)
+
+
+def _pods(deployment: ModelDeployment, settings: OperatorSettings) -> JsonObject:
+    name = deployment.metadata.name
+    own_pods = {"podSelector": {"matchLabels": names.pod_selector(name)}}
+    callers = sorted({settings.gateway_namespace, *deployment.spec.access.allowed_namespaces})
+    return _policy(
+        deployment,
+        names.network_policy(name),
+        names.pod_selector(name),
+        ingress=[
+            {"from": [own_pods]},
+            {"from": [_namespace(caller) for caller in callers], "ports": [_tcp(names.SERVE_PORT)]},
+            {
+                "from": [_namespace(settings.kuberay_namespace)],
+                "ports": [_tcp(port) for port in (names.SERVE_PORT, names.DASHBOARD_PORT)],
+            },
+        ],
+        egress=[
+            {"to": [own_pods]},
+            {
+                "to": [_namespace(settings.dns_namespace)],
+                "ports": [{"protocol": protocol, "port": 53} for protocol in ("UDP", "TCP")],
+            },
+        ],
+    )
+
+
+def _head(deployment: ModelDeployment, settings: OperatorSettings) -> JsonObject:
+    """No selector can name the API server: its addresses come from the settings, else only its ports are known."""
+    name = deployment.metadata.name
+    api_server: JsonObject = {"ports": [_tcp(port) for port in (443, 6443)]}
+    if settings.api_server_cidrs:
+        api_server["to"] = [{"ipBlock": {"cidr": cidr}} for cidr in settings.api_server_cidrs]
+    return _policy(
+        deployment, names.head_network_policy(name), names.head_selector(name), ingress=None, egress=[api_server]
+    )
+
+
+def _policy(
+    deployment: ModelDeployment,
+    name: str,
+    selector: dict[str, str],
+    *,
+    ingress: list[JsonObject] | None,
+    egress: list[JsonObject],
+) -> JsonObject:
+    spec: JsonObject = {"podSelector": {"matchLabels": selector}, "policyTypes": ["Egress"], "egress": egress}
+    if ingress is not None:
+        spec |= {"policyTypes": ["Ingress", "Egress"], "ingress": ingress}
+    return {
+        "apiVersion": "networking.k8s.io/v1",
+        "kind": "NetworkPolicy",
+        "metadata": metadata(deployment, name, "network-policy"),
+        "spec": spec,
+    }
+
+
+def _namespace(name: str) -> JsonObject:
+    return {"namespaceSelector": {"matchLabels": {names.NAMESPACE_NAME: name}}}
+
+
+def _tcp(port: int) -> JsonObject:
+    return {"protocol": "TCP", "port": port}

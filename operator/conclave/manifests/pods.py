@@ -1,0 +1,260 @@
+"""Pod templates of a deployment's Ray head and workers: resources, placement, hardening, volumes, probes.
+
+Called by `rayservice`. Whatever is in a template costs a second cluster when it changes (KubeRay hashes it), except
+tolerations.
+"""
+
+from __future__ import annotations
+
+from conclave.api.modeldeployment import ImageSource, ModelDeployment, PersistentVolumeClaimSource, PodResources
+from conclave.api.plan import Plan
+from conclave.errors import InvalidInput
+from conclave.manifests import names
+from conclave.manifests.objects import without_empty
+from conclave.manifests.serving_arguments import RAY_ENVIRONMENT
+from conclave.manifests.settings import OperatorSettings
+from conclave.observation import JsonObject
+
+USER_ID = 1000
+HOME = "/home/conclave"
+TERMINATION_GRACE_PERIOD_S = 120
+"""Serve drains its replicas in this time."""
+
+CONTAINER_SECURITY: JsonObject = {
+    "allowPrivilegeEscalation": False,
+    "capabilities": {"drop": ["ALL"]},
+    "readOnlyRootFilesystem": True,
+}
+_POD_SECURITY: JsonObject = {
+    "runAsNonRoot": True,
+    "runAsUser": USER_ID,
+    "runAsGroup": USER_ID,
+    "fsGroup": USER_ID,
+    "fsGroupChangePolicy": "OnRootMismatch",
+    "seccompProfile": {"type": "RuntimeDefault"},
+}
+_ENVIRONMENT = {
+    "DO_NOT_TRACK": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "HF_HUB_OFFLINE": "1",
+    "HOME": HOME,
+    **RAY_ENVIRONMENT,
+    "TRANSFORMERS_OFFLINE": "1",
+    "USER": "conclave",
+    "VLLM_MAX_N_SEQUENCES": "16",
+    "VLLM_MEDIA_URL_ALLOW_REDIRECTS": "0",
+    "VLLM_NO_USAGE_STATS": "1",
+}
+"""Nothing is reported or fetched; USER, since the image may not know the user's id."""
+
+SCRATCH_MOUNTS: list[JsonObject] = [
+    {"name": "tmp", "mountPath": "/tmp"},  # noqa: S108 - a volume of the pod's own
+    {"name": "ray", "mountPath": "/tmp/ray"},  # noqa: S108
+    {"name": "home", "mountPath": HOME},
+]
+"""The root is read-only. Ray's directory is apart, since KubeRay's autoscaler shares it with the head."""
+
+
+def head_template(deployment: ModelDeployment, settings: OperatorSettings) -> JsonObject:
+    """Control store, dashboard and ingress replicas; no GPU. Its own container gets no Kubernetes token."""
+    resources = _resources(deployment.spec.runtime.resources.head, default_cpu="4", default_memory="8Gi")
+    return _template(
+        deployment,
+        settings,
+        component="head",
+        resources=resources,
+        shared_memory_gib=2,
+        ports={
+            "serve": names.SERVE_PORT,
+            "dashboard": names.DASHBOARD_PORT,
+            "gcs-server": names.GCS_PORT,
+            "metrics": names.METRICS_PORT,
+        },
+        readiness_probe=_probe(names.DASHBOARD_AGENT_PORT, "/api/healthz", failures=12),
+        volumes=[_api_token_volume()],
+        affinity=_affinity(_region_terms(deployment)),
+    )
+
+
+def worker_template(deployment: ModelDeployment, plan: Plan, settings: OperatorSettings) -> JsonObject:
+    """One pipeline stage of a replica, or an equal share of one: `gpus_per_node` GPUs of the planned accelerator."""
+    vendor = names.gpu_vendor(plan.accelerator)
+    gpus = plan.gpus_per_node
+    # Ray's bundles take one CPU a rank, the engine and its ingress one more each; tokenizing and copying want the rest.
+    resources = _resources(
+        deployment.spec.runtime.resources.worker,
+        default_cpu=str(1 + 2 * gpus),
+        default_memory=f"{8 + 6 * gpus}Gi",
+    )
+    for part in ("requests", "limits"):
+        resources[part][vendor.resource] = str(gpus)
+    hardware = deployment.spec.hardware
+    accelerator = {"key": vendor.product_label, "operator": "In", "values": [plan.accelerator]}
+    gpu_taint = {"key": vendor.resource, "operator": "Exists", "effect": "NoSchedule"}
+    return _template(
+        deployment,
+        settings,
+        component="worker",
+        resources=resources,
+        shared_memory_gib=2 + gpus,
+        ports={"serve": names.SERVE_PORT, "metrics": names.METRICS_PORT},
+        # A worker without a Serve replica has no proxy: it is then not ready, and rightly gets no requests.
+        readiness_probe=_probe(names.SERVE_PORT, "/-/healthz", failures=3),
+        init_containers=_verification(deployment, settings),
+        affinity=_affinity([accelerator, *_region_terms(deployment)]),
+        node_selector=hardware.node_selector,
+        tolerations=[gpu_taint, *(toleration.to_wire() for toleration in hardware.tolerations)],
+    )
+
+
+def image(deployment: ModelDeployment, settings: OperatorSettings) -> str:
+    """The serving image of all containers."""
+    return deployment.spec.runtime.image or settings.image
+
+
+def _template(
+    deployment: ModelDeployment,
+    settings: OperatorSettings,
+    *,
+    component: str,
+    resources: JsonObject,
+    shared_memory_gib: int,
+    ports: dict[str, int],
+    readiness_probe: JsonObject,
+    affinity: JsonObject | None,
+    volumes: list[JsonObject] | None = None,
+    init_containers: list[JsonObject] | None = None,
+    node_selector: dict[str, str] | None = None,
+    tolerations: list[JsonObject] | None = None,
+) -> JsonObject:
+    runtime = deployment.spec.runtime
+    pull_secrets = dict.fromkeys((*runtime.image_pull_secrets, *settings.image_pull_secrets))
+    container = {
+        "name": names.RAY_CONTAINER,
+        "image": image(deployment, settings),
+        "imagePullPolicy": settings.image_pull_policy,
+        "env": [{"name": name, "value": value} for name, value in _ENVIRONMENT.items()],
+        "ports": [{"name": name, "containerPort": port, "protocol": "TCP"} for name, port in ports.items()],
+        "resources": resources,
+        "volumeMounts": [
+            *SCRATCH_MOUNTS,
+            {"name": "shared-memory", "mountPath": "/dev/shm"},  # noqa: S108 - a volume of the pod's own
+            {"name": names.TOKEN_VOLUME, "mountPath": names.TOKEN_DIRECTORY, "readOnly": True},
+            _weights_mount(deployment),
+        ],
+        "livenessProbe": _probe(names.DASHBOARD_AGENT_PORT, "/api/healthz", failures=30),
+        "readinessProbe": readiness_probe,
+        "securityContext": CONTAINER_SECURITY,
+        "terminationMessagePolicy": "FallbackToLogsOnError",
+    }
+    spec = without_empty(
+        {
+            "affinity": affinity,
+            "containers": [container],
+            "imagePullSecrets": [{"name": name} for name in pull_secrets],
+            "initContainers": init_containers,
+            "nodeSelector": node_selector,
+            "priorityClassName": runtime.priority_class_name,
+            "securityContext": _POD_SECURITY,
+            "serviceAccountName": runtime.service_account_name,
+            "terminationGracePeriodSeconds": TERMINATION_GRACE_PERIOD_S,
+            "tolerations": tolerations,
+            "volumes": [
+                *({"name": mount["name"], "emptyDir": {}} for mount in SCRATCH_MOUNTS),
+                {"name": "shared-memory", "emptyDir": {"medium": "Memory", "sizeLimit": f"{shared_memory_gib}Gi"}},
+                {
+                    "name": names.TOKEN_VOLUME,
+                    "secret": {"secretName": names.token_secret(deployment.metadata.name), "defaultMode": 0o440},
+                },
+                _weights_volume(deployment),
+                *(volumes or []),
+            ],
+        }
+    )
+    spec["automountServiceAccountToken"] = False
+    return {"metadata": {"labels": names.labels(deployment.metadata.name, component)}, "spec": spec}
+
+
+def _resources(wanted: PodResources, *, default_cpu: str, default_memory: str) -> JsonObject:
+    amounts = {"cpu": wanted.cpu or default_cpu, "memory": wanted.memory or default_memory}
+    return {"requests": dict(amounts), "limits": dict(amounts)}
+
+
+def _probe(port: int, path: str, *, failures: int) -> JsonObject:
+    """KubeRay's own time-outs of 1 and 2 seconds flap beside an engine that is starting."""
+    return {
+        "httpGet": {"path": path, "port": port, "scheme": "HTTP"},
+        "initialDelaySeconds": 10,
+        "periodSeconds": 10,
+        "timeoutSeconds": 10,
+        "successThreshold": 1,
+        "failureThreshold": failures,
+    }
+
+
+def _verification(deployment: ModelDeployment, settings: OperatorSettings) -> list[JsonObject]:
+    digest = deployment.spec.model.digest
+    if digest is None:
+        return []
+    return [
+        {
+            "name": names.VERIFY_CONTAINER,
+            "image": image(deployment, settings),
+            "imagePullPolicy": settings.image_pull_policy,
+            "command": ["python", "-m", "conclave_weights", "verify", "--digest", digest, names.MODEL_PATH],
+            "resources": {part: {"cpu": "1", "memory": "1Gi"} for part in ("requests", "limits")},
+            "volumeMounts": [SCRATCH_MOUNTS[0], _weights_mount(deployment)],
+            "securityContext": CONTAINER_SECURITY,
+            "terminationMessagePolicy": "FallbackToLogsOnError",
+        }
+    ]
+
+
+def _source(deployment: ModelDeployment) -> PersistentVolumeClaimSource | ImageSource:
+    source = deployment.spec.model.source
+    chosen = source.persistent_volume_claim or source.image
+    if chosen is None:
+        raise InvalidInput("spec.model.source is empty; expected persistentVolumeClaim or image: name one of them")
+    return chosen
+
+
+def _weights_volume(deployment: ModelDeployment) -> JsonObject:
+    source = _source(deployment)
+    if isinstance(source, ImageSource):
+        artifact = {"reference": source.reference, "pullPolicy": "IfNotPresent"}
+        return {"name": names.WEIGHTS_VOLUME, "image": artifact}
+    claim = {"claimName": source.claim_name, "readOnly": True}
+    return {"name": names.WEIGHTS_VOLUME, "persistentVolumeClaim": claim}
+
+
+def _weights_mount(deployment: ModelDeployment) -> JsonObject:
+    path = _source(deployment).path.strip("/")
+    mount = {"name": names.WEIGHTS_VOLUME, "mountPath": names.MODEL_PATH, "readOnly": True, "subPath": path}
+    return without_empty(mount)
+
+
+def _api_token_volume() -> JsonObject:
+    """What automounting would give to every container of the pod; here only the autoscaler mounts it."""
+    return {
+        "name": names.API_TOKEN_VOLUME,
+        "projected": {
+            "defaultMode": 0o440,
+            "sources": [
+                {"serviceAccountToken": {"path": "token", "expirationSeconds": 3600}},
+                {"configMap": {"name": "kube-root-ca.crt", "items": [{"key": "ca.crt", "path": "ca.crt"}]}},
+                {"downwardAPI": {"items": [{"path": "namespace", "fieldRef": {"fieldPath": "metadata.namespace"}}]}},
+            ],
+        },
+    }
+
+
+def _region_terms(deployment: ModelDeployment) -> list[JsonObject]:
+    regions = deployment.spec.access.regions
+    return [{"key": names.REGION, "operator": "In", "values": list(regions)}] if regions else []
+
+
+def _affinity(terms: list[JsonObject]) -> JsonObject | None:
+    if not terms:
+        return None
+    required = {"nodeSelectorTerms": [{"matchExpressions": terms}]}
+    return {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": required}}

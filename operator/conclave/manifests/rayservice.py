@@ -1,0 +1,155 @@
+"""The RayService of a deployment, for KubeRay 1.6.2.
+
+Worker pods come and go by Serve's own demand through the in-tree autoscaler, always: KubeRay takes replica bounds over
+only when it makes a cluster, so that a fixed size could never be changed without a second cluster.
+"""
+
+from __future__ import annotations
+
+import yaml
+
+from conclave.api.modeldeployment import ModelDeployment
+from conclave.api.plan import Plan
+from conclave.manifests import names
+from conclave.manifests.objects import content_hash, metadata, without_empty
+from conclave.manifests.pods import (
+    CONTAINER_SECURITY,
+    SCRATCH_MOUNTS,
+    head_template,
+    worker_template,
+)
+from conclave.manifests.serve_config import build_serve_config
+from conclave.manifests.settings import OperatorSettings
+from conclave.observation import JsonObject
+
+API_VERSION = "ray.io/v1"
+KIND = "RayService"
+MOST_REPLICAS = 1000
+"""Upper bound of `scaling.maxReplicas`; below it Serve's own bounds decide."""
+LOAD_BOUNDS = ("autoscaling", "queue")
+"""Of the Serve application's arguments, those that change under a running engine."""
+IDLE_TIMEOUT_S = 120
+OBJECT_STORE_BYTES = 1 << 30
+"""Requests and answers are small; Ray's default would take 30 % of the memory."""
+
+
+def build_rayservice(deployment: ModelDeployment, plan: Plan, settings: OperatorSettings) -> JsonObject:
+    """Deterministic; holds only fields that Conclave owns.
+
+    `excludeHeadPodFromServeSvc` stays unset: false is its default, and KubeRay drops it when it sets its finalizer.
+    """
+    serve_config = build_serve_config(
+        deployment, plan, model_path=names.MODEL_PATH, token_path=names.TOKEN_PATH, http_port=names.SERVE_PORT
+    )
+    model = deployment.spec.model
+    annotations = without_empty(
+        {
+            names.MODEL: model.id,
+            names.MODEL_REVISION: model.revision,
+            names.MODEL_DIGEST: model.digest,
+            names.DATA_CLASS: deployment.spec.access.data_class,
+        }
+    )
+    return {
+        "apiVersion": API_VERSION,
+        "kind": KIND,
+        "metadata": metadata(deployment, names.rayservice(deployment.metadata.name), "rayservice", annotations),
+        "spec": {
+            "upgradeStrategy": {"type": "NewCluster"},
+            "serveConfigV2": _yaml(serve_config),
+            "rayClusterConfig": _cluster(deployment, plan, settings, serve_config),
+        },
+    }
+
+
+def _cluster(
+    deployment: ModelDeployment, plan: Plan, settings: OperatorSettings, serve_config: JsonObject
+) -> JsonObject:
+    head = head_template(deployment, settings)
+    worker = worker_template(deployment, plan, settings)
+    arguments = serve_config["applications"][0]["args"]
+    marker = _rollout_hash(worker["spec"]["tolerations"], arguments)
+    for template in (head, worker):
+        template["metadata"]["annotations"] = {names.ROLLOUT: marker}
+    return {
+        "rayVersion": settings.ray_version,
+        "suspend": deployment.spec.suspend,
+        "authOptions": {"mode": "token"},
+        "enableInTreeAutoscaling": True,
+        "autoscalerOptions": {
+            "version": "v2",
+            "idleTimeoutSeconds": IDLE_TIMEOUT_S,
+            "imagePullPolicy": settings.image_pull_policy,
+            "securityContext": CONTAINER_SECURITY,
+            "env": [{"name": "HOME", "value": "/tmp"}, {"name": "RAY_USAGE_STATS_ENABLED", "value": "0"}],  # noqa: S108
+            "resources": {part: {"cpu": "500m", "memory": "1Gi"} for part in ("requests", "limits")},
+            "volumeMounts": [
+                *SCRATCH_MOUNTS[:2],
+                {"name": names.API_TOKEN_VOLUME, "mountPath": names.API_TOKEN_DIRECTORY, "readOnly": True},
+            ],
+        },
+        "headGroupSpec": {
+            "serviceType": "ClusterIP",
+            "rayStartParams": {
+                "dashboard-host": "0.0.0.0",  # noqa: S104 - behind Ray's token and the NetworkPolicy
+                "num-gpus": "0",
+                "object-store-memory": str(OBJECT_STORE_BYTES),
+            },
+            "template": head,
+        },
+        "workerGroupSpecs": [
+            {
+                "groupName": names.WORKER_GROUP,
+                "replicas": worker_pods(deployment, plan),
+                "minReplicas": 0,
+                "maxReplicas": MOST_REPLICAS * plan.nodes_per_replica,
+                "numOfHosts": 1,
+                "rayStartParams": {"object-store-memory": str(OBJECT_STORE_BYTES)},
+                "template": worker,
+            }
+        ],
+    }
+
+
+def worker_pods(deployment: ModelDeployment, plan: Plan) -> int:
+    """Worker pods that a new cluster begins with: those of the least replicas."""
+    return deployment.spec.scaling.min_replicas * plan.nodes_per_replica
+
+
+def in_place(recorded: JsonObject, fresh: JsonObject) -> JsonObject:
+    """A recorded RayService with what may change without new pods taken from a fresh one.
+
+    That is load bounds, size, suspension and the data class; only keys that the recorded one has, since its image's
+    Serve application may be older than this builder.
+    """
+    serve_config = yaml.safe_load(recorded["spec"]["serveConfigV2"])
+    arguments = serve_config["applications"][0]["args"]
+    fresh_arguments = yaml.safe_load(fresh["spec"]["serveConfigV2"])["applications"][0]["args"]
+    for part in LOAD_BOUNDS:
+        arguments[part] |= {key: value for key, value in fresh_arguments[part].items() if key in arguments[part]}
+    recorded_cluster, fresh_cluster = recorded["spec"]["rayClusterConfig"], fresh["spec"]["rayClusterConfig"]
+    (recorded_group,), (fresh_group,) = recorded_cluster["workerGroupSpecs"], fresh_cluster["workerGroupSpecs"]
+    data_class = {names.DATA_CLASS: fresh["metadata"]["annotations"][names.DATA_CLASS]}
+    return {
+        **recorded,
+        "metadata": {**recorded["metadata"], "annotations": recorded["metadata"]["annotations"] | data_class},
+        "spec": {
+            **recorded["spec"],
+            "serveConfigV2": _yaml(serve_config),
+            "rayClusterConfig": {
+                **recorded_cluster,
+                "suspend": fresh_cluster["suspend"],
+                "workerGroupSpecs": [{**recorded_group, "replicas": fresh_group["replicas"]}],
+            },
+        },
+    }
+
+
+def _yaml(serve_config: JsonObject) -> str:
+    return yaml.safe_dump(serve_config, sort_keys=True, width=1_000_000)
+
+
+def _rollout_hash(tolerations: list[JsonObject], arguments: JsonObject) -> str:
+    """Of what must replace pods: tolerations, which KubeRay's hash leaves out, and the engine, which would restart."""
+    lasting = {key: value for key, value in arguments.items() if key not in LOAD_BOUNDS}
+    return content_hash([tolerations, lasting])[:16]

@@ -1,0 +1,19 @@
+"""The Secret of an endpoint's bearer token: created once with a random value, never patched, never read by us."""
+
+from __future__ import annotations
+
+from conclave.api.modeldeployment import ModelDeployment
+from conclave.manifests import names
+from conclave.manifests.objects import metadata
+from conclave.observation import JsonObject
+
+
+def build_token_secret(deployment: ModelDeployment, token: str) -> JsonObject:
+    """Kubernetes encodes `stringData`; the token itself is the caller's, since builders are pure."""
+    return {
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "metadata": metadata(deployment, names.token_secret(deployment.metadata.name), "endpoint-token"),
+        "type": "Opaque",
+        "stringData": {names.TOKEN_KEY: token},
+    }

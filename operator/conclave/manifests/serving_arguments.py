@@ -1,0 +1,84 @@
+"""The contract between the builders and `conclave_serving.app:build`: what the Serve config's `args` hold.
+
+The builders write it, the Serve application validates it again on arrival. It carries paths of secrets, never secrets.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+RAY_ENVIRONMENT: Mapping[str, str] = {
+    "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "conclave_serving.proxy.middlewares",
+    "RAY_USAGE_STATS_ENABLED": "0",
+}
+"""Environment of every Ray process, from its start: what a Serve config cannot say, since it reaches replicas only."""
+
+
+class _Arguments(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class EngineArguments(_Arguments):
+    """What vLLM is started with; names are vLLM's own."""
+
+    tensor_parallel_size: int = Field(ge=1)
+    pipeline_parallel_size: int = Field(ge=1)
+    enable_expert_parallel: bool = False
+    max_model_len: int = Field(ge=1)
+    dtype: str = "auto"
+    quantization: str | None = None
+    kv_cache_dtype: str = "auto"
+    extra: dict[str, object] = Field(default_factory=dict)
+    """Allowlisted extra engine arguments, already typed, names with underscores."""
+
+
+class PlacementArguments(_Arguments):
+    """The placement group of one replica: one bundle a rank."""
+
+    device: Literal["gpu", "cpu"]
+    bundles: int = Field(ge=1)
+    """tensor x pipeline one-device bundles."""
+    strategy: Literal["PACK", "STRICT_PACK", "STRICT_SPREAD"]
+
+
+class AutoscalingArguments(_Arguments):
+    """Ray Serve autoscaling, for the engine and (from the same figures) the ingress."""
+
+    min_replicas: int = Field(ge=0)
+    max_replicas: int = Field(ge=1)
+    target_ongoing_requests: int = Field(ge=1)
+    """Requests in flight that one engine replica should carry."""
+    upscale_delay_s: float = 30.0
+    downscale_delay_s: float = 600.0
+
+
+class QueueArguments(_Arguments):
+    """A bounded queue: what does not fit is answered 503 with Retry-After."""
+
+    max_ongoing_requests: int = Field(ge=1)
+    """Requests in flight that one engine replica accepts."""
+    max_queued_requests: int = Field(ge=1)
+    """Requests that wait at the ingress for an engine replica."""
+    retry_after_s: int = Field(default=5, ge=1)
+
+
+class ServingArguments(_Arguments):
+    """Everything that one deployment's Serve application needs to know."""
+
+    deployment: str
+    """metadata.name: the Serve application and deployment names are made of it."""
+    served_name: str
+    """The model name that clients send."""
+    model_path: str
+    """Directory of the weights on every pod (or on this machine)."""
+    token_path: str
+    """File that holds the endpoint's bearer token; read at start, never logged."""
+    engine: EngineArguments
+    placement: PlacementArguments
+    autoscaling: AutoscalingArguments
+    queue: QueueArguments
+    env: dict[str, str] = Field(default_factory=dict)
+    """Allowlisted environment of the engine's processes."""

@@ -1,0 +1,30 @@
+"""The operator's own configuration as far as it shapes objects; `conclave_operator` loads it, the builders read it."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict
+
+
+class OperatorSettings(BaseModel):
+    """Chosen once for a cluster by whoever installs the operator."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    image: str
+    """Serving image where `runtime.image` is left out."""
+    image_pull_policy: str = "IfNotPresent"
+    image_pull_secrets: tuple[str, ...] = ()
+    """Added to `runtime.imagePullSecrets`; the Secrets must exist in the deployments' namespaces."""
+    kuberay_namespace: str = "kuberay-system"
+    """KubeRay's operator; it calls the Ray heads of every deployment."""
+    gateway_namespace: str = "conclave-system"
+    """Its pods may reach every endpoint."""
+    dns_namespace: str = "kube-system"
+    """Where the cluster's DNS runs: besides each other, the only pods that model pods may call."""
+    api_server_cidrs: tuple[str, ...] = ()
+    """Addresses of the API server, for the NetworkPolicy of the head; any address on 443 and 6443 where empty."""
+    ray_version: str = "2.60.0"
+    """Ray of the serving image; KubeRay chooses probes and token authentication by it."""
+    cluster_domain: str = "cluster.local"
+    data_classes: tuple[str, ...] = ("public", "internal", "confidential", "restricted")
+    """In ascending order; `access.dataClass` must be one of them."""

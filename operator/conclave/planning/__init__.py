@@ -1,0 +1,1 @@
+"""The plan: memory, parallelism and placement, explained. Pure and deterministic; `plan.py` is the entrance."""

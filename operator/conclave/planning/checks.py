@@ -1,0 +1,77 @@
+"""What is wrong with an admitted deployment, as far as catalogue, data classes and the model's own shape say.
+
+One wording for `conclave validate` and for the operator's PlanReady=False. Knows nothing of hardware.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from conclave.api.modeldeployment import ModelDeployment
+from conclave.api.reasons import Reason
+from conclave.catalogue.servable import check_servable, not_yet_served
+from conclave.catalogue.shapes import ModelFacts
+from conclave.planning.layout import Layout
+from conclave.planning.parallelism import refusals, tensor_sizes
+from conclave.planning.plan import engine_settings
+from conclave.planning.settings import quantization_conflict, weight_format
+from conclave.policy.admission import Path
+from conclave.policy.data_classes import DataClasses
+
+
+class Unfit(NamedTuple):
+    """One reason why there can be no plan."""
+
+    reason: Reason
+    path: Path
+    """The field that has to change."""
+    message: str
+
+
+def check_deployment(deployment: ModelDeployment, data_classes: DataClasses) -> tuple[Unfit, ...]:
+    """What can be said before the model's config is read."""
+    found = []
+    if problem := data_classes.problem(deployment.spec.access.data_class):
+        found.append(Unfit(Reason.DATA_CLASS_UNKNOWN, ("spec", "access", "dataClass"), problem))
+    model = deployment.spec.model
+    accepted = model.licence.accepted if model.licence else None
+    found += [
+        Unfit(Reason.MODEL_REFUSED, ("spec", "model"), problem)
+        for problem in check_servable(model.id, accepted, has_config=model.config_ref is not None)
+    ]
+    return tuple(found)
+
+
+def check_shape(deployment: ModelDeployment, facts: ModelFacts) -> tuple[Unfit, ...]:
+    """What the model's own shape forbids: an engine without it, parallel sizes, quantization."""
+    return tuple(_check_shape(deployment, facts))
+
+
+def _check_shape(deployment: ModelDeployment, facts: ModelFacts) -> Iterator[Unfit]:
+    model, engine, wanted = deployment.spec.model, deployment.spec.engine, deployment.spec.parallelism
+    if problem := not_yet_served(model.id, facts.architecture):
+        yield Unfit(Reason.MODEL_REFUSED, ("spec", "model", "id"), problem)
+    settings = engine_settings(deployment)
+    if problem := quantization_conflict(facts, settings):
+        yield Unfit(Reason.INVALID_SPEC, ("spec", "engine", "quantization"), f"spec.{problem}")
+    if engine.max_model_len is not None and engine.max_model_len > facts.context_tokens:
+        yield Unfit(
+            Reason.INVALID_SPEC,
+            ("spec", "engine", "maxModelLen"),
+            f"spec.engine.maxModelLen {engine.max_model_len} is more than the {facts.context_tokens} tokens of the "
+            f"model's context: at most {facts.context_tokens} is allowed",
+        )
+    layout = Layout(
+        tensor=wanted.tensor or 1,
+        pipeline=wanted.pipeline or 1,
+        data=wanted.data,
+        expert_parallel=bool(wanted.expert_parallel),
+    )
+    for problem in refusals(facts, layout, weight_format(facts, settings)):
+        sizes = ", ".join(map(str, tensor_sizes(facts)))
+        yield Unfit(
+            Reason.INVALID_SPEC,
+            ("spec", "parallelism"),
+            f"spec.parallelism {layout.describe()}: {problem}; tensor sizes that {model.id} takes: {sizes}",
+        )

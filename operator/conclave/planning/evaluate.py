@@ -1,0 +1,219 @@
+"""One option, worked out: does this model run on this accelerator in this layout, and with how much KV cache?
+
+Called by `plan.py` for every option and by `remedies.py` for those that the inventory does not offer.
+"""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict
+
+from conclave.api.modeldeployment import KvCacheDtype
+from conclave.api.plan import PlanMemory
+from conclave.catalogue.accelerators import AcceleratorMatch, find_accelerator
+from conclave.catalogue.shapes import ModelFacts
+from conclave.planning.kv_cache import KvCache, kv_cache
+from conclave.planning.layout import Layout
+from conclave.planning.memory import activation_bytes, graph_bytes, overhead_bytes, rotary_bytes
+from conclave.planning.parallelism import refusals
+from conclave.planning.settings import (
+    CPU,
+    EngineSettings,
+    batch_sizes,
+    block_tokens,
+    expert_tiles,
+    in_flight_tokens,
+    kv_entry_bytes,
+    quantization_conflict,
+    weight_dtype,
+    weight_format,
+)
+from conclave.planning.weights import DTYPE_BYTES, weight_bytes
+
+_GIB = 2**30
+_CPU_REQUESTS = 8
+"""Requests of max_model_len that a CPU's KV cache is sized for, where there is room."""
+_OLDEST_FOR_BFLOAT16 = 8.0
+
+
+class Device(BaseModel):
+    """One kind of device: its product name and the memory that a process gets of it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    product: str
+    memory_bytes: int
+    match: AcceleratorMatch | None = None
+
+    @classmethod
+    def of(cls, product: str, memory_bytes: int) -> Device:
+        """The driver keeps a part of what a node's label says; the catalogue knows what is left."""
+        match = None if product == CPU else find_accelerator(product)
+        if match is not None:
+            memory_bytes = min(memory_bytes, match.memory_bytes) if memory_bytes else match.memory_bytes
+        return cls(product=product, memory_bytes=memory_bytes, match=match)
+
+    @property
+    def is_cpu(self) -> bool:
+        return self.product == CPU
+
+
+class Fit(BaseModel):
+    """An option that vLLM would start."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    memory: PlanMemory
+    max_model_len: int
+    longest_context_tokens: int
+    kv_cache_tokens: int
+    max_concurrency: int
+
+
+class Misfit(BaseModel):
+    """An option that vLLM would refuse, or that ends out of memory."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    reason: str
+    longest_context_tokens: int = 0
+    """Longest context that would fit, where only the length is too much."""
+
+
+def evaluate(facts: ModelFacts, settings: EngineSettings, device: Device, layout: Layout) -> Fit | Misfit:
+    """Whether one replica fits, and how; a Misfit says why not."""
+    weights = weight_format(facts, settings)
+    reasons = refusals(facts, layout, weights)
+    unfit = quantization_conflict(facts, settings) or _context_refusal(facts, settings)
+    unfit = unfit or (reasons[0] if reasons else None) or _device_refusal(facts, settings, device, layout)
+    if unfit is not None:
+        return Misfit(reason=unfit)
+    return _Budget(facts, settings, device, layout).outcome()
+
+
+class _Budget:
+    """The memory of every pipeline stage's fullest rank."""
+
+    def __init__(self, facts: ModelFacts, settings: EngineSettings, device: Device, layout: Layout) -> None:
+        accelerator = device.match.accelerator if device.match else None
+        dtype = weight_dtype(facts, settings)
+        dtype_bytes = DTYPE_BYTES[dtype]
+        tokens, sequences = batch_sizes(settings, accelerator, device.memory_bytes, layout.gpus, on_cpu=device.is_cpu)
+        limit = settings.max_model_len or facts.context_tokens
+        self._facts, self._settings, self._device = facts, settings, device
+        self._requested = int(device.memory_bytes * settings.gpu_memory_utilization)
+        tiles = expert_tiles(accelerator, on_cpu=device.is_cpu)
+        tables = rotary_bytes(facts, dtype_bytes)
+        loaded = weight_bytes(facts, layout, dtype, weight_format(facts, settings), tiles)
+        self._weights = tuple(parameters + tables for parameters in loaded)
+        eager = settings.enforce_eager or device.is_cpu
+        stages = layout.stages(len(facts.layers))
+        self._graphs = [0 if eager else graph_bytes(len(stage), sequences) for stage in stages]
+        self._activations = activation_bytes(
+            facts, layout, dtype_bytes, tokens=tokens, sequences=sequences, graphs=min(self._graphs)
+        )
+        self._overhead = overhead_bytes(layout, accelerator, on_cpu=device.is_cpu)
+        self._limit, self._data = limit, layout.data
+        self._cache: KvCache = kv_cache(
+            facts,
+            layout,
+            kv_entry_bytes(facts, settings),
+            block_tokens=block_tokens(facts, settings, on_cpu=device.is_cpu),
+            in_flight_tokens=in_flight_tokens(tokens, layout.pipeline, on_cpu=device.is_cpu),
+        )
+
+    def outcome(self) -> Fit | Misfit:
+        """Weighs what is left for the KV cache against one request of the longest length."""
+        left = [
+            self._requested - weights - self._activations - graphs - self._overhead
+            for weights, graphs in zip(self._weights, self._graphs, strict=True)
+        ]
+        tightest = min(range(len(left)), key=lambda stage: left[stage])
+        if left[tightest] <= 0:
+            return Misfit(reason=self._too_large(tightest))
+        pools = [self._pool(stage, room) for stage, room in enumerate(left)]
+        blocks = self._cache.pool_blocks(pools)
+        longest = self._cache.longest_request(blocks, self._facts.context_tokens)
+        length = self._settings.max_model_len or _rounded_down(longest, self._facts.context_tokens)
+        if not length or not self._cache.holds(length, blocks):
+            return Misfit(reason=self._too_long(length or self._limit, tightest, left), longest_context_tokens=longest)
+        concurrency = self._cache.concurrency(length, blocks) * self._data
+        return Fit(
+            memory=self._memory(tightest, blocks * self._cache.stage_block_bytes[tightest]),
+            max_model_len=length,
+            longest_context_tokens=longest,
+            kv_cache_tokens=int(concurrency * length),
+            max_concurrency=int(concurrency),
+        )
+
+    def _pool(self, stage: int, room: int) -> int:
+        if self._settings.kv_cache_memory_bytes is not None:
+            return min(room, self._settings.kv_cache_memory_bytes)
+        if not self._device.is_cpu:
+            return room
+        block = self._cache.stage_block_bytes[stage]
+        return min(room, _CPU_REQUESTS * self._cache.request_bytes(self._limit, stage) + block)
+
+    def _memory(self, stage: int, kv_bytes: int) -> PlanMemory:
+        parts = {
+            "weights": self._weights[stage],
+            "kv_cache": kv_bytes,
+            "activations": self._activations,
+            "graphs": self._graphs[stage],
+            "overhead": self._overhead,
+        }
+        total = self._device.memory_bytes
+        return PlanMemory(total=total, free=total - sum(parts.values()), **parts)
+
+    def _too_large(self, stage: int) -> str:
+        other = self._activations + self._graphs[stage] + self._overhead
+        return (
+            f"needs {_gib(self._weights[stage])} GiB of weights and {_gib(other)} GiB of activations, graphs and "
+            f"overhead on a GPU, and {_gib(self._requested)} GiB may be used; nothing is left for the KV cache"
+        )
+
+    def _too_long(self, length: int, stage: int, left: list[int]) -> str:
+        needed = self._cache.request_bytes(length, stage)
+        return (
+            f"one request of {length} tokens needs {_gib(needed)} GiB of KV cache on a GPU, "
+            f"and {_gib(left[stage])} GiB are left beside {_gib(self._weights[stage])} GiB of weights"
+        )
+
+
+def _rounded_down(longest: int, context: int) -> int:
+    """The whole context where it fits, else a round number of tokens."""
+    if longest >= context:
+        return context
+    step = next((step for step in (1024, 256, 16) if longest >= 4 * step), 1)
+    return longest // step * step
+
+
+def _context_refusal(facts: ModelFacts, settings: EngineSettings) -> str | None:
+    length = settings.max_model_len
+    if length is None or length <= facts.context_tokens:
+        return None
+    return f"engine.maxModelLen is {length}, and the model's context is {facts.context_tokens} tokens"
+
+
+def _device_refusal(facts: ModelFacts, settings: EngineSettings, device: Device, layout: Layout) -> str | None:
+    match = device.match
+    if match is None:
+        return None
+    if match.shared and layout.gpus > 1:
+        return "time-sliced GPUs share their memory, so ranks of one replica cannot be told apart"
+    if match.mig_profile is not None and layout.gpus > 1:
+        return "MIG slices cannot join in tensor or pipeline parallelism"
+    accelerator, weights = match.accelerator, weight_format(facts, settings)
+    if weights is not None and weights.method == "fp8" and accelerator.fp8 == "none":
+        return f"{accelerator.name} has no kernel for fp8 weights"
+    if settings.kv_cache_dtype is KvCacheDtype.FP8 and accelerator.fp8 == "none":
+        return f"{accelerator.name} has no fp8 KV cache"
+    if accelerator.vendor == "nvidia" and float(accelerator.compute) < _OLDEST_FOR_BFLOAT16:
+        if settings.dtype.value == "bfloat16":
+            return f"{accelerator.name} has no bfloat16; engine.dtype float16 would do"
+        if weights is not None and weights.method == "mxfp4":
+            return f"{accelerator.name} has no kernel for mxfp4 weights"
+    return None
+
+
+def _gib(size: int) -> str:
+    return f"{size / _GIB:.1f}"

@@ -1,0 +1,133 @@
+"""The plan's sentences: why this option, why not the others. Called by `plan.py` and `remedies.py`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from conclave.api.plan import RejectedOption
+from conclave.catalogue.shapes import GroupedAttention, LatentAttention, ModelFacts
+from conclave.planning.evaluate import Device, Fit
+from conclave.planning.inventory import Inventory, Node
+from conclave.planning.layout import Layout
+from conclave.planning.placement import Placement
+from conclave.planning.settings import EngineSettings, weight_format
+
+_GIB = 2**30
+
+
+def option_name(layout: Layout, product: str) -> str:
+    """For instance "TP=8 on NVIDIA-A100-SXM4-80GB"."""
+    return f"{layout.describe()} on {product}"
+
+
+def no_such_nodes(product: str, inventory: Inventory) -> RejectedOption:
+    """An accelerator of the spec that no node has, or no node with any."""
+    present = ", ".join(sorted({node.accelerator for node in inventory.nodes if node.schedulable})) or "none"
+    reason = f"no schedulable node allowed to this deployment has it; what they have: {present}"
+    return RejectedOption(option=product or "any accelerator", reason=reason[:1024])
+
+
+def too_many_gpus(layout: Layout, limit: int) -> str:
+    """More than the owner allows."""
+    return f"takes {layout.gpus} GPUs, and hardware.maxGpusPerReplica is {limit}"
+
+
+def too_few_gpus(layout: Layout, nodes: Sequence[Node]) -> str:
+    """Not enough are free, or not together."""
+    free, total = sum(node.free_gpus for node in nodes), sum(node.gpus for node in nodes)
+    most = max(node.free_gpus for node in nodes)
+    needed = f"needs {layout.gpus} GPUs, {layout.tensor} of them together" if layout.gpus > 1 else "needs 1 GPU"
+    return f"{needed}; {free} of {total} are free, at most {most} on one node"
+
+
+def why_not(layout: Layout, fit: Fit, best: Layout, best_fit: Fit) -> str:
+    """Why an option that fits is not the one taken."""
+    if fit.max_model_len < best_fit.max_model_len and layout.gpus <= best.gpus:
+        return f"fits, but only with a context of {fit.max_model_len} tokens instead of {best_fit.max_model_len}"
+    if layout.pipeline > best.pipeline:
+        return "fits, but a request passes its pipeline stages one after the other; fewer stages answer sooner"
+    if layout.gpus > best.gpus:
+        return f"fits, but takes {layout.gpus} GPUs where {best.gpus} are enough"
+    if layout == best:
+        return "fits, but comes later in the order of preference"
+    return "fits, but is less preferred: a stage over nodes, or another accelerator"
+
+
+def because(
+    facts: ModelFacts,
+    settings: EngineSettings,
+    device: Device,
+    layout: Layout,
+    fit: Fit,
+    placement: Placement,
+    *,
+    kept: bool,
+) -> tuple[str, ...]:
+    """The reasons for the option taken."""
+    reasons = ["the recorded plan still holds and is kept"] if kept else []
+    reasons.append(_size(facts, settings, device, fit))
+    if not kept:
+        reasons.append(_choice(layout, device))
+    reasons.extend(_parallelism(facts, layout, placement))
+    reasons.extend(_context(facts, settings, fit))
+    return tuple(reasons)
+
+
+def _size(facts: ModelFacts, settings: EngineSettings, device: Device, fit: Fit) -> str:
+    weights = weight_format(facts, settings)
+    kind = "unquantized" if weights is None else f"{weights.method}{' made at load' if weights.online else ''}"
+    unit = "rank" if device.is_cpu else "GPU"
+    memory = fit.memory
+    used = memory.total - memory.free
+    return (
+        f"weights ({kind}) take {_gib(memory.weights)} of {_gib(memory.total)} GiB of the fullest {unit}, "
+        f"{_gib(memory.kv_cache)} GiB are left for the KV cache; {_gib(used)} GiB are used in all"
+    )
+
+
+def _choice(layout: Layout, device: Device) -> str:
+    if layout.gpus == 1:
+        return "one device is enough"
+    where = "ranks" if device.is_cpu else "GPUs"
+    if layout.pipeline == 1:
+        return f"{layout.gpus} {where} are the fewest that hold the model with a useful KV cache"
+    return f"no node holds the model alone; {layout.pipeline} pipeline stages are the fewest that do"
+
+
+def _parallelism(facts: ModelFacts, layout: Layout, placement: Placement) -> list[str]:
+    reasons = []
+    if placement.gpus_per_pod < layout.tensor:
+        pods = layout.tensor // placement.gpus_per_pod
+        reasons.append(
+            f"a stage of {layout.tensor} GPUs is larger than a node, so {pods} pods hold {placement.gpus_per_pod} each"
+        )
+    elif layout.pipeline > 1:
+        reasons.append(f"{layout.pipeline} pipeline stages, each in a pod of {layout.tensor} GPUs")
+    attention = facts.attention
+    if isinstance(attention, GroupedAttention) and layout.tensor > attention.kv_heads:
+        reasons.append(
+            f"{attention.kv_heads} key-value heads on {layout.tensor} ranks: each is held "
+            f"{layout.tensor // attention.kv_heads} times"
+        )
+    if isinstance(attention, LatentAttention) and layout.tensor > 1:
+        reasons.append("the compressed key-value entry of latent attention is held whole on every rank")
+    if layout.expert_parallel and facts.moe is not None:
+        reasons.append(
+            f"experts stay whole: {layout.local_experts(facts.moe.experts)} of {facts.moe.experts} on a rank"
+        )
+    return reasons
+
+
+def _context(facts: ModelFacts, settings: EngineSettings, fit: Fit) -> list[str]:
+    if settings.max_model_len is not None:
+        return []
+    if fit.max_model_len == facts.context_tokens:
+        return [f"the model's whole context of {facts.context_tokens} tokens fits"]
+    return [
+        f"max_model_len is {fit.max_model_len}: of the model's {facts.context_tokens} tokens, "
+        f"{fit.longest_context_tokens} fit into the KV cache"
+    ]
+
+
+def _gib(size: int) -> str:
+    return f"{size / _GIB:.1f}"

@@ -1,0 +1,95 @@
+"""Which parallel sizes vLLM accepts for a model, and in plain words why it refuses the others.
+
+Follows the checks of `vllm/model_executor/models/*.py`, `layers/{linear,vocab_parallel_embedding}.py` and
+`layers/quantization`. Knows nothing of hardware.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from conclave.catalogue.shapes import ExpertMlp, GroupedAttention, LatentAttention, ModelFacts, WeightFormat
+from conclave.planning.layout import Layout
+from conclave.planning.weights import padded_vocabulary
+
+_LARGEST_SHOWN = 16
+
+
+def refusals(facts: ModelFacts, layout: Layout, weights: WeightFormat | None) -> tuple[str, ...]:
+    """Every reason why vLLM would not start with this layout, the plainest first."""
+    return tuple(dict.fromkeys(_refusals(facts, layout, weights)))
+
+
+def tensor_sizes(facts: ModelFacts, largest: int = _LARGEST_SHOWN) -> tuple[int, ...]:
+    """Tensor-parallel sizes that vLLM accepts."""
+    return tuple(
+        size for size in range(1, largest + 1) if not refusals(facts, Layout(tensor=size), facts.weight_format)
+    )
+
+
+def _refusals(facts: ModelFacts, layout: Layout, weights: WeightFormat | None) -> Iterator[str]:
+    tensor = layout.tensor
+    yield from _heads(facts.attention, tensor, weights)
+    vocabulary = padded_vocabulary(facts.vocab)
+    if vocabulary % tensor:
+        yield f"the vocabulary, padded to {vocabulary}, does not divide by {tensor}"
+    for layer in dict.fromkeys(facts.layers):
+        if layer.dense is not None:
+            yield from _mlp(layer.dense.intermediate, "feed-forward", tensor, weights)
+        if layer.moe is not None:
+            yield from _experts(layer.moe, layout, weights)
+    if facts.vision is not None and facts.vision.heads % tensor:
+        yield f"{facts.vision.heads} attention heads of the vision encoder do not divide by {tensor}"
+    if facts.tensor_divides_intermediate and facts.moe is not None and facts.moe.intermediate % layout.gpus:
+        yield f"the experts' width of {facts.moe.intermediate} does not divide by {layout.gpus} GPUs"
+    if facts.tensor_within_experts and facts.moe is not None and tensor > facts.moe.experts:
+        yield f"TP={tensor} is more than {facts.moe.experts} experts, which vLLM's {facts.architecture} refuses"
+    if layout.pipeline > 1 and not facts.pipeline:
+        yield f"vLLM's {facts.architecture} has no pipeline parallelism"
+    if layout.pipeline > len(facts.layers):
+        yield f"{layout.pipeline} pipeline stages are more than the model's {len(facts.layers)} layers"
+    if layout.expert_parallel and facts.moe is None:
+        yield "expert parallelism needs a mixture of experts, and this model is dense"
+
+
+def _heads(attention: GroupedAttention | LatentAttention, tensor: int, weights: WeightFormat | None) -> Iterator[str]:
+    if attention.heads % tensor:
+        yield f"{attention.heads} attention heads do not divide by {tensor}"
+    if isinstance(attention, LatentAttention):
+        return
+    kv_heads = attention.kv_heads
+    if kv_heads % tensor and tensor % kv_heads:
+        yield f"{kv_heads} key-value heads do not divide by {tensor}"
+    elif weights is not None and weights.block:
+        share = max(1, kv_heads // tensor) * attention.head_dim
+        if share % weights.block[0]:
+            yield f"a key share of {share} is no multiple of the fp8 block of {weights.block[0]}"
+
+
+def _mlp(width: int, name: str, tensor: int, weights: WeightFormat | None) -> Iterator[str]:
+    if width % tensor:
+        yield f"the {name} width of {width} does not divide by {tensor}"
+        return
+    share = width // tensor
+    if weights is None:
+        return
+    if weights.block and share % weights.block[0]:
+        yield f"a {name} share of {share} is no multiple of the fp8 block of {weights.block[0]}"
+    if tensor > 1 and weights.method in ("awq", "gptq", "packed") and weights.group and share % weights.group:
+        yield f"a {name} share of {share} is no multiple of the quantization group of {weights.group}"
+
+
+def _experts(moe: ExpertMlp, layout: Layout, weights: WeightFormat | None) -> Iterator[str]:
+    tensor, slices = layout.tensor, layout.expert_slices
+    if moe.intermediate % slices:
+        yield f"the experts' width of {moe.intermediate} does not divide by {slices}"
+    elif weights is not None and slices > 1:
+        share = moe.intermediate // slices
+        if weights.block and share % 32:
+            yield f"an expert's share of {share} is no multiple of 32, the smallest fp8 block"
+        if weights.method in ("awq", "gptq", "packed") and weights.group and share % weights.group:
+            yield f"an expert's share of {share} is no multiple of the quantization group of {weights.group}"
+    if layout.expert_parallel and layout.expert_ranks > moe.experts:
+        yield f"{layout.expert_ranks} expert-parallel ranks are more than {moe.experts} experts"
+    if moe.shared_intermediate:
+        yield from _mlp(moe.shared_intermediate, "shared expert", tensor, weights)

@@ -1,0 +1,194 @@
+"""What would fit where nothing does: more GPUs, another accelerator, a quantization, a shorter context.
+
+Every remedy is the outcome of an evaluation, never a guess. Called by `plan.py` only.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from conclave.api.modeldeployment import KvCacheDtype, Quantization
+from conclave.catalogue.accelerators import all_accelerators
+from conclave.planning.evaluate import Device, Fit, evaluate
+from conclave.planning.layout import Layout
+from conclave.planning.parallelism import refusals, tensor_sizes
+from conclave.planning.settings import EngineSettings, weight_format
+
+if TYPE_CHECKING:
+    from conclave.planning.plan import PlanRequest
+
+_TENSOR_SIZES = (1, 2, 4, 8)
+_MOST_PIPELINE = 16
+_SUGGESTED = ("A100-80GB", "H100", "H200", "B200", "MI300X")
+_SHORTEST_USEFUL = 1024
+_FEW_SEQUENCES = 64
+
+
+def remedies(request: PlanRequest) -> tuple[str, ...]:
+    """Sentences, the least change first; empty where nothing of this kind would help."""
+    sizes = _other_sizes(request)
+    if sizes:
+        return (sizes,)
+    found = [
+        _shorter_context(request),
+        _fewer_sequences(request),
+        _quantization(request),
+        *_more_gpus(request),
+        _other_accelerator(request),
+    ]
+    return tuple(dict.fromkeys(sentence for sentence in found if sentence))
+
+
+def _other_sizes(request: PlanRequest) -> str | None:
+    """Where a fixed size is what vLLM refuses: the sizes that it takes."""
+    if request.tensor is None:
+        return None
+    layout = Layout(
+        tensor=request.tensor,
+        pipeline=request.pipeline or 1,
+        data=request.data,
+        expert_parallel=bool(request.expert_parallel),
+    )
+    if not refusals(request.facts, layout, weight_format(request.facts, request.settings)):
+        return None
+    sizes = ", ".join(map(str, tensor_sizes(request.facts)))
+    return f"tensor sizes that vLLM takes for this model: {sizes}"
+
+
+def _fewer_sequences(request: PlanRequest) -> str | None:
+    """vLLM's default of 1024 on large GPUs takes gigabytes for logits alone."""
+    if request.settings.max_num_seqs is not None:
+        return None
+    settings = request.settings.model_copy(update={"max_num_seqs": _FEW_SEQUENCES})
+    for device in _present(request):
+        found = None if device.is_cpu else _smallest(request, settings, device, limit=_free(request, device))
+        if found is not None and _is_what_helps(request, device, found[0]):
+            return f"max-num-seqs {_FEW_SEQUENCES} would fit: {_words(found[0], device, found[1])}"
+    return None
+
+
+def _is_what_helps(request: PlanRequest, device: Device, layout: Layout) -> bool:
+    """Whether that layout does not fit without the change."""
+    return not isinstance(evaluate(request.facts, request.settings, device, layout), Fit)
+
+
+def _present(request: PlanRequest) -> tuple[Device, ...]:
+    """Accelerators of the inventory that the request allows."""
+    memory: dict[str, int] = {}
+    for node in request.inventory.nodes:
+        wanted = [product.lower() for product in request.accelerators]
+        if not wanted or any(node.accelerator.lower().startswith(product) for product in wanted):
+            memory[node.accelerator] = min(node.memory_bytes, memory.get(node.accelerator, node.memory_bytes))
+    return tuple(Device.of(product, memory[product]) for product in sorted(memory))
+
+
+def _free(request: PlanRequest, device: Device) -> int:
+    nodes = (node for node in request.inventory.nodes if node.accelerator == device.product and node.schedulable)
+    return min(sum(node.free_gpus for node in nodes), request.max_gpus)
+
+
+def _smallest(
+    request: PlanRequest, settings: EngineSettings, device: Device, limit: int | None = None
+) -> tuple[Layout, Fit] | None:
+    """The fewest GPUs of one kind that hold the model, whatever the inventory has of it."""
+    tensors = (request.tensor,) if request.tensor else _TENSOR_SIZES
+    pipelines = (request.pipeline,) if request.pipeline else range(1, _MOST_PIPELINE + 1)
+    layouts = sorted(
+        (
+            Layout(tensor=tensor, pipeline=pipeline, data=request.data, expert_parallel=bool(request.expert_parallel))
+            for tensor in tensors
+            for pipeline in pipelines
+            if pipeline <= len(request.facts.layers)
+        ),
+        key=lambda layout: (layout.pipeline, layout.gpus),
+    )
+    for layout in layouts:
+        if limit is not None and layout.gpus > limit:
+            continue
+        fit = evaluate(request.facts, settings, device, layout)
+        if isinstance(fit, Fit):
+            return layout, fit
+    return None
+
+
+def _shorter_context(request: PlanRequest) -> str | None:
+    settings = request.settings
+    if settings.max_model_len is None:
+        return None
+    unbounded = settings.model_copy(update={"max_model_len": None})
+    best: tuple[int, Device, Layout] | None = None
+    for device in _present(request):
+        found = _longest(request, unbounded, device)
+        if found is not None and (best is None or found[0] > best[0]):
+            best = (found[0], device, found[1])
+    if best is None or best[0] < min(_SHORTEST_USEFUL, settings.max_model_len) or best[0] >= settings.max_model_len:
+        return None
+    return f"engine.maxModelLen {best[0]} would fit ({best[2].describe()} on {best[1].product})"
+
+
+def _longest(request: PlanRequest, settings: EngineSettings, device: Device) -> tuple[int, Layout] | None:
+    tensors = (request.tensor,) if request.tensor else _TENSOR_SIZES
+    pipelines = (request.pipeline,) if request.pipeline else (1, 2, 4)
+    fits = [
+        (fit.max_model_len, layout)
+        for tensor in tensors
+        for pipeline in pipelines
+        if tensor * pipeline * request.data <= _free(request, device)
+        for layout in (Layout(tensor=tensor, pipeline=pipeline, data=request.data),)
+        if isinstance(fit := evaluate(request.facts, settings, device, layout), Fit)
+    ]
+    return max(fits, key=lambda entry: (entry[0], -entry[1].gpus), default=None)
+
+
+def _quantization(request: PlanRequest) -> str | None:
+    if request.facts.weight_format is not None or request.settings.quantization is not Quantization.NONE:
+        return None
+    for change, words in (
+        ({"quantization": Quantization.FP8}, "engine.quantization fp8"),
+        ({"quantization": Quantization.FP8, "kv_cache_dtype": KvCacheDtype.FP8}, "fp8 weights and an fp8 KV cache"),
+        ({"quantization": Quantization.AWQ}, "a 4-bit AWQ copy of the weights"),
+    ):
+        settings = request.settings.model_copy(update=change)
+        for device in _present(request):
+            if device.is_cpu:
+                continue
+            found = _smallest(request, settings, device, limit=_free(request, device))
+            if found is not None and _is_what_helps(request, device, found[0]):
+                return f"{words} would fit: {_words(found[0], device, found[1])}"
+    return None
+
+
+def _more_gpus(request: PlanRequest) -> list[str]:
+    sentences = []
+    for device in _present(request):
+        if device.is_cpu:
+            continue
+        found = _smallest(request, request.settings, device)
+        if found is None:
+            continue
+        layout, fit = found
+        if layout.gpus <= _free(request, device):
+            sentences.append(f"{_words(layout, device, fit)} would fit with parallelism.pipeline {layout.pipeline}")
+            continue
+        limit = ""
+        if layout.gpus > request.max_gpus:
+            limit = f" (hardware.maxGpusPerReplica is {request.max_gpus})"
+        sentences.append(f"{_words(layout, device, fit)} would fit; {_free(request, device)} may be taken now{limit}")
+    return sentences
+
+
+def _other_accelerator(request: PlanRequest) -> str | None:
+    present = {device.match.accelerator.name for device in _present(request) if device.match}
+    for accelerator in all_accelerators():
+        if accelerator.name not in _SUGGESTED or accelerator.name in present:
+            continue
+        device = Device.of(accelerator.products[0], accelerator.memory_bytes)
+        found = _smallest(request, request.settings, device, limit=request.max_gpus)
+        if found is not None:
+            return f"{_words(found[0], device, found[1])} would fit"
+    return None
+
+
+def _words(layout: Layout, device: Device, fit: Fit) -> str:
+    gpus = "1 GPU" if layout.gpus == 1 else f"{layout.gpus} GPUs"
+    return f"{gpus} of {device.product} ({layout.describe()}, context {fit.max_model_len})"

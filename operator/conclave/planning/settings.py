@@ -1,0 +1,125 @@
+"""The engine's settings as vLLM 0.32 resolves them for one accelerator: types, weight format, batch sizes, blocks.
+
+Sources: `vllm/engine/arg_utils.py:get_batch_defaults`, `vllm/config/model.py`, `vllm/platforms/cpu.py`,
+`vllm/model_executor/layers/fused_moe/oracle/mxfp4.py`. Called by `evaluate.py` and the inventory-free checks.
+"""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from conclave.api.modeldeployment import Dtype, KvCacheDtype, Quantization
+from conclave.catalogue.accelerators import Accelerator
+from conclave.catalogue.shapes import FloatType, LatentAttention, ModelFacts, WeightFormat
+from conclave.planning.matrices import ExpertTiles
+
+CPU = "cpu"
+DEFAULT_GPU_MEMORY_UTILIZATION = 0.92
+
+_GIB = 2**30
+_HOPPER = 9.0
+_FP8_ONLINE = WeightFormat(method="fp8", online=True)
+_AWQ_USUAL = WeightFormat(method="awq", bits=4, group=128, zero_points=True)
+_GPTQ_USUAL = WeightFormat(method="gptq", bits=4, group=128, zero_points=True)
+
+
+class EngineSettings(BaseModel):
+    """What the owner set; None is left to vLLM or to the plan."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    dtype: Dtype = Dtype.AUTO
+    quantization: Quantization = Quantization.NONE
+    kv_cache_dtype: KvCacheDtype = KvCacheDtype.AUTO
+    max_model_len: int | None = Field(default=None, ge=1)
+    gpu_memory_utilization: float = Field(default=DEFAULT_GPU_MEMORY_UTILIZATION, gt=0, le=1)
+    max_num_seqs: int | None = Field(default=None, ge=1)
+    max_num_batched_tokens: int | None = Field(default=None, ge=1)
+    block_size: int | None = Field(default=None, ge=1)
+    enforce_eager: bool = False
+    kv_cache_memory_bytes: int | None = Field(default=None, ge=1)
+    """vLLM's --kv-cache-memory-bytes: the pool's size instead of what the utilization leaves."""
+
+
+def weight_dtype(facts: ModelFacts, settings: EngineSettings) -> FloatType:
+    """Type of unconverted weights; `auto` serves a float32 checkpoint in bfloat16."""
+    if settings.dtype is not Dtype.AUTO:
+        named: dict[Dtype, FloatType] = {
+            Dtype.BFLOAT16: "bfloat16",
+            Dtype.FLOAT16: "float16",
+            Dtype.FLOAT32: "float32",
+        }
+        return named[settings.dtype]
+    return "bfloat16" if facts.dtype == "float32" else facts.dtype
+
+
+def weight_format(facts: ModelFacts, settings: EngineSettings) -> WeightFormat | None:
+    """How the weights lie in memory: as the checkpoint has them, or as the owner says that they are."""
+    stored = facts.weight_format
+    wanted = {
+        Quantization.NONE: None,
+        Quantization.FP8: _FP8_ONLINE,
+        Quantization.AWQ: _AWQ_USUAL,
+        Quantization.GPTQ: _GPTQ_USUAL,
+    }[settings.quantization]
+    return stored if stored is not None else wanted
+
+
+def quantization_conflict(facts: ModelFacts, settings: EngineSettings) -> str | None:
+    """vLLM refuses a quantization other than the one that the checkpoint was made with."""
+    stored, wanted = facts.weight_format, settings.quantization
+    if stored is None or wanted is Quantization.NONE or stored.declared == wanted.value:
+        return None
+    return f"engine.quantization is {wanted.value}, but the checkpoint's weights are {stored.declared}; leave it out"
+
+
+def kv_entry_bytes(facts: ModelFacts, settings: EngineSettings) -> int:
+    """Bytes of one number in the KV cache."""
+    by_checkpoint = facts.weight_format is not None and facts.weight_format.fp8_kv_cache
+    if settings.kv_cache_dtype is KvCacheDtype.FP8 or by_checkpoint:
+        return 1
+    return 4 if weight_dtype(facts, settings) == "float32" else 2
+
+
+def batch_sizes(
+    settings: EngineSettings, accelerator: Accelerator | None, memory_bytes: int, world: int, *, on_cpu: bool
+) -> tuple[int, int]:
+    """Tokens and sequences of one step; `accelerator` is None where the catalogue does not know it."""
+    if on_cpu:
+        tokens, sequences = 2048 * world, 128 * world
+    elif memory_bytes >= 160 * _GIB:
+        tokens, sequences = 16384, 1024
+    elif memory_bytes >= 70 * _GIB and not (accelerator and "A100" in accelerator.name):
+        tokens, sequences = 8192, 1024
+    else:
+        tokens, sequences = 2048, 256
+    sequences = settings.max_num_seqs or sequences
+    return settings.max_num_batched_tokens or max(tokens, sequences), sequences
+
+
+def in_flight_tokens(batched_tokens: int, pipeline: int, *, on_cpu: bool) -> int:
+    """Asynchronous scheduling, which the CPU build has not, overlaps two steps; a pipeline as many as its stages."""
+    return batched_tokens * (pipeline if on_cpu or pipeline > 1 else 2)
+
+
+def block_tokens(facts: ModelFacts, settings: EngineSettings, *, on_cpu: bool) -> int:
+    """Tokens of one block of the KV cache."""
+    latent = isinstance(facts.attention, LatentAttention)
+    if settings.block_size is not None:
+        return settings.block_size
+    if on_cpu:
+        return 16 if latent else 128
+    return 64 if latent else 16
+
+
+def expert_tiles(accelerator: Accelerator | None, *, on_cpu: bool) -> ExpertTiles:
+    """How the mxfp4 kernel of an accelerator pads experts; an unknown one counts as the widest."""
+    if on_cpu:
+        return ExpertTiles(hidden=32, intermediate=32)
+    if accelerator is None:
+        return ExpertTiles(hidden=256, intermediate=128)
+    if accelerator.vendor == "amd":
+        return ExpertTiles(hidden=256, intermediate=256)
+    if _HOPPER <= float(accelerator.compute) < _HOPPER + 1:  # Triton kernels
+        return ExpertTiles(intermediate=64, inputs=256)
+    return ExpertTiles(hidden=256, intermediate=128)  # Marlin before, TensorRT-LLM's after

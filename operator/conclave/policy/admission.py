@@ -1,0 +1,207 @@
+"""What the API server decides about a ModelDeployment at admission, decided offline with the same messages.
+
+Called by `conclave validate` and the loader of manifest files. Takes a document as a file or the API has it: mappings,
+lists and scalars. Checks that need more than the object alone are in `conclave.planning.checks`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from difflib import get_close_matches
+from typing import Any, NamedTuple
+
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from conclave.api.modeldeployment import API_VERSION, KIND, ModelDeployment
+from conclave.api.rules import BROKEN_RULES
+from conclave.policy.arguments import admission_rules
+
+Path = tuple[str | int, ...]
+
+_METADATA = {
+    *("name", "generateName", "namespace", "labels", "annotations", "finalizers", "ownerReferences", "managedFields"),
+    *("uid", "resourceVersion", "generation", "selfLink"),
+    *("creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds"),
+}
+_JSON_TYPES = {bool: "boolean", int: "integer", float: "number", str: "string", list: "array", dict: "object"}
+
+
+class Problem(NamedTuple):
+    """One reason why a document is refused."""
+
+    path: Path
+    """Where in the document."""
+    message: str
+
+    @property
+    def field(self) -> str:
+        """The path as Kubernetes writes it, for instance spec.hardware.tolerations[0].key."""
+        text = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in self.path)
+        return text.removeprefix(".")
+
+    def __str__(self) -> str:
+        return f"{self.field}: {self.message}" if self.path else self.message
+
+
+def read_deployment(document: object) -> tuple[ModelDeployment | None, tuple[Problem, ...]]:
+    """The deployment, and everything for which admission refuses it; the deployment is None where there is anything."""
+    if not isinstance(document, Mapping):
+        return None, (Problem((), f"a document must be a mapping, not {_json_type(document)}"),)
+    kind = (document.get("apiVersion"), document.get("kind"))
+    if kind != (API_VERSION, KIND):
+        return None, (
+            Problem(
+                ("kind",),
+                f"apiVersion {_json(kind[0])} and kind {_json(kind[1])} are not a ModelDeployment: "
+                f"apiVersion: {API_VERSION} and kind: {KIND} are needed",
+            ),
+        )
+    candidate = {name: value for name, value in document.items() if name != "status"}  # the server drops it as well
+    if isinstance(metadata := candidate.get("metadata"), Mapping):  # of another type, where null is unset
+        candidate["metadata"] = {name: value for name, value in metadata.items() if value is not None}
+    problems = [*_nulls((), candidate), *_unknown_metadata(candidate), *_refused_entries(candidate)]
+    deployment = None
+    try:
+        deployment = ModelDeployment.model_validate_json(
+            json.dumps(candidate), strict=True, by_alias=True, by_name=False
+        )
+    except ValidationError as error:
+        nulls = {problem.path for problem in problems}
+        problems += [
+            problem
+            for details in error.errors(include_url=False)
+            for problem in _explain(details)
+            if problem.path not in nulls
+        ]
+    ordered = tuple(sorted(problems, key=lambda problem: problem.field))
+    return (None if ordered else deployment), ordered
+
+
+def _nulls(path: Path, value: object) -> Iterator[Problem]:
+    """A null is refused or replaced by a default, by fields that look alike: nobody should have to know which."""
+    if value is None:
+        yield Problem(path, "is null: give a value, or leave the field out")
+    elif isinstance(value, Mapping):
+        for name, item in value.items():
+            yield from _nulls((*path, name), item)
+    elif isinstance(value, list):
+        for index, item in enumerate(value):
+            yield from _nulls((*path, index), item)
+
+
+def _unknown_metadata(document: Mapping[str, Any]) -> Iterator[Problem]:
+    metadata = document.get("metadata")
+    for name in metadata if isinstance(metadata, Mapping) else ():
+        if name not in _METADATA:
+            yield Problem(("metadata", name), _undeclared(name, _METADATA))
+
+
+def _refused_entries(document: Mapping[str, Any]) -> Iterator[Problem]:
+    for path, rules in admission_rules().items():
+        entries: Any = document
+        for name in path:
+            entries = entries.get(name) if isinstance(entries, Mapping) else None
+        if isinstance(entries, Mapping) and all(isinstance(value, str) for value in entries.values()):
+            for name, value in entries.items():
+                yield from (
+                    Problem((*path, name), message) for rule in rules for message in rule.violations({name: value})
+                )
+
+
+def _explain(details: ErrorDetails) -> Iterator[Problem]:
+    """One of pydantic's errors in the API server's words."""
+    path: Path = details["loc"]
+    if details["type"] == BROKEN_RULES:
+        yield from (Problem(path, message) for message in details["ctx"]["messages"])
+    elif details["type"] in _WORDING:
+        problem = Problem(path, "")
+        yield Problem(path, _WORDING[details["type"]](problem.field, details["input"], details.get("ctx", {}), path))
+    elif details["type"] != "default_factory_not_called":  # follows from another error
+        yield Problem(path, f"Invalid value: {_json(details['input'])}: {details['msg']}")
+
+
+def _of_type(json_type: str) -> Callable[..., str]:
+    return lambda field, value, _context, _path: (
+        f"Invalid value: {_json(_json_type(value))}: {field} in body must be of type {json_type}: "
+        f"{_json(_json_type(value))}"
+    )
+
+
+_WORDING: Mapping[str, Callable[[str, Any, dict[str, Any], Path], str]] = {
+    "missing": lambda _field, _value, _context, path: f"Required value{_meaning(path)}",
+    "extra_forbidden": lambda _field, _value, _context, path: _undeclared(str(path[-1]), _siblings(path)),
+    "string_type": _of_type("string"),
+    "int_type": _of_type("integer"),
+    "bool_type": _of_type("boolean"),
+    "model_type": _of_type("object"),
+    "dict_type": _of_type("object"),
+    "tuple_type": _of_type("array"),
+    "enum": lambda _field, value, context, _path: _unsupported(value, context["expected"]),
+    "literal_error": lambda _field, value, context, _path: _unsupported(value, context["expected"]),
+    "string_too_long": lambda _field, _value, context, _path: (
+        f"Too long: may not be more than {context['max_length']} bytes"
+    ),
+    "too_long": lambda _field, value, context, _path: (
+        f"Too many: {len(value)}: must have at most {context['max_length']} items"
+    ),
+    "greater_than_equal": lambda field, value, context, _path: (
+        f"Invalid value: {_json(value)}: {field} in body should be greater than or equal to {context['ge']}"
+    ),
+    "less_than_equal": lambda field, value, context, _path: (
+        f"Invalid value: {_json(value)}: {field} in body should be less than or equal to {context['le']}"
+    ),
+}
+
+
+def _unsupported(value: object, expected: str) -> str:
+    """`expected` is pydantic's list, for instance "'auto', 'bfloat16' or 'float16'"."""
+    words = expected.replace("'", '"').replace(" or ", ", ")
+    return f"Unsupported value: {_json(value)}: supported values: {words}"
+
+
+def _undeclared(name: str, declared: set[str]) -> str:
+    close = get_close_matches(name, declared, n=1)
+    meant = f": did you mean {close[0]}?" if close else f"; declared are {', '.join(sorted(declared))}"
+    return f"field not declared in schema{meant}"
+
+
+def _meaning(path: Path) -> str:
+    """What a missing field says, as its remedy."""
+    owner, name = _type_at(path[:-1]), path[-1]
+    for field in owner.model_fields.values() if owner else ():
+        if field.alias == name and field.description:
+            return f": {' '.join(field.description.split())}"
+    return ""
+
+
+def _siblings(path: Path) -> set[str]:
+    owner = _type_at(path[:-1])
+    return {field.alias or name for name, field in owner.model_fields.items()} if owner else set()
+
+
+def _type_at(path: Path) -> type[BaseModel] | None:
+    """The type of the object at a path, None for what is no object of the API."""
+    current: type[BaseModel] | None = ModelDeployment
+    for step in path:
+        if isinstance(step, int):
+            continue
+        fields = current.model_fields.values() if current else ()
+        annotation = next((field.annotation for field in fields if field.alias == step), None)
+        current = _model_in(annotation)
+    return current
+
+
+def _model_in(annotation: Any) -> type[BaseModel] | None:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next(filter(None, map(_model_in, getattr(annotation, "__args__", ()))), None)
+
+
+def _json(value: object) -> str:
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _json_type(value: object) -> str:
+    return "null" if value is None else _JSON_TYPES.get(type(value), type(value).__name__)

@@ -1,0 +1,202 @@
+"""Derives the whole status from what was observed, decided and done; the operator writes it once at the end.
+
+Nothing of the old status is believed, except since when a condition has been as it is.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Literal, NamedTuple
+
+from conclave.api.modeldeployment import Condition, ModelDeployment, ModelDeploymentStatus
+from conclave.api.plan import Plan
+from conclave.api.reasons import ConditionType, Reason
+from conclave.manifests import names
+from conclave.observation import Decision, Observed, Outcome
+from conclave.status.engine_causes import is_serving
+from conclave.status.finding import Finding, Scene
+from conclave.status.pods import count_running, in_trouble, is_leaving, is_ready, is_running, is_worker
+from conclave.status.root_cause import find_causes
+
+_LONGEST_MESSAGE = 4096
+
+Status = Literal["True", "False", "Unknown"]
+
+
+class _Verdict(NamedTuple):
+    status: Status
+    reason: Reason
+    message: str
+
+
+def derive_status(
+    deployment: ModelDeployment, observed: Observed, decision: Decision, outcome: Outcome, now: datetime
+) -> ModelDeploymentStatus:
+    """Pure and idempotent: with nothing new, the status as it is."""
+    scene = Scene(deployment=deployment, observed=observed, decision=decision, outcome=outcome)
+    causes = find_causes(scene)
+    parts = {
+        ConditionType.PLAN_READY: _plan_ready(scene, causes),
+        ConditionType.WEIGHTS_READY: _weights_ready(scene, causes),
+        ConditionType.PROVISIONED: _provisioned(scene, causes),
+        ConditionType.SERVING: _serving(scene, causes),
+    }
+    ready = _ready(scene, causes, parts)
+    verdicts = {
+        ConditionType.READY: ready,
+        **parts,
+        ConditionType.UPDATE_AVAILABLE: _update_available(scene),
+        ConditionType.RECONCILING: _reconciling(scene, causes, ready),
+        ConditionType.STALLED: _stalled(causes),
+    }
+    replicas, ready_replicas = _replicas(scene)
+    return ModelDeploymentStatus(
+        observed_generation=deployment.metadata.generation,
+        conditions=tuple(_condition(deployment, kind, verdict, now) for kind, verdict in verdicts.items()),
+        plan=decision.plan,
+        replicas=replicas,
+        ready_replicas=ready_replicas,
+        selector=names.selector_string(names.worker_selector(deployment.metadata.name)),
+        endpoint=decision.endpoint,
+    )
+
+
+def _ready(scene: Scene, causes: tuple[Finding, ...], parts: dict[ConditionType, _Verdict]) -> _Verdict:
+    """The root cause where there is one; without one, still no better than its parts."""
+    if causes:
+        return _Verdict("False", causes[0].reason, causes[0].message)
+    if scene.deployment.spec.suspend:
+        return _suspended()
+    for kind in (ConditionType.PLAN_READY, ConditionType.PROVISIONED, ConditionType.SERVING):
+        if parts[kind].status != "True":
+            return parts[kind]._replace(status="False")
+    url = scene.decision.endpoint.url if scene.decision.endpoint else "its endpoint"
+    return _Verdict("True", Reason.AS_WANTED, f"model {scene.deployment.served_name} answers at {url}")
+
+
+def _plan_ready(scene: Scene, causes: tuple[Finding, ...]) -> _Verdict:
+    refused = _first(causes, ConditionType.PLAN_READY)
+    if refused is not None:
+        return _Verdict("False", refused.reason, refused.message)
+    if scene.decision.plan is None:
+        return _unknown(causes, "no plan has been made yet")
+    return _Verdict("True", Reason.PLANNED, summary(scene.decision.plan))
+
+
+def summary(plan: Plan) -> str:
+    """One line: the layout of a replica."""
+    nodes = plan.nodes_per_replica
+    spread = "one node" if nodes == 1 else f"{nodes} nodes, {plan.gpus_per_node} on each"
+    return (
+        f"{plan.parallelism} on {plan.gpus_per_replica} {plan.accelerator} of {spread}: {plan.max_model_len} tokens of "
+        f"context, {plan.max_concurrency} requests of that length at once"
+    )
+
+
+def _weights_ready(scene: Scene, causes: tuple[Finding, ...]) -> _Verdict:
+    found = _first(causes, ConditionType.WEIGHTS_READY)
+    if found is not None:
+        return _Verdict("False", found.reason, found.message)
+    if scene.deployment.spec.suspend:
+        return _Verdict("Unknown", Reason.SUSPENDED, "spec.suspend is true: no pod mounts the weights")
+    if not any(is_worker(pod) and is_running(pod) for pod in scene.observed.pods):
+        return _unknown(causes, "no worker pod has mounted the weights yet")
+    digest = scene.deployment.spec.model.digest
+    if digest is None:
+        return _Verdict("True", Reason.MOUNTED, "mounted read-only; no spec.model.digest to compare with")
+    return _Verdict("True", Reason.VERIFIED, f"mounted read-only; the files are those of {digest}")
+
+
+def _provisioned(scene: Scene, causes: tuple[Finding, ...]) -> _Verdict:
+    found = _first(causes, ConditionType.PROVISIONED)
+    if found is not None:
+        return _Verdict("False", found.reason, found.message)
+    if scene.deployment.spec.suspend:
+        return _suspended()
+    heads, workers = count_running(scene.observed)
+    counted = f"{heads} head and {workers} worker pods run"
+    if not heads or workers < scene.least_workers:
+        return _unknown(
+            causes, f"{counted}, expected 1 head and at least {scene.least_workers} workers", status="False"
+        )
+    waiting = sum(1 for _ in in_trouble(scene.observed))
+    return _Verdict("True", Reason.PODS_READY, counted + (f", {waiting} more are waited for" if waiting else ""))
+
+
+def _serving(scene: Scene, causes: tuple[Finding, ...]) -> _Verdict:
+    if is_serving(scene) and not scene.deployment.spec.suspend:
+        return _Verdict("True", Reason.SERVING, "KubeRay counts healthy endpoints")
+    found = _first(causes, ConditionType.SERVING)
+    if found is not None:
+        return _Verdict("False", found.reason, found.message)
+    if scene.deployment.spec.suspend:
+        return _suspended()
+    return _unknown(causes, "nothing answers", status="False")
+
+
+def _update_available(scene: Scene) -> _Verdict:
+    if scene.decision.update_available:
+        return _Verdict("True", Reason.BUILDER_CHANGED, scene.decision.update_available)
+    return _Verdict("False", Reason.UP_TO_DATE, "what runs is what would be built now")
+
+
+def _reconciling(scene: Scene, causes: tuple[Finding, ...], ready: _Verdict) -> _Verdict:
+    is_suspended = scene.deployment.spec.suspend
+    if is_suspended and not causes and scene.observed.pods:
+        return _Verdict("True", Reason.SUSPENDED, f"{len(scene.observed.pods)} pods are still there and go")
+    if ready.status != "True" and not is_suspended and not (causes and causes[0].is_stalled):
+        return ready._replace(status="True")
+    return _Verdict("False", Reason.AS_WANTED, "nothing is under way")
+
+
+def _stalled(causes: tuple[Finding, ...]) -> _Verdict:
+    if causes and causes[0].is_stalled:
+        return _Verdict("True", causes[0].reason, causes[0].message)
+    return _Verdict("False", Reason.AS_WANTED, "nothing waits for a person")
+
+
+def _suspended() -> _Verdict:
+    return _Verdict("False", Reason.SUSPENDED, "spec.suspend is true: no pods run; set it to false to serve again")
+
+
+def _unknown(causes: tuple[Finding, ...], message: str, status: Status = "Unknown") -> _Verdict:
+    """Of a condition that only follows from another one's trouble: that trouble's reason, which Ready explains."""
+    if causes:
+        return _Verdict(status, causes[0].reason, f"{message}; the condition Ready says why")
+    return _Verdict(status, Reason.PODS_STARTING, message)
+
+
+def _first(causes: tuple[Finding, ...], kind: ConditionType) -> Finding | None:
+    return next((cause for cause in causes if cause.condition is kind), None)
+
+
+def _replicas(scene: Scene) -> tuple[int, int]:
+    """Whole replicas that worker pods make up, and those of them that answer.
+
+    Only a replica's first pod runs a Serve proxy for certain, so that more pods than replicas may be ready.
+    """
+    nodes = scene.decision.plan.nodes_per_replica if scene.decision.plan else 1
+    workers = [pod for pod in scene.observed.pods if is_worker(pod) and not is_leaving(pod)]
+    running = sum(is_running(pod) for pod in workers) // nodes
+    answering = min(running, sum(is_ready(pod) for pod in workers)) if is_serving(scene) else 0
+    return len(workers) // nodes, answering
+
+
+def _condition(deployment: ModelDeployment, kind: ConditionType, verdict: _Verdict, now: datetime) -> Condition:
+    conditions = deployment.status.conditions if deployment.status else ()
+    before = next((condition for condition in conditions if condition.type == kind), None)
+    since = now.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    if before is not None and before.status == verdict.status:
+        since = before.last_transition_time
+    return Condition(
+        type=kind,
+        status=verdict.status,
+        reason=verdict.reason,
+        message=_bounded(verdict.message),
+        observed_generation=deployment.metadata.generation,
+        last_transition_time=since,
+    )
+
+
+def _bounded(message: str) -> str:
+    return message if len(message) <= _LONGEST_MESSAGE else message[: _LONGEST_MESSAGE - 1] + "…"

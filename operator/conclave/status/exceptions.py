@@ -1,0 +1,71 @@
+"""Digs the exception that matters out of a traceback of many processes, as Ray Serve puts it into a status message."""
+
+from __future__ import annotations
+
+import re
+from functools import cache
+from importlib.resources import files
+from typing import NamedTuple
+
+import yaml
+from pydantic import BaseModel, ConfigDict
+
+from conclave.api.reasons import Reason
+
+_EXCEPTION = re.compile(
+    r"^(?:[A-Za-z_]\w*\.)*[A-Z]\w*(?:Error|Exception|Exit|Interrupt|Unfit)\b(?:\([^)]*\))?(?::.*)?$"
+)
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+_PREFIX = re.compile(r"^\s*(?:\(\w[^)]*pid=\d+[^)]*\)\s*)?(?:(?:ERROR|WARNING|INFO) [\d:. -]+\[[^\]]*\]\s*)?")
+"""What Ray and vLLM put before a line: the process, then level, time and place."""
+
+
+class _Failure(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    pattern: re.Pattern[str]
+    reason: Reason
+    remedy: str
+
+
+class _Failures(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    wrappers: tuple[re.Pattern[str], ...]
+    failures: tuple[_Failure, ...]
+
+
+class Cause(NamedTuple):
+    """The exception that started it."""
+
+    reason: Reason
+    line: str
+    """Its type and message."""
+    remedy: str
+    passed_on_by: tuple[str, ...]
+    """The exceptions that only pass it on, outermost last."""
+
+
+def find_cause(text: str) -> Cause | None:
+    """None where the text holds no exception. Python prints a cause before what it caused."""
+    lines = [_PREFIX.sub("", _COLOUR.sub("", line)).strip() for line in text.splitlines()]
+    raised = [line for line in lines if _EXCEPTION.match(line)]
+    if not raised:
+        return None
+    wrappers = [line for line in raised if any(wrapper.search(line) for wrapper in _failures().wrappers)]
+    causes = [line for line in raised if line not in wrappers] or wrappers[-1:]
+    for failure in _failures().failures:
+        for line in causes:
+            if failure.pattern.search(line):
+                return Cause(failure.reason, line, failure.remedy, _others(raised, line))
+    return Cause(Reason.ENGINE_FAILED, causes[0], "", _others(raised, causes[0]))
+
+
+def _others(raised: list[str], line: str) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(other for other in raised if other != line))
+
+
+@cache
+def _failures() -> _Failures:
+    text = files("conclave.status").joinpath("engine_failures.yaml").read_text(encoding="utf-8")
+    return _Failures.model_validate(yaml.safe_load(text))

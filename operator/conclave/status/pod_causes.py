@@ -1,0 +1,223 @@
+"""Checks of the pods: each is one fact about the first pod that shows it."""
+
+from __future__ import annotations
+
+import re
+
+from conclave.api.reasons import ConditionType, Reason
+from conclave.manifests import names
+from conclave.observation import JsonObject
+from conclave.status.exceptions import find_cause
+from conclave.status.finding import Finding, Scene
+from conclave.status.pods import (
+    ContainerState,
+    dead_containers,
+    events_about,
+    has_begun,
+    in_trouble,
+    is_worker,
+    unschedulable_message,
+    waiting_containers,
+)
+
+_PULL_FAILURES = ("ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "RegistryUnavailable")
+_CREATE_FAILURES = ("CreateContainerConfigError", "CreateContainerError", "RunContainerError", "CreatePodSandboxError")
+_WATCHED_MOUNTS = ("FailedMount", "FailedAttachVolume", "FailedMapVolume")
+_MISSING_OBJECT = re.compile(r'(secret|configmap|persistentvolumeclaim) "([^"]+)" not found', re.IGNORECASE)
+
+
+def volume_not_mounted(scene: Scene) -> Finding | None:
+    """A Secret, claim or volume that a pod waits for."""
+    for pod in in_trouble(scene.observed):
+        events = [] if has_begun(pod) else events_about(scene.observed, pod, *_WATCHED_MOUNTS)
+        for event in events[:1]:
+            return _unmounted(scene, pod, event.get("message", ""))
+    return None
+
+
+def _unmounted(scene: Scene, pod: JsonObject, words: str) -> Finding:
+    missing = _MISSING_OBJECT.search(words)
+    kind, name = missing.groups() if missing else ("", "")
+    is_secret = kind.lower() == "secret"
+    is_weights = f'volume "{names.WEIGHTS_VOLUME}"' in words
+    own_token = is_secret and name == names.token_secret(scene.deployment.metadata.name)
+    remedy = f"create the {kind} {name} in namespace {scene.deployment.metadata.namespace}" if missing else ""
+    return _on_pod(
+        scene,
+        pod,
+        condition=ConditionType.WEIGHTS_READY if is_weights else ConditionType.PROVISIONED,
+        reason=Reason.SECRET_MISSING if is_secret else Reason.VOLUME_NOT_MOUNTED,
+        seen=f"a volume cannot be mounted: {words}",
+        remedy="the operator creates it again" if own_token else remedy or "check the volume and its driver",
+        is_stalled=not own_token,
+    )
+
+
+def image_not_pulled(scene: Scene) -> Finding | None:
+    for pod in in_trouble(scene.observed):
+        for container in waiting_containers(pod):
+            if container.reason not in _PULL_FAILURES:
+                continue
+            words = container.message
+            if container.reason == "ImagePullBackOff":  # the first failure says why, the back-off only that it waits
+                failed = events_about(scene.observed, pod, "Failed")
+                words = next((event["message"] for event in failed if "pull" in event.get("message", "")), words)
+            return _on_pod(
+                scene,
+                pod,
+                reason=Reason.IMAGE_NOT_PULLED,
+                seen=f"{container.reason} for container {container.name}: {words}",
+                remedy="correct runtime.image, or name a Secret that may pull it in runtime.imagePullSecrets",
+            )
+    return None
+
+
+def container_not_created(scene: Scene) -> Finding | None:
+    for pod in in_trouble(scene.observed):
+        for container in waiting_containers(pod):
+            if container.reason not in _CREATE_FAILURES:
+                continue
+            is_weights = "subPath" in container.message and names.WEIGHTS_VOLUME in container.message
+            return _on_pod(
+                scene,
+                pod,
+                condition=ConditionType.WEIGHTS_READY if is_weights else ConditionType.PROVISIONED,
+                reason=Reason.WEIGHTS_MISSING if is_weights else Reason.CONTAINER_NOT_CREATED,
+                seen=f"{container.reason} for container {container.name}: {container.message}",
+                remedy="the directory that spec.model.source.*.path names must exist on the volume"
+                if is_weights
+                else "correct what the message names",
+            )
+    return None
+
+
+def weights_rejected(scene: Scene) -> Finding | None:
+    """The init container found the files to be others than those of the digest."""
+    for pod in in_trouble(scene.observed):
+        for container in dead_containers(pod):
+            if container.name == names.VERIFY_CONTAINER and not _ran_out_of_memory(container):
+                return _on_pod(
+                    scene,
+                    pod,
+                    condition=ConditionType.WEIGHTS_READY,
+                    reason=Reason.WEIGHTS_REJECTED,
+                    seen=f"the weights are not those of spec.model.digest: {_last_line(container.message)}",
+                    remedy="copy the weights again, or correct the digest (`conclave weights digest` prints it)",
+                    evidence=tuple(container.message.splitlines()),
+                )
+    return None
+
+
+def out_of_memory(scene: Scene) -> Finding | None:
+    for pod in in_trouble(scene.observed):
+        for container in dead_containers(pod):
+            if not _ran_out_of_memory(container):
+                continue
+            limit = _memory_limit(pod, container.name)
+            part = "worker" if is_worker(pod) else "head"
+            return _on_pod(
+                scene,
+                pod,
+                reason=Reason.OUT_OF_MEMORY,
+                seen=f"container {container.name} was killed: it used more than its memory limit of {limit}",
+                remedy=f"raise runtime.resources.{part}.memory",
+            )
+    return None
+
+
+def container_crashed(scene: Scene) -> Finding | None:
+    for pod in in_trouble(scene.observed):
+        for container in dead_containers(pod):
+            if _ran_out_of_memory(container) or container.name == names.VERIFY_CONTAINER:
+                continue
+            cause = find_cause(container.message)
+            words = cause.line if cause else _last_line(container.message) or container.reason
+            command = f"kubectl -n {scene.deployment.metadata.namespace} logs {pod['metadata']['name']}"
+            return _on_pod(
+                scene,
+                pod,
+                reason=cause.reason if cause else Reason.CONTAINER_CRASHED,
+                seen=f"container {container.name} ended with exit code {container.exit_code}: {words}",
+                remedy=(cause.remedy if cause else "") or f"`{command} -c {container.name}` shows its output",
+                evidence=tuple(container.message.splitlines()[-8:]),
+                is_stalled=False,
+            )
+    return None
+
+
+def unschedulable(scene: Scene) -> Finding | None:
+    for pod in in_trouble(scene.observed):
+        words = unschedulable_message(pod)
+        if words:
+            return _on_pod(
+                scene,
+                pod,
+                reason=Reason.UNSCHEDULABLE,
+                seen=f"no node takes it: {words}; it wants {_wants(pod)}",
+                remedy="free or add such nodes, or change hardware, access.regions or runtime.resources",
+            )
+    return None
+
+
+def _on_pod(
+    scene: Scene,
+    pod: JsonObject,
+    *,
+    reason: Reason,
+    seen: str,
+    remedy: str,
+    condition: ConditionType = ConditionType.PROVISIONED,
+    evidence: tuple[str, ...] = (),
+    is_stalled: bool = True,
+) -> Finding:
+    cluster = pod["metadata"].get("labels", {}).get(names.RAY_CLUSTER, "")
+    chain = (
+        scene.name_of("RayService", names.rayservice(scene.deployment.metadata.name)),
+        scene.name_of("RayCluster", cluster),
+        scene.name_of("Pod", pod["metadata"]["name"]),
+    )
+    return Finding(
+        condition=condition,
+        reason=reason,
+        subject=chain[-1],
+        seen=seen,
+        remedy=remedy,
+        evidence=(*chain, *evidence),
+        is_stalled=is_stalled,
+    )
+
+
+def _ran_out_of_memory(container: ContainerState) -> bool:
+    return container.reason == "OOMKilled"
+
+
+def _memory_limit(pod: JsonObject, name: str) -> str:
+    spec = pod.get("spec", {})
+    for container in (*spec.get("initContainers", []), *spec.get("containers", [])):
+        if container["name"] == name:
+            return str(container.get("resources", {}).get("limits", {}).get("memory", "unknown size"))
+    return "unknown size"
+
+
+def _wants(pod: JsonObject) -> str:
+    """What the scheduler has to find: amounts, and the terms of the required node affinity."""
+    spec = pod.get("spec", {})
+    amounts = [
+        f"{amount} {resource}"
+        for container in spec.get("containers", [])
+        for resource, amount in sorted(container.get("resources", {}).get("requests", {}).items())
+        if container["name"] == names.RAY_CONTAINER
+    ]
+    required = spec.get("affinity", {}).get("nodeAffinity", {}).get("requiredDuringSchedulingIgnoredDuringExecution")
+    terms = [
+        f"{expression['key']} {expression['operator']} {','.join(expression.get('values', []))}"
+        for term in (required or {}).get("nodeSelectorTerms", [])
+        for expression in term.get("matchExpressions", [])
+    ]
+    selectors = [f"{key}={value}" for key, value in sorted(spec.get("nodeSelector", {}).items())]
+    return ", ".join([*amounts, *terms, *selectors]) or "nothing that it says"
+
+
+def _last_line(text: str) -> str:
+    lines = [line for line in text.splitlines() if line.strip()]
+    return lines[-1].strip() if lines else ""

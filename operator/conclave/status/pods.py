@@ -1,0 +1,112 @@
+"""Reads pod objects: what a pod waits for, what its containers died of, which events are about it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from conclave.manifests import names
+from conclave.observation import JsonObject, Observed
+
+
+class ContainerState(NamedTuple):
+    """A container that waits or has died."""
+
+    name: str
+    reason: str
+    message: str
+    exit_code: int | None
+    """None where it waits."""
+
+
+def is_worker(pod: JsonObject) -> bool:
+    """Whether the pod holds GPUs."""
+    return bool(pod["metadata"].get("labels", {}).get(names.RAY_NODE_TYPE) == "worker")
+
+
+def is_leaving(pod: JsonObject) -> bool:
+    """Whether the pod is being deleted."""
+    return "deletionTimestamp" in pod["metadata"]
+
+
+def is_running(pod: JsonObject) -> bool:
+    """Whether all its containers run; ready or not, since a pod without a Serve replica is never ready."""
+    statuses = pod.get("status", {}).get("containerStatuses", [])
+    return bool(statuses) and not is_leaving(pod) and all("running" in status.get("state", {}) for status in statuses)
+
+
+def has_begun(pod: JsonObject) -> bool:
+    """Whether some container has run: then all volumes are mounted, whatever older events say."""
+    return any({"running", "terminated"} & status.get("state", {}).keys() for status in _statuses(pod))
+
+
+def count_running(observed: Observed) -> tuple[int, int]:
+    """Heads and workers that run."""
+    running = [is_worker(pod) for pod in observed.pods if is_running(pod)]
+    return len(running) - sum(running), sum(running)
+
+
+def is_ready(pod: JsonObject) -> bool:
+    """Whether it may get requests."""
+    return any(
+        condition.get("type") == "Ready" and condition.get("status") == "True"
+        for condition in pod.get("status", {}).get("conditions", [])
+    )
+
+
+def in_trouble(observed: Observed) -> Iterator[JsonObject]:
+    """Pods that do not run, the heads first: nothing works without them."""
+    waiting = [pod for pod in observed.pods if not is_running(pod) and not is_leaving(pod)]
+    yield from sorted(waiting, key=lambda pod: (is_worker(pod), pod["metadata"]["name"]))
+
+
+def waiting_containers(pod: JsonObject) -> Iterator[ContainerState]:
+    """Containers that wait, init containers first."""
+    for status in _statuses(pod):
+        waiting = status.get("state", {}).get("waiting")
+        if waiting:
+            yield ContainerState(status["name"], waiting.get("reason", ""), waiting.get("message", ""), None)
+
+
+def dead_containers(pod: JsonObject) -> Iterator[ContainerState]:
+    """Containers that ended badly, now or before their last restart."""
+    for status in _statuses(pod):
+        ends = (status.get(state, {}).get("terminated") for state in ("state", "lastState"))
+        for end in ends:
+            if end and end.get("exitCode"):
+                yield ContainerState(status["name"], end.get("reason", ""), end.get("message", ""), end["exitCode"])
+                break
+
+
+def is_verifying(pod: JsonObject) -> bool:
+    """Whether the init container is reading the weights."""
+    return any(
+        status["name"] == names.VERIFY_CONTAINER and "running" in status.get("state", {}) for status in _statuses(pod)
+    )
+
+
+def unschedulable_message(pod: JsonObject) -> str:
+    """The scheduler's own words; empty where the pod is placed."""
+    for condition in pod.get("status", {}).get("conditions", []):
+        if condition.get("type") == "PodScheduled" and condition.get("status") == "False":
+            return str(condition.get("message", condition.get("reason", "")))
+    return ""
+
+
+def events_about(observed: Observed, item: JsonObject, *reasons: str) -> list[JsonObject]:
+    """Events of these reasons about an object, the newest first."""
+    metadata = item["metadata"]
+    found = [
+        event
+        for event in observed.events
+        if event.get("reason") in reasons
+        and event.get("involvedObject", {}).get("name") == metadata["name"]
+        and event["involvedObject"].get("uid", metadata.get("uid")) == metadata.get("uid")
+    ]
+    return sorted(found, key=lambda event: event.get("lastTimestamp") or event.get("eventTime") or "", reverse=True)
+
+
+def _statuses(pod: JsonObject) -> Iterator[JsonObject]:
+    status = pod.get("status", {})
+    yield from status.get("initContainerStatuses", [])
+    yield from status.get("containerStatuses", [])
