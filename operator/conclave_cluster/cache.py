@@ -1,0 +1,191 @@
+"""Keeps the objects of one resource in memory by list and watch, so that observing costs no request.
+
+Made by `KubernetesCluster`, one for each resource and watched namespace. A resource that does not exist (KubeRay's
+CRD), or that may not be read, is a state that is reported and tried again, not an error that ends the watch.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import time
+from collections.abc import Callable, Iterator
+
+from conclave.observation import ApiFailure, JsonObject
+from conclave_cluster.client import Client, RequestError
+from conclave_cluster.resources import Resource
+
+logger = logging.getLogger(__name__)
+
+PAGE = "500"
+FIRST_RETRY_S, LONGEST_RETRY_S = 0.5, 5.0
+WATCH_LENGTH_S = "290"
+
+Projection = Callable[[JsonObject], JsonObject | None]
+"""What of an object is kept, None for an object that is of no interest."""
+Listener = Callable[[Resource, JsonObject], None]
+"""Called with an object that appeared, changed in what is kept of it, or went."""
+
+
+def unheard(_: Resource, __: JsonObject) -> None:
+    """The listener of who asks again anyway."""
+
+
+def whole(item: JsonObject) -> JsonObject:
+    """The projection that keeps everything."""
+    return item
+
+
+def version_of(item: JsonObject) -> int:
+    """Resource versions of one resource are ordered (Kubernetes 1.35 and later promise what etcd always gave)."""
+    version = item["metadata"].get("resourceVersion", "0")
+    return int(version) if version.isdigit() else 0
+
+
+class Cache:
+    """The objects of one resource in one namespace, or in all of them where the namespace is empty."""
+
+    def __init__(
+        self,
+        client: Client,
+        resource: Resource,
+        namespace: str,
+        listener: Listener,
+        projection: Projection = whole,
+        selectors: dict[str, str] | None = None,
+    ) -> None:
+        self.resource = resource
+        self.namespace = namespace
+        self.synced = asyncio.Event()
+        """Set once the first list succeeded or failed: from then on the answer is known."""
+        self.failure: ApiFailure | None = None
+        """Why the objects are unknown, None while list and watch work."""
+        self._client = client
+        self._listener = listener
+        self._project = projection
+        self._selectors = selectors or {}
+        self._objects: dict[tuple[str, str], JsonObject] = {}
+        self._heard_at = time.monotonic()
+
+    @property
+    def age_s(self) -> float:
+        """Seconds since the API server was last heard from on this resource."""
+        return time.monotonic() - self._heard_at
+
+    def get(self, namespace: str, name: str) -> JsonObject | None:
+        return self._objects.get((namespace, name))
+
+    def __iter__(self) -> Iterator[JsonObject]:
+        return iter(tuple(self._objects.values()))
+
+    async def run(self) -> None:
+        """Lists and watches for ever."""
+        retry_s = FIRST_RETRY_S
+        while True:
+            try:
+                version = await self._list()
+                self.failure = None
+                self.synced.set()
+                retry_s = FIRST_RETRY_S
+                await self._watch(version)
+                await asyncio.sleep(FIRST_RETRY_S)
+            except RequestError as error:
+                if error.failure.code == 410:
+                    continue
+                self._fail(error.failure)
+                await asyncio.sleep(retry_s * random.uniform(0.8, 1.2))  # noqa: S311 - spreads retries, guards nothing
+                retry_s = min(retry_s * 2, LONGEST_RETRY_S)
+
+    def learn(self, item: JsonObject) -> None:
+        """Takes over an object that a write of ours has just answered, so that the next comparison sees it."""
+        self._put(item, announce=False)
+
+    def _fail(self, failure: ApiFailure) -> None:
+        """Absent and forbidden are known states; an API server that does not answer leaves the view as it was."""
+        if failure.code == 0 or failure.code >= 429:
+            logger.warning("cannot read %s: %s %s", self.resource.plural, failure.reason, failure.message)
+            return
+        self._heard_at = time.monotonic()
+        gone = list(self._objects.values())
+        first = self.failure is None or not self.synced.is_set()
+        self._objects.clear()
+        self.failure = failure
+        self.synced.set()
+        if first:
+            logger.warning("cannot read %s: %s %s", self.resource.plural, failure.reason, failure.message)
+            self._listener(self.resource, {"metadata": {}})
+        for item in gone:
+            self._listener(self.resource, item)
+
+    async def _list(self) -> str:
+        seen: set[tuple[str, str]] = set()
+        query = {"limit": PAGE, **self._selectors}
+        was_failing = self.failure is not None
+        while True:
+            page = await self._client.list(self.resource, self.namespace, **query)
+            self._heard_at = time.monotonic()
+            for item in page["items"]:
+                seen.add(_key(item))
+                self._put(item, announce=True)
+            token = page["metadata"].get("continue")
+            if not token:
+                break
+            query["continue"] = token
+        for key in [key for key in self._objects if key not in seen]:
+            self._drop(key)
+        if was_failing:
+            self._listener(self.resource, {"metadata": {}})
+        version: str = page["metadata"]["resourceVersion"]
+        return version
+
+    async def _watch(self, version: str) -> None:
+        """Follows changes from a version on until the server says that it is too old."""
+        while True:
+            query = {"resourceVersion": version, "timeoutSeconds": WATCH_LENGTH_S, **self._selectors}
+            try:
+                async for event in self._client.watch(self.resource, self.namespace, **query):
+                    self._heard_at = time.monotonic()
+                    item = event["object"]
+                    if event["type"] == "ERROR":
+                        return  # nearly always 410: list again
+                    version = item["metadata"]["resourceVersion"]
+                    if event["type"] == "DELETED":
+                        self._drop(_key(item))
+                    elif event["type"] != "BOOKMARK":
+                        self._put(item, announce=True)
+            except RequestError as error:
+                if error.failure.code != 0:
+                    raise
+                await asyncio.sleep(FIRST_RETRY_S)
+
+    def _put(self, item: JsonObject, *, announce: bool) -> None:
+        key = _key(item)
+        known = self._objects.get(key)
+        is_same = known is not None and known["metadata"].get("uid") == item["metadata"].get("uid")
+        if known is not None and is_same and version_of(item) < version_of(known):
+            return
+        kept = self._project(item)
+        if kept is None:
+            self._drop(key)
+            return
+        # Items of a list carry neither.
+        self._objects[key] = kept = {"apiVersion": self.resource.api_version, "kind": self.resource.kind, **kept}
+        if announce and (known is None or _content(known) != _content(kept)):
+            self._listener(self.resource, kept)
+
+    def _drop(self, key: tuple[str, str]) -> None:
+        gone = self._objects.pop(key, None)
+        if gone is not None:
+            self._listener(self.resource, gone)
+
+
+def _key(item: JsonObject) -> tuple[str, str]:
+    return item["metadata"].get("namespace", ""), item["metadata"]["name"]
+
+
+def _content(item: JsonObject) -> JsonObject:
+    metadata = {
+        key: value for key, value in item["metadata"].items() if key not in ("resourceVersion", "managedFields")
+    }
+    return {**item, "metadata": metadata}

@@ -1,0 +1,252 @@
+"""Plain asynchronous HTTP to the API server over `kubernetes.aio`'s configuration and transport.
+
+Used by the cache, the cluster and the Lease. Errors leave as `RequestError`, which carries an `ApiFailure`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Mapping
+from pathlib import Path
+from typing import Any, Self
+
+import aiohttp
+from kubernetes.aio import config
+from kubernetes.aio.client import ApiClient, Configuration
+from kubernetes.aio.config.config_exception import ConfigException
+
+from conclave import __version__
+from conclave.errors import EnvironmentUnfit
+from conclave.observation import UNREACHABLE, ApiFailure, JsonObject
+from conclave_cluster.resources import Resource
+
+READ_TIMEOUT_S = 30.0
+WRITE_TIMEOUT_S = 4.0
+"""Shorter than what a Lease's margin leaves (lease.py), so that no write outlives the leadership it began in."""
+WATCH_SILENCE_S = 90.0
+"""API servers send a bookmark every minute; a watch that is silent for longer is dead."""
+TLS_GRACE_S = 0.25
+"""aiohttp's documented grace ("Graceful Shutdown") in which TLS connections close after their session."""
+
+APPLY = "application/apply-patch+yaml"
+MERGE_PATCH = "application/merge-patch+json"
+JSON_PATCH = "application/json-patch+json"
+
+
+class RequestError(Exception):
+    """The API server refused a request or did not answer."""
+
+    def __init__(self, failure: ApiFailure) -> None:
+        super().__init__(f"{failure.verb} {failure.resource}: {failure.code} {failure.reason}: {failure.message}")
+        self.failure = failure
+
+
+async def load_configuration(kubeconfig: str | None = None, context: str | None = None) -> Configuration:
+    """The pod's own service account where there is one and no kubeconfig is named, else the user's kubeconfig."""
+    configuration = Configuration()
+    if kubeconfig is not None:
+        _require_file(kubeconfig)
+    try:
+        if kubeconfig is None:
+            try:
+                config.load_incluster_config(client_configuration=configuration)
+            except ConfigException:
+                await config.load_kube_config(context=context, client_configuration=configuration)
+        else:
+            await config.load_kube_config(config_file=kubeconfig, context=context, client_configuration=configuration)
+    except (ConfigException, OSError) as error:
+        raise EnvironmentUnfit(
+            f"no cluster: {error}. Expected a service account inside a pod, or a kubeconfig "
+            "(--kubeconfig, $KUBECONFIG or ~/.kube/config) whose current context names a cluster."
+        ) from error
+    return configuration
+
+
+def _require_file(kubeconfig: str) -> None:
+    if not Path(kubeconfig).is_file():
+        raise EnvironmentUnfit(f"no cluster: the kubeconfig {kubeconfig} does not exist; name one that does")
+
+
+def current_namespace(kubeconfig: str | None = None, context: str | None = None) -> str:
+    """The namespace of a kubeconfig's context; `default` where it names none."""
+    try:
+        contexts, active = config.list_kube_config_contexts(config_file=kubeconfig)
+    except (ConfigException, OSError):
+        return "default"
+    named = [item for item in contexts if item["name"] == context] if context else [active]
+    return str(named[0]["context"].get("namespace", "default")) if named and named[0] else "default"
+
+
+class Client:
+    """Requests to one API server."""
+
+    def __init__(self, configuration: Configuration) -> None:
+        self._api = ApiClient(configuration)
+        self._api.user_agent = f"conclave/{__version__}"
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._api.close()
+        await asyncio.sleep(TLS_GRACE_S)
+
+    async def get(self, resource: Resource, namespace: str, name: str) -> JsonObject:
+        return await self._request("get", "GET", resource, namespace, name)
+
+    async def list(self, resource: Resource, namespace: str = "", **query: str) -> JsonObject:
+        return await self._request("list", "GET", resource, namespace, query=query)
+
+    async def create(self, manifest: JsonObject, resource: Resource) -> JsonObject:
+        namespace = manifest["metadata"].get("namespace", "")
+        return await self._request("create", "POST", resource, namespace, body=manifest)
+
+    async def replace(self, manifest: JsonObject, resource: Resource) -> JsonObject:
+        metadata = manifest["metadata"]
+        return await self._request(
+            "update", "PUT", resource, metadata.get("namespace", ""), metadata["name"], body=manifest
+        )
+
+    async def patch(
+        self,
+        resource: Resource,
+        namespace: str,
+        name: str,
+        body: object,
+        content_type: str,
+        *,
+        subresource: str = "",
+        **query: str,
+    ) -> JsonObject:
+        return await self._request(
+            "patch",
+            "PATCH",
+            resource,
+            namespace,
+            name,
+            subresource=subresource,
+            body=body,
+            content_type=content_type,
+            query=query,
+        )
+
+    async def delete(self, resource: Resource, namespace: str, name: str, uid: str) -> None:
+        """Deletes the object with this uid only; its dependants follow in the background."""
+        options = {"preconditions": {"uid": uid}, "propagationPolicy": "Background"}
+        await self._request("delete", "DELETE", resource, namespace, name, body=options)
+
+    async def open_api(self, group: str, version: str) -> JsonObject:
+        """The OpenAPI v3 document of a group, which every authenticated user may read."""
+        absent = Resource(group, version, "", "openapi", namespaced=False)
+        return await self._send("get", "GET", f"/openapi/v3/apis/{group}/{version}", absent)
+
+    async def watch(self, resource: Resource, namespace: str, **query: str) -> AsyncIterator[JsonObject]:
+        """Watch events until the server ends the stream or falls silent; the caller resumes."""
+        failed = _Failed("watch", resource, namespace, "")
+        query = {"watch": "true", "allowWatchBookmarks": "true", **query}
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=10, sock_read=WATCH_SILENCE_S)
+        try:
+            response = await self._exchange("GET", resource.path(namespace), query, None, "", timeout)
+            try:
+                if response.status != 200:
+                    raise failed.by_answer(response.status, await response.read())
+                async for line in response.content:
+                    yield json.loads(line)
+            finally:
+                response.close()
+        except (TimeoutError, aiohttp.ClientError) as error:
+            raise failed.by_silence(error) from error
+
+    async def _request(
+        self,
+        verb: str,
+        method: str,
+        resource: Resource,
+        namespace: str,
+        name: str = "",
+        *,
+        subresource: str = "",
+        body: object = None,
+        content_type: str = "application/json",
+        query: Mapping[str, str] | None = None,
+    ) -> JsonObject:
+        path = resource.path(namespace if resource.namespaced else "", name, subresource)
+        return await self._send(verb, method, path, resource, namespace, name, body, content_type, query, subresource)
+
+    async def _send(
+        self,
+        verb: str,
+        method: str,
+        path: str,
+        resource: Resource,
+        namespace: str = "",
+        name: str = "",
+        body: object = None,
+        content_type: str = "application/json",
+        query: Mapping[str, str] | None = None,
+        subresource: str = "",
+    ) -> JsonObject:
+        failed = _Failed(verb, resource, namespace, name, subresource)
+        timeout = aiohttp.ClientTimeout(total=READ_TIMEOUT_S if method == "GET" else WRITE_TIMEOUT_S)
+        try:
+            response = await self._exchange(method, path, query or {}, body, content_type, timeout)
+            answer = await response.read()
+        except (TimeoutError, aiohttp.ClientError) as error:
+            raise failed.by_silence(error) from error
+        if response.status >= 300:
+            raise failed.by_answer(response.status, answer)
+        parsed: JsonObject = json.loads(answer)
+        return parsed
+
+    async def _exchange(
+        self,
+        method: str,
+        path: str,
+        query: Mapping[str, str],
+        body: object,
+        content_type: str,
+        timeout: aiohttp.ClientTimeout,  # noqa: ASYNC109 - aiohttp's own, per phase of a request
+    ) -> aiohttp.ClientResponse:
+        headers = {"Accept": "application/json"} | ({"Content-Type": content_type} if body is not None else {})
+        request = await self._api.param_serialize(
+            method,
+            path,
+            query_params=list(query.items()),
+            header_params=headers,
+            body=body,
+            auth_settings=["BearerToken"],
+        )
+        reply = await self._api.call_api(*request, _request_timeout=timeout)
+        response: aiohttp.ClientResponse = reply.response
+        return response
+
+
+class _Failed:
+    """Makes a `RequestError` of one request's outcome."""
+
+    def __init__(self, verb: str, resource: Resource, namespace: str, name: str, subresource: str = "") -> None:
+        self._request: dict[str, Any] = {
+            "verb": verb,
+            "group": resource.group,
+            "resource": f"{resource.plural}/{subresource}" if subresource else resource.plural,
+            "namespace": namespace,
+            "name": name,
+        }
+
+    def by_answer(self, code: int, answer: bytes) -> RequestError:
+        try:
+            status = json.loads(answer)
+            reason, message = status.get("reason") or "", status.get("message") or ""
+        except (ValueError, AttributeError):
+            reason, message = "", answer[:200].decode(errors="replace")
+        return RequestError(ApiFailure(**self._request, code=code, reason=reason or f"HTTP{code}", message=message))
+
+    def by_silence(self, error: Exception) -> RequestError:
+        what = str(error) or type(error).__name__
+        return RequestError(ApiFailure(**self._request, code=0, reason=UNREACHABLE, message=what))
+
+
+def server_address(configuration: Configuration) -> str:
+    """What to name the cluster by in a message."""
+    return str(configuration.host)
