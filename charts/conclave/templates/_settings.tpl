@@ -1,0 +1,13 @@
+{{/* The operator's settings: the fields of conclave.manifests.settings.OperatorSettings. */}}
+{{- define "conclave.settings" -}}
+image: {{ include "conclave.image" (dict "image" .Values.serving.image "root" $) }}
+image_pull_policy: {{ .Values.serving.image.pullPolicy }}
+image_pull_secrets: {{ .Values.imagePullSecrets | toJson }}
+ray_version: {{ .Values.serving.rayVersion | quote }}
+data_classes: {{ .Values.dataClasses | toJson }}
+cluster_domain: {{ .Values.network.clusterDomain }}
+kuberay_namespace: {{ .Values.network.kuberayNamespace }}
+gateway_namespace: {{ .Values.network.gatewayNamespace | default .Release.Namespace }}
+dns_namespace: {{ .Values.network.dnsNamespace }}
+api_server_cidrs: {{ .Values.network.apiServerCidrs | toJson }}
+{{- end -}}

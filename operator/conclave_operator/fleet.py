@@ -1,0 +1,99 @@
+"""The ModelDeployments that the operator knows, newest version first come, and whether the watch still tells of them.
+
+Fed by kopf's watch and, at every resync, by a list: a watch that has ended silently (kopf#1276) then shows as lag.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+
+from conclave.observation import JsonObject
+from conclave_cluster.cache import version_of
+
+Key = tuple[str, str]
+"""Namespace and name."""
+
+
+class Fleet:
+    """Objects by key, and the version that the watch told of each."""
+
+    def __init__(self) -> None:
+        self._objects: dict[Key, JsonObject] = {}
+        self._watched: dict[Key, int] = {}
+        self._lagging_since: dict[Key, tuple[int, float]] = {}
+        self._gone: set[str] = set()
+
+    def __len__(self) -> int:
+        return len(self._objects)
+
+    def get(self, key: Key) -> JsonObject | None:
+        return self._objects.get(key)
+
+    def known(self) -> tuple[Key, ...]:
+        return tuple(self._objects)
+
+    def watched(self, item: JsonObject) -> None:
+        """The watch told of this version."""
+        key = key_of(item)
+        self._watched[key] = max(version_of(item), self._watched.get(key, 0))
+        self._put(key, item)
+
+    def deleted(self, item: JsonObject) -> None:
+        """The watch told that the object is gone."""
+        key = key_of(item)
+        self._objects.pop(key, None)
+        self._watched.pop(key, None)
+        self._lagging_since.pop(key, None)
+        self._gone.add(_uid(item))
+
+    def listed(self, items: Iterable[JsonObject], now: float | None = None) -> None:
+        """A list found these and no others; what the watch does not tell is taken from it, and noted."""
+        now = time.monotonic() if now is None else now
+        found = {key_of(item): item for item in items}
+        self._gone &= {_uid(item) for item in found.values()}
+        lagging: dict[Key, tuple[int, float]] = {}
+        for key, item in found.items():
+            self._put(key, item)
+            if version_of(item) > self._watched.get(key, 0) and _uid(item) not in self._gone:
+                lagging[key] = (version_of(item), now)
+        for key in self._watched.keys() - found.keys():
+            lagging[key] = (0, now)
+            self._objects.pop(key, None)
+        for key, (version, since) in self._lagging_since.items():
+            still = key in lagging and (version == 0 or self._watched.get(key, 0) < version)
+            if still:
+                lagging[key] = (version, since)
+        self._lagging_since = lagging
+
+    def status_written(self, key: Key, status: JsonObject) -> None:
+        """What we wrote ourselves, until the watch brings it back."""
+        known = self._objects.get(key)
+        if known is not None:
+            self._objects[key] = {**known, "status": status}
+
+    def lag_s(self, now: float | None = None) -> float:
+        """For how long the watch has been silent about something that a list has shown."""
+        now = time.monotonic() if now is None else now
+        since = [
+            since
+            for key, (version, since) in self._lagging_since.items()
+            if self._watched.get(key, 0) < version or (version == 0 and key in self._watched)
+        ]
+        return now - min(since) if since else 0.0
+
+    def _put(self, key: Key, item: JsonObject) -> None:
+        if _uid(item) in self._gone:
+            return  # a list that began before the watch told of the deletion
+        known = self._objects.get(key)
+        if known is None or version_of(item) > version_of(known) or _uid(item) != _uid(known):
+            self._objects[key] = item
+
+
+def key_of(item: JsonObject) -> Key:
+    """Namespace and name of an object."""
+    return item["metadata"].get("namespace", ""), item["metadata"]["name"]
+
+
+def _uid(item: JsonObject) -> str:
+    return str(item["metadata"].get("uid"))

@@ -1,0 +1,219 @@
+"""The operator's process: connects, waits for the Lease, leads until it ends or the Lease is lost.
+
+Called by `conclave operator run`. A standby watches nothing and writes nothing but its try for the Lease; whoever
+loses it exits, so that no half-ended work of a former leader is left in memory.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import socket
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import kopf
+from pydantic import BaseModel, ConfigDict
+
+from conclave import __version__
+from conclave.errors import EnvironmentUnfit
+from conclave.manifests import names
+from conclave.manifests.settings import OperatorSettings
+from conclave.observation import JsonObject
+from conclave_cluster.cache import Cache, whole
+from conclave_cluster.client import WATCH_SILENCE_S, Client, RequestError, load_configuration
+from conclave_cluster.kubernetes_cluster import KubernetesCluster
+from conclave_cluster.lease import DURATION_S, LeadershipLost, Lease
+from conclave_cluster.observe import keep_event, keep_node, keep_pod
+from conclave_cluster.resources import (
+    EVENT,
+    MODEL_DEPLOYMENT,
+    NETWORK_POLICY,
+    NODE,
+    POD,
+    RAY_CLUSTER,
+    RAY_SERVICE,
+    REVISION,
+)
+from conclave_operator.controller import Controller
+from conclave_operator.handlers import build_registry, build_settings
+from conclave_operator.metrics import Metrics
+from conclave_operator.probes import serve_probes, stale_watch
+
+logger = logging.getLogger(__name__)
+
+RESYNC_S = 60.0
+CRD_RETRY_S = 5.0
+STALE_AFTER_S = 2 * WATCH_SILENCE_S
+OURS = {"labelSelector": names.MODEL_DEPLOYMENT}
+
+
+class ProcessOptions(BaseModel):
+    """How this process runs; what it builds is in OperatorSettings."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    namespaces: tuple[str, ...] = ()
+    """Watched namespaces; all where empty."""
+    kubeconfig: str | None = None
+    lease_name: str = "conclave-operator"
+    lease_namespace: str
+    http_port: int = 8080
+    resync_s: float = RESYNC_S
+
+
+def own_namespace() -> str:
+    """Where this process runs, for its Lease."""
+    mounted = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
+    return os.environ.get("POD_NAMESPACE") or (mounted.read_text().strip() if mounted.exists() else "default")
+
+
+async def run_operator(options: ProcessOptions, settings: OperatorSettings) -> None:
+    """Until a signal; raises EnvironmentUnfit where the Lease is lost or the API server cannot be used."""
+    task = asyncio.current_task()
+    assert task is not None  # inside a coroutine there is one
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, task.cancel)  # kopf takes them over once it runs
+    identity = f"{os.environ.get('POD_NAME') or socket.gethostname()}_{uuid.uuid4().hex[:8]}"
+    metrics = Metrics()
+    async with Client(await load_configuration(options.kubeconfig)) as client:
+        lease = Lease(client, options.lease_namespace, options.lease_name, identity)
+        cluster = KubernetesCluster(client, options.namespaces, lease.fence)
+        leader = _Leader(options, settings, client, cluster, lease, metrics)
+        async with serve_probes(options.http_port, metrics.registry, leader.problem, leader.unready) as port:
+            logger.info("conclave %s: probes and metrics on port %d", __version__, port)
+            try:
+                await lease.acquire()
+                await leader.lead()
+            except BaseExceptionGroup as group:
+                raise _cause(group) from group
+            finally:
+                await lease.release()
+
+
+class _Leader:
+    """What runs while the Lease is held."""
+
+    def __init__(
+        self,
+        options: ProcessOptions,
+        settings: OperatorSettings,
+        client: Client,
+        cluster: KubernetesCluster,
+        lease: Lease,
+        metrics: Metrics,
+    ) -> None:
+        self._options = options
+        self._client = client
+        self._cluster = cluster
+        self._lease = lease
+        self._controller = Controller(cluster, settings, metrics)
+        self._waiting_for = "the Lease's first answer"
+        fleet, queue = self._controller.fleet, self._controller.queue
+        metrics.watch(queue.__len__, fleet.__len__, lambda: lease.is_held, fleet.lag_s)
+        metrics.watch_ages(self._ages_s)
+
+    def _ages_s(self) -> Iterator[tuple[str, float]]:
+        return ((cache.resource.plural, cache.age_s) for cache in self._cluster.caches)
+
+    def problem(self) -> str:
+        """Why this process should be restarted; empty while it hears what it should hear."""
+        if not self._lease.is_leading:
+            silent_s = self._lease.silent_s
+            return f"no answer about the Lease for {silent_s:.0f} s" if silent_s > 2 * DURATION_S else ""
+        return stale_watch(self._ages_s(), self._controller.fleet.lag_s(), STALE_AFTER_S)
+
+    def unready(self) -> str:
+        """A standby is ready: it would lead at once."""
+        if self._lease.is_leading:
+            return self._waiting_for
+        return "" if self._lease.has_answered else "no answer about the Lease yet"
+
+    async def lead(self) -> None:
+        """Until kopf ends by a signal; the first failure ends everything."""
+        self._waiting_for = "the caches"
+        caches = list(self._watch())
+        async with asyncio.TaskGroup() as tasks:
+            running = [tasks.create_task(cache.run()) for cache in caches]
+            running.append(tasks.create_task(self._lease.keep()))
+            await self._cluster.synced()
+            self._waiting_for = "the ModelDeployment CRD"
+            await self._wait_for_crd()
+            running.append(tasks.create_task(self._controller.queue.run()))
+            running.append(tasks.create_task(self._resync()))
+            self._waiting_for = ""
+            with _quiet_kopf():
+                await kopf.operator(
+                    registry=build_registry(
+                        self._controller.fleet, self._controller.queue.add, self._options.kubeconfig
+                    ),
+                    settings=build_settings(),
+                    standalone=True,
+                    namespaces=self._options.namespaces,
+                    clusterwide=not self._options.namespaces,
+                )
+            for task in running:
+                task.cancel()
+
+    def _watch(self) -> Iterator[Cache]:
+        heard = self._controller.heard
+        for resource in (RAY_SERVICE, RAY_CLUSTER):
+            yield from self._cluster.watch(resource, heard, whole)
+        for resource in (REVISION, NETWORK_POLICY):
+            yield from self._cluster.watch(resource, heard, whole, OURS)
+        yield from self._cluster.watch(POD, heard, keep_pod)
+        yield from self._cluster.watch(NODE, heard, keep_node)
+        yield from self._cluster.watch(EVENT, heard, keep_event, {"fieldSelector": "type=Warning"})
+
+    async def _wait_for_crd(self) -> None:
+        while True:
+            try:
+                await self._list()
+            except RequestError as error:
+                if error.failure.code in (401, 403):
+                    raise EnvironmentUnfit(
+                        f"cannot list ModelDeployments: {error.failure.message}; grant list and watch on "
+                        "modeldeployments.conclave.dev to this user (the chart's role has them)"
+                    ) from error
+                missing = error.failure.code == 404
+                logger.warning("the ModelDeployment CRD is absent; install the chart" if missing else str(error))
+                await asyncio.sleep(CRD_RETRY_S)
+            else:
+                return
+
+    async def _resync(self) -> None:
+        while True:
+            await asyncio.sleep(self._options.resync_s)
+            try:
+                self._controller.resync(await self._list())
+            except RequestError as error:
+                logger.warning("resync: %s", error)
+
+    async def _list(self) -> list[JsonObject]:
+        found: list[JsonObject] = []
+        head = {"apiVersion": MODEL_DEPLOYMENT.api_version, "kind": MODEL_DEPLOYMENT.kind}
+        for namespace in self._options.namespaces or ("",):
+            answer = await self._client.list(MODEL_DEPLOYMENT, namespace)
+            found += [{**head, **item} for item in answer["items"]]
+        return found
+
+
+def _cause(error: BaseException) -> BaseException:
+    """What ended the tasks of a group, as the command line tells it."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    if isinstance(error, LeadershipLost):
+        return EnvironmentUnfit(f"{error}; this process ends, another one may lead")
+    return error
+
+
+@contextmanager
+def _quiet_kopf() -> Iterator[None]:
+    """Kopf logs each object that it sees; what we do with it is in our own log."""
+    logging.getLogger("kopf").setLevel(logging.WARNING)
+    yield

@@ -1,0 +1,81 @@
+"""Kubernetes events of a ModelDeployment: one when a condition that people wait for changes, none otherwise.
+
+Pure but for the budget, which bounds a flapping object as client-go's recorder does.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from conclave.api.reasons import ConditionType
+from conclave.observation import JsonObject
+
+REPORTED = (ConditionType.PLAN_READY, ConditionType.READY, ConditionType.UPDATE_AVAILABLE)
+COMPONENT = "conclave-operator"
+BURST, REFILL_S = 25, 300.0
+LONGEST_MESSAGE = 1024
+
+
+def build_events(deployment: JsonObject, status: JsonObject, now: datetime) -> list[JsonObject]:
+    """For each reported condition whose status or reason differs from what the object showed before."""
+    before = {condition["type"]: condition for condition in (deployment.get("status") or {}).get("conditions", [])}
+    after = {condition["type"]: condition for condition in status.get("conditions", [])}
+    is_stalled = after.get(ConditionType.STALLED, {}).get("status") == "True"
+    events = []
+    for kind in REPORTED:
+        old, new = before.get(kind), after.get(kind)
+        if new is None or (old is not None and _state(old) == _state(new)):
+            continue
+        if old is None and kind == ConditionType.UPDATE_AVAILABLE and new["status"] == "False":
+            continue
+        is_bad = new["status"] == "False" and is_stalled and kind != ConditionType.UPDATE_AVAILABLE
+        events.append(_event(deployment, new, "Warning" if is_bad else "Normal", now))
+    return events
+
+
+class Budget:
+    """A token bucket for each object."""
+
+    def __init__(self) -> None:
+        self._left: dict[str, tuple[float, float]] = {}
+
+    def take(self, uid: str, now_s: float) -> bool:
+        """Whether one more event of this object may be recorded."""
+        left, at = self._left.get(uid, (float(BURST), now_s))
+        left = min(float(BURST), left + (now_s - at) / REFILL_S)
+        self._left[uid] = (left - 1 if left >= 1 else left, now_s)
+        return left >= 1
+
+
+def _state(condition: JsonObject) -> tuple[object, object]:
+    return condition.get("status"), condition.get("reason")
+
+
+def _event(deployment: JsonObject, condition: JsonObject, kind: str, now: datetime) -> JsonObject:
+    metadata = deployment["metadata"]
+    at = now.strftime("%Y-%m-%dT%H:%M:%SZ")
+    what = f"{condition['type']} is {condition['status']}: {condition.get('message', '')}"
+    return {
+        "apiVersion": "v1",
+        "kind": "Event",
+        "metadata": {
+            "name": f"{metadata['name']}.{int(now.timestamp() * 1e6):x}.{condition['type'].lower()}",
+            "namespace": metadata["namespace"],
+        },
+        "involvedObject": {
+            "apiVersion": deployment["apiVersion"],
+            "kind": deployment["kind"],
+            "name": metadata["name"],
+            "namespace": metadata["namespace"],
+            "uid": metadata["uid"],
+            "resourceVersion": metadata.get("resourceVersion", ""),
+        },
+        "type": kind,
+        "reason": condition["reason"],
+        "message": what if len(what) <= LONGEST_MESSAGE else f"{what[: LONGEST_MESSAGE - 1]}…",
+        "source": {"component": COMPONENT},
+        "reportingComponent": COMPONENT,
+        "firstTimestamp": at,
+        "lastTimestamp": at,
+        "count": 1,
+    }

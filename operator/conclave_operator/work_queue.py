@@ -1,0 +1,78 @@
+"""Keys that wait for a reconcile: each at most once, never two passes of one key at a time, a bounded number of passes.
+
+What comes in for a key that waits is coalesced; what comes in while it is worked on is worked on once more afterwards.
+Kopf's own worker limit is no such bound: an idle worker holds its place for its whole time-out.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Generic, TypeVar
+
+Key = TypeVar("Key")
+
+FIRST_RETRY_S, LONGEST_RETRY_S = 1.0, 60.0
+
+
+class WorkQueue(Generic[Key]):
+    """`work(key)` answers whether it is done; if not, it is tried again after a growing delay."""
+
+    def __init__(self, work: Callable[[Key], Awaitable[bool]], concurrency: int) -> None:
+        self._work = work
+        self._concurrency = concurrency
+        self._waiting: asyncio.Queue[Key] = asyncio.Queue()
+        self._dirty: set[Key] = set()
+        self._busy: set[Key] = set()
+        self._retries: dict[Key, int] = {}
+        self._timers: dict[Key, asyncio.TimerHandle] = {}
+
+    def __len__(self) -> int:
+        return len(self._dirty)
+
+    def add(self, key: Key) -> None:
+        """From the event loop's thread; returns at once."""
+        if key not in self._dirty:
+            self._dirty.add(key)
+            if key not in self._busy:
+                self._waiting.put_nowait(key)
+
+    async def run(self) -> None:
+        """Works for ever; the first exception of the work ends it."""
+        async with asyncio.TaskGroup() as workers:
+            for _ in range(self._concurrency):
+                workers.create_task(self._serve())
+
+    async def idle(self) -> None:
+        """Returns once nothing waits and nothing is worked on."""
+        while self._dirty or self._busy:  # noqa: ASYNC110 - for tests and shutdown only
+            await asyncio.sleep(0.005)
+
+    async def _serve(self) -> None:
+        while True:
+            key = await self._waiting.get()
+            self._dirty.discard(key)
+            self._busy.add(key)
+            self._cancel_timer(key)
+            try:
+                is_done = await self._work(key)
+            finally:
+                self._busy.discard(key)
+            if is_done:
+                self._retries.pop(key, None)
+            else:
+                self._retry(key)
+            if key in self._dirty:
+                self._waiting.put_nowait(key)
+
+    def _retry(self, key: Key) -> None:
+        tries = self._retries.get(key, 0)
+        self._retries[key] = tries + 1
+        delay_s = min(FIRST_RETRY_S * 2 ** min(tries, 16), LONGEST_RETRY_S)
+        self._cancel_timer(key)
+        self._timers[key] = asyncio.get_running_loop().call_later(delay_s, self.add, key)
+
+    def _cancel_timer(self, key: Key) -> None:
+        timer = self._timers.pop(key, None)
+        if timer is not None:
+            timer.cancel()
