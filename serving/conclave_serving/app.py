@@ -1,0 +1,112 @@
+"""`build(arguments)`: the Ray Serve application of one ModelDeployment, an ingress before an engine.
+
+Named as `import_path` in every Serve config; the arguments are `ServingArguments`. Decides nothing: the plan did.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from math import ceil
+from typing import Any, cast
+
+from fastapi import FastAPI
+from ray import serve
+from ray.serve.llm import LLMConfig, build_llm_deployment
+from ray.serve.llm.ingress import make_fastapi_ingress
+
+from conclave.manifests.serving_arguments import ServingArguments
+from conclave_serving.edge import Edge
+from conclave_serving.engine import Engine
+from conclave_serving.environment import CLOSED_ENVIRONMENT
+from conclave_serving.ingress import Ingress
+from conclave_serving.request_limits import LIMITS
+
+INGRESS_TARGET_REQUESTS = 100
+"""Streams that one ingress process carries well; it only copies bytes."""
+
+INGRESS_REFUSALS = 256
+"""Requests beyond what the engine takes that one ingress process holds while it refuses them."""
+
+ENDPOINTS = {
+    "list_models": lambda app: app.get("/v1/models"),
+    "show_model": lambda app: app.get("/v1/models/{model:path}"),
+    "answer_chat": lambda app: app.post("/v1/chat/completions"),
+    "answer_completions": lambda app: app.post("/v1/completions"),
+}
+
+
+def build(arguments: Mapping[str, Any]) -> serve.Application:
+    """The application that Serve runs; raises pydantic's ValidationError where the arguments are not ours."""
+    serving = ServingArguments.model_validate(arguments)
+    engine = build_llm_deployment(engine_config(serving), name_prefix="engine-", deployment_cls=Engine)
+    api = FastAPI(openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False)
+    api.add_middleware(Edge, served_name=serving.served_name, token_path=serving.token_path)
+    ingress = make_fastapi_ingress(Ingress, endpoint_map=ENDPOINTS, app=api)
+    deployment = cast(serve.Deployment, serve.deployment(ingress, name="ingress", **ingress_options(serving)))
+    return deployment.bind(
+        llm_deployments={serving.served_name: engine},
+        token_path=serving.token_path,
+        max_model_len=serving.engine.max_model_len,
+        retry_after_s=serving.queue.retry_after_s,
+    )
+
+
+def environment(serving: ServingArguments) -> dict[str, str]:
+    """The deployment's own variables under those that keep it closed."""
+    return {**serving.env, "VLLM_MAX_N_SEQUENCES": str(LIMITS.sequences), **CLOSED_ENVIRONMENT}
+
+
+def engine_config(serving: ServingArguments) -> LLMConfig:
+    """The engine deployment as Ray Serve LLM describes it."""
+    autoscaling, queue, placement = serving.autoscaling, serving.queue, serving.placement
+    return LLMConfig(
+        model_loading_config={"model_id": serving.served_name, "model_source": serving.model_path},
+        engine_kwargs=engine_arguments(serving),
+        accelerator_config={"kind": placement.device},
+        placement_group_config={
+            "bundles": [{placement.device.upper(): 1}] * placement.bundles,
+            "strategy": placement.strategy,
+        },
+        deployment_config={
+            "autoscaling_config": {
+                "min_replicas": autoscaling.min_replicas,
+                "max_replicas": autoscaling.max_replicas,
+                "target_ongoing_requests": autoscaling.target_ongoing_requests,
+                "upscale_delay_s": autoscaling.upscale_delay_s,
+                "downscale_delay_s": autoscaling.downscale_delay_s,
+            },
+            "max_ongoing_requests": queue.max_ongoing_requests,
+            "max_queued_requests": queue.max_queued_requests,
+            "backpressure_config": {"retry_after_s": queue.retry_after_s},
+        },
+        runtime_env={"env_vars": environment(serving)},
+        # `Engine` gathers chunks itself: Ray's own batches hold the first token back by their interval.
+        experimental_configs={"stream_batching_interval_ms": 0},
+    )
+
+
+def engine_arguments(serving: ServingArguments) -> dict[str, Any]:
+    """vLLM's engine arguments; `extra` cannot replace what the plan decided or what keeps prompts out of logs."""
+    engine = serving.engine
+    decided = engine.model_dump(exclude={"extra"}, exclude_none=True)
+    return {**engine.extra, **decided, "enable_log_requests": False, "trust_remote_code": False}
+
+
+def ingress_options(serving: ServingArguments) -> dict[str, Any]:
+    """At least one ingress, also where the engine may go to zero: something must answer and wake it."""
+    queue, engines = serving.queue, serving.autoscaling.max_replicas
+    in_flight = queue.max_ongoing_requests * engines
+    return {
+        "autoscaling_config": {
+            "min_replicas": 1,
+            "max_replicas": ceil(in_flight / INGRESS_TARGET_REQUESTS),
+            "target_ongoing_requests": INGRESS_TARGET_REQUESTS,
+            "upscale_delay_s": serving.autoscaling.upscale_delay_s,
+            "downscale_delay_s": serving.autoscaling.downscale_delay_s,
+        },
+        # The queue that fills is the engine's: what it cannot take is refused here at once.
+        "max_ongoing_requests": in_flight + queue.max_queued_requests + INGRESS_REFUSALS,
+        "max_queued_requests": INGRESS_REFUSALS,
+        "backpressure_config": {"retry_after_s": queue.retry_after_s},
+        "ray_actor_options": {"runtime_env": {"env_vars": environment(serving)}},
+    }

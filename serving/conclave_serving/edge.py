@@ -1,0 +1,122 @@
+"""The first code that a request meets: token, path, size, limits; and the only code that writes error responses.
+
+Pure ASGI, so that a streamed answer passes through untouched. It parses the body once and leaves the checked object
+in the scope for `ingress.py`; of the client's headers only the trace context goes further.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, MutableMapping
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+from conclave_serving.authorization import BearerToken
+from conclave_serving.errors import RequestError, internal_error
+from conclave_serving.request_body import DisconnectError, Message, Receive, parse_object, read_body
+from conclave_serving.request_limits import LIMITS, Endpoint
+from conclave_serving.routes import Route, find_route
+
+Scope = MutableMapping[str, Any]
+Send = Callable[[Message], Awaitable[None]]
+AsgiApp = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+REQUEST = "conclave.request"
+"""Key of the checked request in the ASGI scope."""
+REQUEST_ID = "conclave.request_id"
+"""Key of the id that the engine works under; never the client's."""
+FORWARDED_HEADERS = frozenset({b"traceparent", b"tracestate"})
+ENDPOINTS: dict[Route, Endpoint] = {Route.CHAT: "chat", Route.COMPLETIONS: "completions"}
+
+
+class Edge:
+    """ASGI middleware around the ingress."""
+
+    def __init__(self, app: AsgiApp, *, served_name: str, token_path: str) -> None:
+        self._app = app
+        self._served_name = served_name
+        self._token = BearerToken(Path(token_path))
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            await self._answer(scope, receive, send)
+        elif scope["type"] == "websocket":
+            await send({"type": "websocket.close", "code": 1008})
+        else:
+            await self._app(scope, receive, send)
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        reply = _Reply(send)
+        try:
+            inner = await self._admit(scope, receive)
+            await self._app(inner, receive, reply)
+        except RequestError as refusal:
+            await reply.refuse(refusal)
+        except DisconnectError:
+            return
+        except Exception:
+            # Serve logs what is raised, under the request id that its proxy puts on the response.
+            await reply.refuse(internal_error())
+            raise
+
+    async def _admit(self, scope: Scope, receive: Receive) -> Scope:
+        """The scope as the ingress may see it, or a RequestError."""
+        headers: list[tuple[bytes, bytes]] = list(scope["headers"])
+        self._token.require(headers)
+        route = find_route(scope["method"], _raw_path(scope), self._served_name)
+        inner = {
+            **scope,
+            REQUEST_ID: uuid4().hex,
+            "headers": [(name, value) for name, value in headers if name.lower() in FORWARDED_HEADERS],
+            "query_string": b"",
+        }
+        endpoint = ENDPOINTS.get(route)
+        if endpoint is not None:
+            _require_json(headers)
+            body = await read_body(headers, receive, limit_bytes=LIMITS.body_bytes, timeout_s=LIMITS.body_timeout_s)
+            request = parse_object(body, max_depth=LIMITS.json_depth)
+            inner[REQUEST] = LIMITS.check(endpoint, request, self._served_name)
+        return inner
+
+
+class _Reply:
+    """`send`, which remembers whether the response has begun and is a stream."""
+
+    def __init__(self, send: Send) -> None:
+        self._send = send
+        self._begun = False
+        self._streams = False
+
+    async def __call__(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self._begun = True
+            self._streams = any(value.startswith(b"text/event-stream") for _, value in message["headers"])
+        await self._send(message)
+
+    async def refuse(self, refusal: RequestError) -> None:
+        """Answer with the error; where a stream has begun, end it with an error event and no [DONE]."""
+        if not self._begun:
+            body = refusal.body()
+            headers = [
+                (b"content-type", b"application/json"),
+                (b"content-length", str(len(body)).encode()),
+                *refusal.headers,
+            ]
+            await self({"type": "http.response.start", "status": refusal.status, "headers": headers})
+            await self._send({"type": "http.response.body", "body": body})
+        elif self._streams:
+            await self._send({"type": "http.response.body", "body": refusal.as_event()})
+
+
+def _raw_path(scope: Scope) -> str:
+    raw: bytes | None = scope.get("raw_path")
+    if raw is None:
+        return str(scope["path"])
+    return raw.partition(b"?")[0].decode("latin-1")
+
+
+def _require_json(headers: list[tuple[bytes, bytes]]) -> None:
+    for name, value in headers:
+        if name.lower() == b"content-type" and value.split(b";")[0].strip().lower() == b"application/json":
+            return
+    raise RequestError(415, "The Content-Type must be application/json.", code="unsupported_media_type")

@@ -1,0 +1,90 @@
+"""The engine deployment: Ray Serve LLM's server, warm before Serve calls it RUNNING, streaming in few messages.
+
+Built by `app.py`. What it raises reaches logs and the ingress, so it never carries a request's content.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+import traceback
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from typing import Any, cast
+
+from ray.serve.llm.deployment import LLMServer
+from ray.serve.llm.openai_api_models import CompletionRequest, ErrorResponse
+
+from conclave_serving.coalescing import coalesce
+from conclave_serving.warm_up import Rehearsal, rehearsals
+
+MESSAGES_PER_S = 160
+"""Messages that all streams of a replica together should cost the processes around the engine."""
+MIN_INTERVAL_S, MAX_INTERVAL_S = 0.05, 0.1
+"""Between two messages of one stream, beyond the first: below what a reader notices."""
+
+logger = logging.getLogger("ray.serve")
+
+
+class EngineError(Exception):
+    """The engine failed; names the kind of failure only."""
+
+
+class Engine(LLMServer):
+    """One replica of the model."""
+
+    async def start(self) -> None:
+        """Start vLLM and answer the rehearsals: the replica is not RUNNING before that."""
+        self._streams = 0
+        # The weights lie in a directory on every node: Ray's download task would only import the engine once more.
+        cast(Any, self._llm_config.get_or_create_callback()).ctx.run_init_node = False
+        await super().start()  # type: ignore[no-untyped-call]  # Ray's annotation is missing
+        for rehearsal in rehearsals(int(self._llm_config.engine_kwargs["max_model_len"])):
+            await self._rehearse(rehearsal)
+
+    async def _start_engine(self) -> None:
+        """As Ray's, without its telemetry actor: nothing is reported, so no process collects it."""
+        await cast(Any, self.engine).start()
+
+    async def _rehearse(self, rehearsal: Rehearsal) -> None:
+        began = time.monotonic()
+        request = CompletionRequest(model=self._llm_config.model_id, **rehearsal.request)
+        async for answer in await self.completions(request):
+            error = next((part for part in _parts(answer) if isinstance(part, ErrorResponse)), None)
+            if error is None:
+                continue
+            message = f"warm-up '{rehearsal.name}' was refused by the engine: {error.error.message}"
+            if rehearsal.required:
+                raise EngineError(message)
+            logger.warning(message)
+            return
+        logger.info("warm-up '%s' answered in %.1f s", rehearsal.name, time.monotonic() - began)
+
+    async def chat(self, request: Any, raw_request_info: Any = None) -> AsyncGenerator[Any, None]:
+        """A chat completion: one object, or lists of server-sent events."""
+        return self._guarded(await super().chat(request, raw_request_info), streams=bool(request.stream))
+
+    async def completions(self, request: Any, raw_request_info: Any = None) -> AsyncGenerator[Any, None]:
+        """A text completion: one object, or lists of server-sent events."""
+        return self._guarded(await super().completions(request, raw_request_info), streams=bool(request.stream))
+
+    async def _guarded(self, answers: AsyncGenerator[Any, None], *, streams: bool) -> AsyncGenerator[Any, None]:
+        """The same answers; a failure is logged by its place in the code and passed on without its message."""
+        self._streams += streams
+        try:
+            async with aclosing(coalesce(answers, self._interval_s) if streams else answers) as paced:
+                async for answer in paced:
+                    yield answer
+        except Exception as error:  # noqa: BLE001 - raised again, without its message
+            frames = "".join(traceback.format_tb(error.__traceback__))
+            logger.error("request failed: %s at\n%s", type(error).__name__, frames)
+            raise EngineError(f"the engine failed with {type(error).__name__}") from None
+        finally:
+            self._streams -= streams
+
+    def _interval_s(self) -> float:
+        return min(MAX_INTERVAL_S, max(MIN_INTERVAL_S, self._streams / MESSAGES_PER_S))
+
+
+def _parts(answer: Any) -> list[Any]:
+    return answer if isinstance(answer, list) else [answer]

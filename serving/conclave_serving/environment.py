@@ -1,0 +1,23 @@
+"""The environment of every serving process: nothing is reported, nothing is fetched, no prompt is logged.
+
+`app.py` sets it for the ingress and the engine; `ServingArguments.env` cannot take it back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+CLOSED_ENVIRONMENT: Mapping[str, str] = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "VLLM_NO_USAGE_STATS": "1",
+    "VLLM_DO_NOT_TRACK": "1",
+    "DO_NOT_TRACK": "1",
+    "HF_HUB_OFFLINE": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "TRANSFORMERS_OFFLINE": "1",
+    "HF_DATASETS_OFFLINE": "1",
+    "VLLM_SERVER_DEV_MODE": "0",
+    "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "0",
+    "VLLM_MEDIA_URL_ALLOW_REDIRECTS": "0",
+    "RAYLLM_ENABLE_REQUEST_PROMPT_LOGS": "0",
+}

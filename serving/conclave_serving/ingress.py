@@ -1,0 +1,90 @@
+"""The ingress deployment: Ray Serve LLM's, behind the edge, for one model.
+
+`app.py` builds it. Bodies arrive checked by `edge.py`; every failure leaves as a RequestError or is raised.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+from pydantic import BaseModel, ValidationError
+from ray.exceptions import RayActorError
+from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
+from ray.serve.llm.ingress import OpenAiIngress
+from ray.serve.llm.openai_api_models import ChatCompletionRequest, CompletionRequest
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from conclave_serving.authorization import read_token
+from conclave_serving.edge import REQUEST, REQUEST_ID
+from conclave_serving.errors import engine_refusal, engine_unavailable, invalid, overloaded
+
+RequestModel = TypeVar("RequestModel", bound=BaseModel)
+
+
+class Ingress(OpenAiIngress):
+    """Answers the four URLs of `routes.py`."""
+
+    def __init__(
+        self, llm_deployments: dict[str, Any], *, token_path: str, max_model_len: int, retry_after_s: int
+    ) -> None:
+        read_token(Path(token_path))
+        (self._served_name,) = llm_deployments
+        self._retry_after_s = retry_after_s
+        self._card = {
+            "id": self._served_name,
+            "object": "model",
+            "created": int(time.time()),
+            "owned_by": "conclave",
+            "max_model_len": max_model_len,
+        }
+        super().__init__(llm_deployments, model_cards={self._served_name: cast(Any, self._card)})
+
+    async def list_models(self) -> Response:
+        """GET /v1/models."""
+        return JSONResponse({"object": "list", "data": [self._card]})
+
+    async def show_model(self) -> Response:
+        """GET /v1/models/{id}; the edge has compared the id."""
+        return JSONResponse(self._card)
+
+    async def answer_chat(self, request: Request) -> Response:
+        """POST /v1/chat/completions."""
+        return await self._answer(self.chat(_validated(ChatCompletionRequest, request), request))
+
+    async def answer_completions(self, request: Request) -> Response:
+        """POST /v1/completions."""
+        return await self._answer(self.completions(_validated(CompletionRequest, request), request))
+
+    async def _answer(self, response: Awaitable[Any]) -> Response:
+        try:
+            return cast(Response, await response)
+        except BackPressureError:
+            raise overloaded(self._retry_after_s) from None
+        except (DeploymentUnavailableError, RayActorError) as error:
+            raise engine_unavailable(self._retry_after_s) from error
+        except ValueError:  # pydantic validates parts of messages only when they are read; its message repeats them
+            raise invalid("The request is invalid.") from None
+        except Exception as error:
+            status = getattr(error, "status_code", None)  # Ray LLM's OpenAIHTTPException is not public
+            if isinstance(status, int) and 400 <= status < 500:
+                raise engine_refusal(status, str(getattr(error, "message", ""))) from None
+            raise
+
+
+def _validated(model: type[RequestModel], request: Request) -> RequestModel:
+    """The checked body as vLLM's own type, with our request id: the engine must not take the client's."""
+    fields = {**request.scope[REQUEST], "request_id": request.scope[REQUEST_ID]}
+    try:
+        return model.model_validate(fields)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+        param = str(first["loc"][0]) if first["loc"] and first["loc"][0] in fields else None
+        raise invalid(f"'{param}' has an invalid value." if param else "The request is invalid.", param) from None
+    except Exception as error:
+        if "vllm" in type(error).__module__:  # VLLMValidationError: a client's mistake, the message repeats the value
+            raise engine_refusal(400, str(error)) from None
+        raise

@@ -1,0 +1,1 @@
+"""Weights as files: digest, verification, soundness. No Ray, no vLLM, no torch."""
