@@ -1,0 +1,92 @@
+"""`conclave chat`: talk to a running endpoint, streamed; by default to the one that `conclave up` runs here.
+
+Speaks the OpenAI API with the standard library, so that the bare installation can.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from typing import Annotated
+
+import typer
+
+from conclave.errors import EnvironmentUnfit, InvalidInput
+from conclave_cli.local.endpoint import find_endpoint
+
+Message = dict[str, str]
+
+
+def chat(
+    prompt: Annotated[str | None, typer.Argument(help="One message; without it, a conversation.")] = None,
+    url: Annotated[str | None, typer.Option(help="Base of the API, for instance http://127.0.0.1:8000/v1.")] = None,
+    key: Annotated[str | None, typer.Option(envvar="CONCLAVE_KEY", help="The endpoint's key.")] = None,
+    model: Annotated[str | None, typer.Option(help="Model name; the only running one where left out.")] = None,
+    max_tokens: Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")] = 256,
+) -> None:
+    """Talk to a running model."""
+    if url is None:
+        running = find_endpoint(model)
+        url, key, model = running.url, running.key, running.model
+    elif model is None or key is None:
+        raise InvalidInput("--url needs --model and --key (or CONCLAVE_KEY) as well")
+    conversation: list[Message] = []
+    for message in [prompt] if prompt is not None else _typed():
+        conversation.append({"role": "user", "content": message})
+        answer = ""
+        for text in stream_chat(url, key or "", model or "", conversation, max_tokens):
+            answer += text
+            typer.echo(text, nl=False)
+        typer.echo()
+        conversation.append({"role": "assistant", "content": answer})
+
+
+def _typed() -> Iterator[str]:
+    """Lines that the user types, until the end of the input."""
+    prompt = "> " if sys.stdin.isatty() else ""
+    while True:
+        try:
+            line = input(prompt)
+        except (EOFError, KeyboardInterrupt):
+            return
+        if line.strip():
+            yield line
+
+
+def stream_chat(url: str, key: str, model: str, conversation: list[Message], max_tokens: int) -> Iterator[str]:
+    """The answer's text, piece by piece, as it arrives."""
+    body = {"model": model, "messages": conversation, "max_tokens": max_tokens, "stream": True}
+    request = urllib.request.Request(  # noqa: S310 - the URL is the user's own
+        f"{url.rstrip('/')}/chat/completions",
+        data=json.dumps(body).encode(),
+        headers={"Authorization": f"Bearer {key}", "Content-Type": "application/json"},
+    )
+    try:
+        with urllib.request.urlopen(request, timeout=600) as answer:  # noqa: S310
+            for line in answer:
+                if line.startswith(b"data: ") and line.strip() != b"data: [DONE]":
+                    yield from _texts(json.loads(line.removeprefix(b"data: ")))
+    except urllib.error.HTTPError as error:
+        raise EnvironmentUnfit(f"{url}: status {error.code}: {_message(error.read())}") from error
+    except (OSError, http.client.HTTPException) as error:
+        raise EnvironmentUnfit(f"{url}: {error}; is the endpoint running?") from error
+
+
+def _texts(event: dict[str, object]) -> Iterator[str]:
+    if isinstance(error := event.get("error"), dict):
+        raise EnvironmentUnfit(f"the answer broke off: {error.get('message')}")
+    choices = event.get("choices")
+    for choice in choices if isinstance(choices, list) else []:
+        if text := choice["delta"].get("content"):
+            yield text
+
+
+def _message(body: bytes) -> str:
+    try:
+        return str(json.loads(body)["error"]["message"])
+    except (ValueError, KeyError, TypeError):
+        return body.decode(errors="replace")[:500]

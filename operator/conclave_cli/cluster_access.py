@@ -1,0 +1,53 @@
+"""How commands reach the user's cluster: kubeconfig, namespace, and errors that say what to do.
+
+Used by `status` and `explain`, inside their functions: it imports the Kubernetes client.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import NamedTuple
+
+from conclave.errors import EnvironmentUnfit
+from conclave.observation import ApiFailure
+
+try:
+    from conclave_cluster.client import Client, current_namespace, load_configuration, server_address
+    from conclave_cluster.kubernetes_cluster import KubernetesCluster
+    from conclave_cluster.resources import MODEL_DEPLOYMENT
+except ModuleNotFoundError as error:
+    raise EnvironmentUnfit(
+        f"this command needs {error.name}, which is not installed: pip install 'conclave-inference[operator]'"
+    ) from error
+
+__all__ = ["MODEL_DEPLOYMENT", "Access", "open_cluster", "refusal"]
+
+
+class Access(NamedTuple):
+    """A cluster as its user sees it: every read is a request of the user's own."""
+
+    cluster: KubernetesCluster
+    namespace: str
+    """The context's, where none was named."""
+    server: str
+
+
+@asynccontextmanager
+async def open_cluster(kubeconfig: str | None, context: str | None, namespace: str | None) -> AsyncIterator[Access]:
+    """Raises EnvironmentUnfit where no cluster is configured."""
+    configuration = await load_configuration(kubeconfig, context)
+    chosen = namespace or current_namespace(kubeconfig, context)
+    async with Client(configuration) as client:
+        yield Access(KubernetesCluster(client), chosen, server_address(configuration))
+
+
+def refusal(failure: ApiFailure, server: str) -> EnvironmentUnfit:
+    """What to tell somebody whose request failed."""
+    if failure.code == 0:
+        return EnvironmentUnfit(f"no answer from {server}: {failure.message}. Is the cluster up and the context right?")
+    if failure.code == 404:
+        return EnvironmentUnfit(f"{server} does not know {failure.resource}: install Conclave's chart or crds/ there")
+    if failure.code in (401, 403):
+        return EnvironmentUnfit(f"{server} refuses: {failure.message or failure.reason}; ask for this right")
+    return EnvironmentUnfit(f"{server}: {failure.code} {failure.reason}: {failure.message}")

@@ -1,0 +1,118 @@
+"""`conclave explain NAME`: why a ModelDeployment is not ready, root cause first, with evidence and remedy.
+
+Looks for itself, with the user's own rights: pods, events and RayService may have moved on since the last status.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from conclave.api.modeldeployment import ModelDeployment
+from conclave.errors import InvalidInput
+from conclave.observation import ApiFailure, JsonObject
+from conclave.status.finding import Finding
+from conclave.status.root_cause import explain as find_causes
+from conclave_cli.status import ContextOption, KubeconfigOption, NamespaceOption, conditions_of
+
+
+class Output(StrEnum):
+    """Formats of the answer."""
+
+    TEXT = "text"
+    JSON = "json"
+
+
+def explain(
+    name: Annotated[str, typer.Argument(help="The ModelDeployment.")],
+    namespace: NamespaceOption = None,
+    output: Annotated[Output, typer.Option("--output", "-o", help="Format of the answer.")] = Output.TEXT,
+    kubeconfig: KubeconfigOption = None,
+    context: ContextOption = None,
+) -> None:
+    """Tell why a ModelDeployment is not ready: root cause first, then what follows from it."""
+    item, causes, unseen = asyncio.run(_look(name, namespace, kubeconfig, context))
+    ready = conditions_of(item).get("Ready", {})
+    reported = _only_reported(ready, causes)
+    if output is Output.JSON:
+        found = [cause.model_dump(mode="json") for cause in causes]
+        answer = {"ready": ready, "reported": reported, "causes": found, "unseen": [_name(one) for one in unseen]}
+        typer.echo(json.dumps(answer, indent=2))
+        return
+    console = Console(soft_wrap=True)
+    metadata = item["metadata"]
+    title = f"ModelDeployment {metadata['namespace']}/{metadata['name']}"
+    if ready.get("status") == "True" and not causes:
+        console.print(escape(f"{title} is ready: {ready['message']}"))
+    else:
+        console.print(
+            escape(f"{title} is not ready: {reported or (causes[0].reason if causes else 'not reported yet')}")
+        )
+    for text in _lag(item):
+        console.print(escape(f"  {text}"))
+    if reported:
+        console.print(escape(f"\nthe operator reports {reported}\n  {ready['message']}"))
+    for number, cause in enumerate(causes, start=1):
+        _print(console, number, cause)
+    for failure in unseen:
+        console.print(escape(f"\nnot looked at: {_name(failure)} ({failure.message or failure.reason})"))
+
+
+async def _look(
+    name: str, namespace: str | None, kubeconfig: str | None, context: str | None
+) -> tuple[JsonObject, tuple[Finding, ...], tuple[ApiFailure, ...]]:
+    from conclave_cli.cluster_access import MODEL_DEPLOYMENT, open_cluster, refusal
+    from conclave_cluster.observe import observe
+
+    async with open_cluster(kubeconfig, context, namespace) as access:
+        reading = await access.cluster.get(MODEL_DEPLOYMENT, access.namespace, name)
+        if reading.failure is not None:
+            raise refusal(reading.failure, access.server)
+        if not reading.objects:
+            raise InvalidInput(
+                f"no ModelDeployment {access.namespace}/{name} in {access.server}; `conclave status -A` lists all"
+            )
+        item = reading.objects[0]
+        deployment = ModelDeployment.model_validate(item)
+        observed = await observe(access.cluster, deployment)
+    # What the user may not read is no trouble of the deployment's.
+    causes = find_causes(deployment, observed.model_copy(update={"failures": ()}))
+    return item, causes, observed.failures
+
+
+def _only_reported(ready: JsonObject, causes: tuple[Finding, ...]) -> str:
+    """The reason that only the operator can know, such as a write that was refused to it."""
+    reason = ready.get("reason", "")
+    is_known = ready.get("status") != "False" or any(cause.reason == reason for cause in causes)
+    return "" if is_known else str(reason)
+
+
+def _lag(item: JsonObject) -> list[str]:
+    generation = item["metadata"].get("generation", 0)
+    seen = (item.get("status") or {}).get("observedGeneration", 0)
+    if seen == generation:
+        return []
+    return [
+        f"its status is of generation {seen}, the object is at {generation}: the operator has not looked at it yet; "
+        "should this last, check that it runs and watches this namespace"
+    ]
+
+
+def _print(console: Console, number: int, cause: Finding) -> None:
+    role = "root cause" if number == 1 else "also" if cause.is_stalled else "meanwhile"
+    console.print(escape(f"\n{number}. {role}: {cause.reason} ({cause.condition} is not true)"))
+    console.print(escape(f"   {cause.subject}: {cause.seen}"))
+    for line in cause.evidence:
+        console.print(escape(f"   seen in  {line}"))
+    if cause.remedy:
+        console.print(escape(f"   remedy   {cause.remedy}"))
+
+
+def _name(failure: ApiFailure) -> str:
+    return f"{failure.resource}.{failure.group}" if failure.group else failure.resource

@@ -1,0 +1,118 @@
+"""Reads an inventory file: a short list of nodes, or what `kubectl get nodes,pods -A -o yaml` (or json) prints.
+
+Called by `conclave plan`. Every problem names the node and the field. Without pods every GPU counts as free.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from conclave.api.modeldeployment import Toleration
+from conclave.catalogue.accelerators import find_accelerator
+from conclave.errors import InvalidInput
+from conclave.planning.inventory import Inventory, Node
+from conclave_cli.manifest_files import read_documents
+from conclave_cluster.inventory import make_inventory
+
+_GIB = 2**30
+_MOST_GPUS = 4096
+
+
+class _ShortNode(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    name: Annotated[str, Field(min_length=1, max_length=253)]
+    accelerator: Annotated[str, Field(min_length=1, max_length=128)]
+    gpus: Annotated[int, Field(ge=0, le=_MOST_GPUS)]
+    free: Annotated[int, Field(ge=0, le=_MOST_GPUS)] | None = None
+    memory_gib: float | None = Field(default=None, gt=0, le=65536, alias="memoryGib", strict=False)
+    labels: dict[str, str] = Field(default_factory=dict)
+    count: Annotated[int, Field(ge=1, le=4096)] = 1
+    """Nodes of this kind; their names get a number."""
+
+
+def read_inventory(file: str, tolerations: Sequence[Toleration] = ()) -> Inventory:
+    """The inventory of a file, for a deployment with these tolerations; raises InvalidInput."""
+    documents = read_documents(file)
+    problems = [document.located(problem) for document in documents for problem in document.problems]
+    if problems:
+        raise InvalidInput("\n".join(problems))
+    nodes: list[Node] = []
+    for document in documents:
+        nodes.extend(_nodes(file, document.value, tolerations))
+    if not nodes:
+        raise InvalidInput(f"{file}: no node with accelerators; each needs the labels of GPU feature discovery")
+    return Inventory(nodes=tuple(nodes))
+
+
+def product_memory(product: str, where: str) -> tuple[str, int]:
+    """The node label's spelling of a product or short name, and its memory; raises InvalidInput for an unknown one."""
+    match = find_accelerator(product)
+    if match is None:
+        raise InvalidInput(
+            f"{where}: accelerator is {product!r}, which the catalogue does not know; give its memory as well "
+            "(memoryGib in a file, --gpu-memory-gib here)"
+        )
+    spellings = (match.accelerator.name, *match.accelerator.aliases)
+    is_short = product.lower() in {spelling.lower() for spelling in spellings}
+    return match.accelerator.products[0] if is_short else product, match.memory_bytes
+
+
+def _nodes(file: str, value: object, tolerations: Sequence[Toleration]) -> list[Node]:
+    if not isinstance(value, Mapping):
+        raise InvalidInput(f"{file}: expected an object with `nodes`, or the output of kubectl get nodes")
+    if "nodes" in value:
+        entries = value["nodes"]
+        if not isinstance(entries, list):
+            raise InvalidInput(f"{file}: nodes is {type(entries).__name__}; expected a list")
+        return [node for index, entry in enumerate(entries) for node in _short(f"{file}: nodes[{index}]", entry)]
+    kind = value.get("kind")
+    items = [value] if kind == "Node" else value.get("items")
+    if kind not in ("Node", "NodeList", "List") or not isinstance(items, list):
+        raise InvalidInput(f"{file}: kind is {kind!r}; expected `nodes`, or kind List, NodeList or Node")
+    of_kind: dict[object, list[Any]] = {"Node": [], "Pod": []}
+    for item in items:
+        of_kind.setdefault(item.get("kind") if isinstance(item, Mapping) else None, []).append(item)
+    try:
+        machines = [_ready_unless_said(node) for node in of_kind["Node"]]
+        return list(make_inventory(machines, of_kind["Pod"], tolerations=tolerations).nodes)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise InvalidInput(f"{file}: not what kubectl get nodes prints: {type(error).__name__} {error}") from error
+
+
+def _ready_unless_said(node: dict[str, Any]) -> dict[str, Any]:
+    """A node written by hand has no conditions; one of a cluster always has."""
+    status = node.get("status", {})
+    return node | {"status": {"conditions": [{"type": "Ready", "status": "True"}]} | status}
+
+
+def _short(where: str, entry: object) -> list[Node]:
+    try:
+        short = _ShortNode.model_validate(entry)
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(str(part) for part in first["loc"]) or "the entry"
+        raise InvalidInput(f"{where}: {field}: {first['msg']}") from error
+    product, memory_bytes = short.accelerator, int((short.memory_gib or 0) * _GIB)
+    if product.lower() == "cpu" and not memory_bytes:
+        raise InvalidInput(f"{where}: memoryGib: a cpu needs the memory that one rank may use")
+    if not memory_bytes:
+        product, memory_bytes = product_memory(product, where)
+    free = short.gpus if short.free is None else short.free
+    if free > short.gpus:
+        raise InvalidInput(f"{where}: free is {free}; expected at most gpus ({short.gpus})")
+    names = [short.name] if short.count == 1 else [f"{short.name}-{number}" for number in range(short.count)]
+    return [
+        Node(
+            name=name,
+            accelerator=product,
+            memory_bytes=memory_bytes,
+            gpus=short.gpus,
+            free_gpus=free,
+            labels=short.labels,
+        )
+        for name in names
+    ]

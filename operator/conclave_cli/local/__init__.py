@@ -1,0 +1,1 @@
+"""Local mode: this machine's Ray, started, watched and ended by `conclave up`."""

@@ -1,0 +1,66 @@
+"""Turns a ModelDeployment for a cluster into the same one for this machine: what names nodes or counts them changes.
+
+Pure; what was changed is said, so that `conclave up` can print it.
+"""
+
+from __future__ import annotations
+
+from conclave.api.modeldeployment import ModelDeployment
+from conclave.api.plan import Plan
+from conclave.errors import InvalidInput
+from conclave.planning.inventory import Inventory
+from conclave_cli.local.machine import GIB, rank_binding
+
+MAX_CPU_KV_CACHE_BYTES = 4 * GIB
+CPU_KV_CACHE_SHARE = 4
+"""A quarter of a rank's memory at most: a laptop has other things to do."""
+
+
+def ranks_of(deployment: ModelDeployment) -> int:
+    """Engine processes on a machine without GPUs: one, unless the manifest asks for more."""
+    parallelism = deployment.spec.parallelism
+    return (parallelism.tensor or 1) * (parallelism.pipeline or 1)
+
+
+def localise(deployment: ModelDeployment, inventory: Inventory, model_name: str | None) -> ModelDeployment:
+    """The deployment for this machine's one node: its accelerator, and as many replicas as it carries."""
+    spec = deployment.spec
+    on_cpu = all(node.accelerator == "cpu" for node in inventory.nodes)
+    engine, parallelism = spec.engine, spec.parallelism
+    if on_cpu:
+        if parallelism.expert_parallel:
+            raise InvalidInput(
+                "spec.parallelism.expertParallel: true, which vLLM without GPUs cannot run (its kernel ignores the "
+                "expert map); leave it out on this machine"
+            )
+        parallelism = parallelism.model_copy(
+            update={"tensor": parallelism.tensor or 1, "pipeline": parallelism.pipeline or 1, "expert_parallel": False}
+        )
+        memory_bytes = min(node.memory_bytes for node in inventory.nodes)
+        kv_cache_bytes = min(memory_bytes // CPU_KV_CACHE_SHARE, MAX_CPU_KV_CACHE_BYTES)
+        engine = engine.model_copy(
+            update={"extra_args": {"kv_cache_memory_bytes": str(kv_cache_bytes), **engine.extra_args}}
+        )
+    return deployment.model_copy(
+        update={
+            "spec": spec.model_copy(
+                update={
+                    "model": spec.model.model_copy(update={"served_name": model_name or spec.model.served_name}),
+                    "engine": engine,
+                    "parallelism": parallelism,
+                    "hardware": spec.hardware.model_copy(update={"accelerators": (), "node_selector": {}}),
+                    "access": spec.access.model_copy(update={"regions": ()}),
+                    "scaling": spec.scaling.model_copy(update={"min_replicas": 1, "max_replicas": 1}),
+                }
+            )
+        }
+    )
+
+
+def engine_environment(plan: Plan, cores: tuple[int, ...], visible_gpus: tuple[int, ...]) -> dict[str, str]:
+    """What the engine's processes need on this machine, beyond what the Serve config says."""
+    closed = {"VLLM_NO_USAGE_STATS": "1", "HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
+    if plan.accelerator == "cpu":
+        # Without one set of cores a rank, tensor parallelism on one NUMA node is refused.
+        return {**closed, "VLLM_CPU_OMP_THREADS_BIND": rank_binding(cores, plan.tensor * plan.pipeline)}
+    return {**closed, "CUDA_VISIBLE_DEVICES": ",".join(map(str, visible_gpus))}

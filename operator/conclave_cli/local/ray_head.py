@@ -1,0 +1,196 @@
+"""Owns the processes of a private Ray: starts the head in a session of its own, ends the whole session.
+
+Bound to a token; everything it writes goes to one temporary directory, whose path is short because Ray puts
+Unix sockets (at most 107 characters) below it. Used by `conclave up` only.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+
+from conclave.errors import ConclaveError, EnvironmentUnfit
+from conclave.manifests.serving_arguments import RAY_ENVIRONMENT
+
+START_TIMEOUT_S = 120.0
+TERMINATE_TIMEOUT_S = 3.0
+KILL_TIMEOUT_S = 15.0
+OBJECT_STORE_BYTES = 200 * 1024**2
+"""Requests and tokens pass between processes without it."""
+LOGICAL_CPUS = 8
+"""What Serve's own actors ask for; they idle, so they need no cores of their own."""
+PR_SET_PDEATHSIG = 1
+LIBC = ctypes.CDLL(None)
+"""Loaded before any fork: between fork and exec nothing may be loaded."""
+LOST_TOGETHER = ("RAY_ADDRESS", "RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "RAY_TMPDIR", "RAY_NAMESPACE")
+"""Variables that would tie this Ray to another one."""
+
+
+class ProcessesLeft(ConclaveError):
+    """Processes that did not end although they were killed."""
+
+
+class RayHead:
+    """A running Ray head; `stop` leaves neither a process nor a file of it."""
+
+    def __init__(self, environment: Mapping[str, str], ranks: int) -> None:
+        self.token = secrets.token_hex(32)
+        self.directory = Path(tempfile.mkdtemp(prefix="cv-", dir=_short_directory()))
+        self.url = f"http://127.0.0.1:{free_port()}"
+        with (self.directory / "ray.log").open("wb") as log:
+            self._process = subprocess.Popen(
+                self._command(ranks),
+                env=ray_environment(os.environ, {**environment, "TMPDIR": str(self.directory)}, self.token),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                preexec_fn=_end_with_parent,
+            )
+
+    @property
+    def logs(self) -> Path:
+        """Ray's own directory of logs; exists once the head is up."""
+        return self.directory / "session_latest" / "logs"
+
+    @property
+    def has_ended(self) -> bool:
+        return self._process.poll() is not None
+
+    def start_log(self) -> str:
+        """What `ray start` printed."""
+        return (self.directory / "ray.log").read_text(errors="replace")
+
+    def _command(self, ranks: int) -> list[str]:
+        return [
+            *(sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--disable-usage-stats"),
+            *("--node-ip-address=127.0.0.1", "--port=0", f"--ray-client-server-port={free_port()}"),
+            *("--include-dashboard=true", "--dashboard-host=127.0.0.1", f"--dashboard-port={self.url.rsplit(':')[-1]}"),
+            *(f"--dashboard-agent-listen-port={free_port()}", "--min-worker-port=0", "--max-worker-port=0"),
+            *(f"--temp-dir={self.directory}", f"--num-cpus={LOGICAL_CPUS + ranks}"),
+            *(f"--object-store-memory={OBJECT_STORE_BYTES}", "--no-monitor", "--include-log-monitor=false"),
+        ]
+
+    def processes(self) -> tuple[int, ...]:
+        """Ids of all live processes of this Ray: its session, which none of them leaves."""
+        return session_processes(self._process.pid)
+
+    def stop(self, keep_logs_in: Path, drain: Callable[[], None]) -> None:
+        """End every process after `drain`, keep the logs, remove all else; raises ProcessesLeft where one survives."""
+        shared_memory = shared_memory_files(self.processes())
+        if not self.has_ended:
+            drain()
+        shared_memory |= shared_memory_files(self.processes())
+        _signal_all(self.processes(), signal.SIGTERM)
+        if not self._gone_within(TERMINATE_TIMEOUT_S):
+            _signal_all(self.processes(), signal.SIGKILL)
+        gone = self._gone_within(KILL_TIMEOUT_S)
+        for file in shared_memory:
+            file.unlink(missing_ok=True)
+        keep_logs_in.mkdir(parents=True, exist_ok=True)
+        if self.logs.is_dir():
+            shutil.copytree(self.logs, keep_logs_in, dirs_exist_ok=True, ignore_dangling_symlinks=True)
+        shutil.copy(self.directory / "ray.log", keep_logs_in)
+        shutil.rmtree(self.directory)
+        if not gone:
+            raise ProcessesLeft(
+                f"processes {', '.join(map(str, self.processes()))}: still running {KILL_TIMEOUT_S:.0f} s after "
+                "SIGKILL, expected none; end them by hand"
+            )
+
+    def _gone_within(self, timeout_s: float) -> bool:
+        deadline = time.monotonic() + timeout_s
+        while True:
+            is_gone = not self.processes()
+            self._process.poll()  # takes the exit status, or a zombie stays
+            if is_gone:
+                return True
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(0.1)
+
+
+def ray_environment(inherited: Mapping[str, str], added: Mapping[str, str], token: str) -> dict[str, str]:
+    """The environment of all of Ray's processes: nothing of another Ray, byte code cached, nothing reported."""
+    kept = {name: value for name, value in inherited.items() if name not in LOST_TOGETHER}
+    # Without cached byte code, importing the engine takes twice as long, in each of its processes.
+    kept.pop("PYTHONDONTWRITEBYTECODE", None)
+    return {
+        **kept,
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN": token,
+        **RAY_ENVIRONMENT,
+        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+        **added,
+    }
+
+
+def free_port() -> int:
+    """A port of the loopback interface that nobody listens on."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+def session_processes(session_id: int) -> tuple[int, ...]:
+    """Ids of the live processes of a session, from /proc."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit():
+            continue
+        try:
+            state, _parent, _group, session = (entry / "stat").read_text().rpartition(")")[2].split()[:4]
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        if int(session) == session_id and state not in "ZX":
+            found.append(int(entry.name))
+    return tuple(sorted(found))
+
+
+def shared_memory_files(process_ids: Iterable[int]) -> frozenset[Path]:
+    """Files of /dev/shm that these processes map: an engine that is killed leaves them behind.
+
+    Told by inode: a semaphore is mapped under a temporary name, and linked to its own name afterwards.
+    """
+    inodes = set()
+    for process_id in process_ids:
+        try:
+            maps = Path(f"/proc/{process_id}/maps").read_text()
+        except (FileNotFoundError, ProcessLookupError, PermissionError):
+            continue
+        inodes |= {int(line.split()[4]) for line in maps.splitlines() if " /dev/shm/" in line}
+    with os.scandir("/dev/shm") as entries:  # noqa: S108
+        return frozenset(Path(entry.path) for entry in entries if entry.inode() in inodes)
+
+
+def _signal_all(process_ids: tuple[int, ...], number: int) -> None:
+    for process_id in process_ids:
+        try:
+            os.kill(process_id, number)
+        except ProcessLookupError:
+            continue
+
+
+def _end_with_parent() -> None:
+    """Runs in the child: SIGTERM when `conclave up` dies, however it dies."""
+    LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def _short_directory() -> str:
+    for directory in ("/tmp", tempfile.gettempdir()):  # noqa: S108 - mkdtemp makes a private one in it
+        if len(directory) <= 20 and os.access(directory, os.W_OK):
+            return directory
+    raise EnvironmentUnfit(
+        f"temporary directory {tempfile.gettempdir()}: /tmp is not writable and this path is longer than 20 "
+        "characters, which is too long for Ray's sockets; set TMPDIR to a shorter one"
+    )

@@ -1,0 +1,58 @@
+"""`conclave` (and `kubectl conclave`): registers the commands and turns Conclave's errors into messages and exit codes.
+
+A command lives in a module of its own beside this one and imports what is heavy inside its function.
+"""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from conclave import __version__
+from conclave.errors import ConclaveError
+from conclave_cli import chat, explain, models, operator, plan, status, up, validate, weights
+
+app = typer.Typer(
+    name="conclave",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    help="Plan, run and explain large mixture-of-experts models on your own hardware.",
+)
+
+
+app.add_typer(operator.app, name="operator")
+app.add_typer(weights.app, name="weights")
+app.command()(up.up)
+app.command()(chat.chat)
+app.command()(plan.plan)
+app.command()(validate.validate)
+app.add_typer(models.app, name="models")
+app.command()(status.status)
+app.command()(explain.explain)
+
+
+@app.command()
+def version() -> None:
+    """Print the version."""
+    typer.echo(f"conclave {__version__}")
+
+
+@app.callback()
+def root() -> None:
+    """Plan, run and explain large mixture-of-experts models on your own hardware."""
+
+
+def main() -> None:
+    """Entry point: an expected error is one message on stderr and its own exit code, never a traceback."""
+    try:
+        app()
+    except ConclaveError as error:
+        typer.echo(f"error: {error}", err=True)
+        sys.exit(error.exit_code)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,229 @@
+"""Reads manifest files strictly: what YAML would let pass silently is a problem with its line.
+
+Called by `validate`, `plan` and `up`. Refused here: duplicate keys, NaN and infinities, aliases that grow, odd tags,
+deep nesting, large files; all else is judged by `conclave.policy.admission`.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from conclave.api.modeldeployment import ModelDeployment
+from conclave.errors import InvalidInput
+from conclave.policy.admission import Path as FieldPath
+from conclave.policy.admission import Problem, read_deployment
+
+MAX_FILE_BYTES = 1024 * 1024
+"""What etcd would not take anyway."""
+MAX_DEPTH = 64
+MAX_VALUES = 20_000
+"""Values of one document after aliases are resolved."""
+
+_NUMBER = re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+")
+"""A JSON number that YAML 1.1 takes for a string, because its exponent has no sign."""
+_TEXT_TAGS = {f"tag:yaml.org,2002:{name}" for name in ("timestamp", "value")}
+"""Kubernetes has no such types: the text stands."""
+_TAGS = _TEXT_TAGS | {f"tag:yaml.org,2002:{name}" for name in ("map", "seq", "null", "bool", "int", "float", "str")}
+
+
+class UnreadableFileError(InvalidInput):
+    """A file of which no document can be judged."""
+
+    def __init__(self, file: str, line: int, reason: str) -> None:
+        super().__init__(f"{file}:{line}: {reason}")
+        self.line = line
+        self.reason = reason
+
+
+@dataclass(frozen=True)
+class Document:
+    """One document of a file."""
+
+    file: str
+    line: int
+    value: object = None
+    lines: Mapping[FieldPath, int] = field(default_factory=dict)
+    """The line of each field."""
+    problems: tuple[Problem, ...] = ()
+    """What only a file can break."""
+
+    def line_of(self, path: FieldPath) -> int:
+        """The line of a field, or of the nearest object around it."""
+        while path and path not in self.lines:
+            path = path[:-1]
+        return self.lines.get(path, self.line)
+
+    def located(self, problem: Problem) -> str:
+        """A problem as `file:line: field: message`."""
+        return f"{self.file}:{self.line_of(problem.path)}: {problem}"
+
+
+def read_documents(file: str) -> tuple[Document, ...]:
+    """The documents of a file (`-` is standard input); raises UnreadableFileError."""
+    text = _read_text(file)
+    try:
+        _bound_depth(file, text)
+        nodes = list(yaml.compose_all(text, Loader=yaml.SafeLoader))
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        line = mark.line + 1 if mark else 1
+        raise UnreadableFileError(file, line, f"not YAML: {error.problem or error.context}") from error
+    except yaml.YAMLError as error:
+        raise UnreadableFileError(file, 1, f"not YAML: {' '.join(str(error).split())}") from error
+    documents = tuple(_document(file, node) for node in nodes if not _is_empty(node))
+    if not documents:
+        raise UnreadableFileError(file, 1, "holds no document: a ModelDeployment is needed")
+    return documents
+
+
+def load_deployments(file: str | Path) -> tuple[ModelDeployment, ...]:
+    """Every ModelDeployment of a file; raises InvalidInput with all that is wrong with any of them."""
+    deployments: list[ModelDeployment] = []
+    problems: list[str] = []
+    for document in read_documents(str(file)):
+        deployment, found = check_document(document)
+        problems += [document.located(problem) for problem in found]
+        if deployment is not None:
+            deployments.append(deployment)
+    if problems:
+        raise InvalidInput("\n".join(problems))
+    return tuple(deployments)
+
+
+def load_deployment(file: str | Path) -> ModelDeployment:
+    """The only ModelDeployment of a file; raises InvalidInput with all that is wrong with it."""
+    deployments = load_deployments(file)
+    if len(deployments) != 1:
+        names = ", ".join(deployment.metadata.name for deployment in deployments)
+        raise InvalidInput(f"{file}: holds {len(deployments)} ModelDeployments ({names}): exactly one is needed")
+    return deployments[0]
+
+
+def read_model_config(file: str | None) -> dict[str, Any] | None:
+    """A model's own config.json, read as strictly; None where none is given."""
+    if file is None:
+        return None
+    documents = read_documents(file)
+    problems = [document.located(problem) for document in documents for problem in document.problems]
+    if problems:
+        raise InvalidInput("\n".join(problems))
+    value = documents[0].value
+    if len(documents) != 1 or not isinstance(value, dict):
+        raise InvalidInput(f"{file}: expected one JSON object")
+    return value
+
+
+def check_document(document: Document) -> tuple[ModelDeployment | None, tuple[Problem, ...]]:
+    """The deployment, None where anything is wrong, and what is wrong: with the file first, else with the object."""
+    if document.problems:
+        return None, document.problems
+    return read_deployment(document.value)
+
+
+def _read_text(file: str) -> str:
+    try:
+        if file == "-":
+            content = sys.stdin.buffer.read(MAX_FILE_BYTES + 1)
+        else:
+            with Path(file).open("rb") as stream:
+                content = stream.read(MAX_FILE_BYTES + 1)
+    except OSError as error:
+        raise UnreadableFileError(file, 1, f"cannot be read: {error.strerror}") from error
+    if len(content) > MAX_FILE_BYTES:
+        raise UnreadableFileError(file, 1, f"is larger than {MAX_FILE_BYTES} bytes, which no cluster stores")
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content[: error.start].count(b"\n") + 1
+        raise UnreadableFileError(file, line, f"byte {error.start} is not UTF-8: save the file as UTF-8") from error
+
+
+def _bound_depth(file: str, text: str) -> None:
+    """Before nodes are composed, which recurses."""
+    depth = 0
+    for event in yaml.parse(text, Loader=yaml.SafeLoader):
+        if isinstance(event, yaml.CollectionStartEvent):
+            depth += 1
+        elif isinstance(event, yaml.CollectionEndEvent):
+            depth -= 1
+        if depth > MAX_DEPTH:
+            line = event.start_mark.line + 1 if event.start_mark else 1
+            raise UnreadableFileError(file, line, f"nested deeper than {MAX_DEPTH} levels")
+
+
+def _is_empty(node: yaml.Node | None) -> bool:
+    return node is None or (isinstance(node, yaml.ScalarNode) and node.tag.endswith(":null") and node.value == "")
+
+
+def _document(file: str, node: yaml.Node) -> Document:
+    reader = _Reader()
+    value = reader.read(node, ())
+    return Document(file, node.start_mark.line + 1, value, reader.lines, tuple(reader.problems))
+
+
+class _Reader:
+    """Turns a tree of nodes into values, and notes lines and problems on the way."""
+
+    def __init__(self) -> None:
+        self.lines: dict[FieldPath, int] = {}
+        self.problems: list[Problem] = []
+        self._constructor = yaml.constructor.SafeConstructor()
+        self._values = 0
+
+    def read(self, node: yaml.Node, path: FieldPath) -> Any:
+        """The value of a node; None where there is a problem with it."""
+        self.lines.setdefault(path, node.start_mark.line + 1)
+        self._values += 1
+        if self._values > MAX_VALUES or len(path) > MAX_DEPTH:
+            if not any(problem.path == () for problem in self.problems):
+                self._refuse((), f"holds more than {MAX_VALUES} values or {MAX_DEPTH} levels once aliases are resolved")
+            return None
+        if node.tag not in _TAGS:
+            return self._refuse(path, f"has the tag {node.tag}: only plain values are taken")
+        if isinstance(node, yaml.MappingNode):
+            return dict(self._entries(node, path))
+        if isinstance(node, yaml.SequenceNode):
+            return [self.read(item, (*path, index)) for index, item in enumerate(node.value)]
+        if isinstance(node, yaml.ScalarNode):
+            return self._scalar(node, path)
+        raise TypeError(f"a YAML node is a mapping, a sequence or a scalar, not {type(node).__name__}")
+
+    def _entries(self, node: yaml.MappingNode, path: FieldPath) -> Iterator[tuple[str, Any]]:
+        seen: dict[str, int] = {}
+        for key_node, value_node in node.value:
+            line = key_node.start_mark.line + 1
+            key = key_node.value
+            if key_node.tag != "tag:yaml.org,2002:str":
+                self._refuse(path, f"line {line}: a key must be a string: put it in quotes; merge keys are not taken")
+                continue
+            where = (*path, key)
+            self.lines[where] = line
+            if key in seen:
+                self._refuse(where, f"is given twice, in lines {seen[key]} and {line}: keep one")
+                continue
+            seen[key] = line
+            yield key, self.read(value_node, where)
+
+    def _scalar(self, node: yaml.ScalarNode, path: FieldPath) -> Any:
+        text = str(node.value)
+        if node.tag in _TEXT_TAGS:
+            return text
+        is_number = node.tag.endswith(":str") and node.style is None and _NUMBER.fullmatch(text) is not None
+        try:
+            value = float(text) if is_number else self._constructor.construct_object(node)
+        except (ValueError, OverflowError, yaml.YAMLError):
+            return self._refuse(path, f"{text[:32]} is not a value of its type: correct it or put it in quotes")
+        if isinstance(value, float) and not math.isfinite(value):
+            return self._refuse(path, f"{text} is not a finite number: Kubernetes has no NaN and no infinity")
+        return value
+
+    def _refuse(self, path: FieldPath, message: str) -> None:
+        self.problems.append(Problem(path, message))

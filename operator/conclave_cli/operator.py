@@ -1,0 +1,102 @@
+"""`conclave operator run`: the process that turns ModelDeployments into RayServices."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+import yaml
+from pydantic import ValidationError
+
+from conclave.errors import EnvironmentUnfit, InvalidInput
+from conclave.manifests.settings import OperatorSettings
+
+app = typer.Typer(no_args_is_help=True, help="Run the operator.")
+
+
+@app.callback()
+def root() -> None:
+    """Run the operator."""
+
+
+@app.command()
+def run(
+    namespace: Annotated[
+        list[str] | None, typer.Option(help="Namespace to watch; may be given again. All where left out.")
+    ] = None,
+    config: Annotated[
+        Path | None, typer.Option(help="YAML file with the operator's settings (image, data_classes, …).")
+    ] = None,
+    default_image: Annotated[
+        str | None, typer.Option(help="Serving image where a ModelDeployment names none; wins over --config.")
+    ] = None,
+    data_classes: Annotated[
+        str | None, typer.Option(help="Data classes in ascending order, with commas; wins over --config.")
+    ] = None,
+    kubeconfig: Annotated[
+        str | None, typer.Option(help="Kubeconfig; the pod's service account where left out, else the user's own.")
+    ] = None,
+    lease: Annotated[str, typer.Option(help="Name of the Lease of which one process holds.")] = "conclave-operator",
+    lease_namespace: Annotated[
+        str | None, typer.Option(help="Its namespace; the process's own where left out.")
+    ] = None,
+    http_port: Annotated[
+        int, typer.Option("--http-port", "--metrics-port", min=0, max=65535, help="/metrics, /healthz and /readyz.")
+    ] = 8080,
+    resync_seconds: Annotated[
+        float, typer.Option(min=1, help="How often every ModelDeployment is looked at without any event.")
+    ] = 60.0,
+    log_format: Annotated[Literal["text", "json"], typer.Option(help="Log lines for people or for machines.")] = "text",
+) -> None:
+    """Watch ModelDeployments and serve them, as the leader or as a standby."""
+    settings = load_settings(config, default_image, data_classes)
+    try:
+        from conclave_operator.logs import set_up_logs
+        from conclave_operator.process import ProcessOptions, own_namespace, run_operator
+        from conclave_operator.tracing import set_up_tracing
+    except ModuleNotFoundError as error:
+        raise EnvironmentUnfit(
+            f"the operator needs {error.name}, which is not installed: pip install 'conclave-inference[operator]'"
+        ) from error
+    set_up_logs(log_format)
+    set_up_tracing()
+    options = ProcessOptions(
+        namespaces=tuple(namespace or ()),
+        kubeconfig=kubeconfig,
+        lease_name=lease,
+        lease_namespace=lease_namespace or own_namespace(),
+        http_port=http_port,
+        resync_s=resync_seconds,
+    )
+    try:
+        asyncio.run(run_operator(options, settings))
+    except asyncio.CancelledError:
+        return  # a signal
+
+
+def load_settings(config: Path | None, default_image: str | None, data_classes: str | None) -> OperatorSettings:
+    """From the file, then from the options; raises InvalidInput."""
+    given: dict[str, object] = {}
+    if config is not None:
+        try:
+            loaded = yaml.safe_load(config.read_text())
+        except (OSError, yaml.YAMLError) as error:
+            raise InvalidInput(f"--config {config}: {error}") from error
+        if not isinstance(loaded, dict):
+            raise InvalidInput(f"--config {config}: holds a {type(loaded).__name__}, expected a mapping of settings")
+        given |= loaded
+    if default_image is not None:
+        given["image"] = default_image
+    if data_classes is not None:
+        given["data_classes"] = tuple(name.strip() for name in data_classes.split(",") if name.strip())
+    try:
+        return OperatorSettings.model_validate(given)
+    except ValidationError as error:
+        problems = "; ".join(
+            f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}" for problem in error.errors(include_url=False)
+        )
+        raise InvalidInput(
+            f"the operator's settings are not complete: {problems}. Give --config FILE or --default-image."
+        ) from error

@@ -1,0 +1,255 @@
+"""`conclave plan`: on which accelerators a model would run, in which layout and why, without touching any.
+
+Reads files and flags and prints; the plan itself is `conclave.planning`.
+"""
+
+from __future__ import annotations
+
+import json
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+import yaml
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from conclave.api.modeldeployment import Dtype, KvCacheDtype, ModelDeployment, Quantization
+from conclave.api.plan import Plan, PlanMemory
+from conclave.catalogue.facts import ModelFacts
+from conclave.catalogue.models import find_model
+from conclave.catalogue.servable import check_servable, not_yet_served
+from conclave.errors import InvalidInput, NothingFits
+from conclave.planning.inventory import Inventory, Node
+from conclave.planning.plan import PlanOutcome, PlanRequest, facts_for, make_plan, plan_deployment
+from conclave.planning.settings import CPU, DEFAULT_GPU_MEMORY_UTILIZATION, EngineSettings
+from conclave_cli.inventory_file import product_memory, read_inventory
+from conclave_cli.manifest_files import load_deployment, read_model_config
+
+_GIB = 2**30
+_BAR_WIDTH = 48
+_SHOWN_REJECTIONS = 8
+_PARTS = (
+    ("weights", "weights", "█", "blue"),
+    ("kv_cache", "KV cache", "▓", "green"),
+    ("activations", "activations", "▒", "yellow"),
+    ("graphs", "CUDA graphs", "░", "magenta"),
+    ("overhead", "overhead", "x", "red"),
+    ("free", "free", "·", "dim"),
+)
+
+
+class Output(StrEnum):
+    """Formats of the answer."""
+
+    TABLE = "table"
+    JSON = "json"
+    YAML = "yaml"
+
+
+def plan(
+    file: Annotated[
+        str | None, typer.Option("--file", "-f", help="ModelDeployment to plan; - is standard input.")
+    ] = None,
+    inventory: Annotated[
+        str | None,
+        typer.Option(
+            help="Nodes: a list (nodes: [{name, accelerator, gpus}]) or what kubectl get nodes -o yaml prints."
+        ),
+    ] = None,
+    model: Annotated[str | None, typer.Option(help="Id of a catalogue model, instead of a file.")] = None,
+    config: Annotated[str | None, typer.Option(help="config.json of a model that the catalogue does not know.")] = None,
+    accelerator: Annotated[
+        str | None, typer.Option(help="Product as node labels spell it, or its short name (H100).")
+    ] = None,
+    gpus_per_node: Annotated[int, typer.Option(min=1, max=64, help="GPUs of each node.")] = 8,
+    nodes: Annotated[int, typer.Option(min=1, max=512, help="Nodes with that accelerator.")] = 1,
+    gpu_memory_gib: Annotated[
+        float | None, typer.Option(min=0.1, help="Memory of one GPU, for an accelerator that the catalogue lacks.")
+    ] = None,
+    tensor: Annotated[int | None, typer.Option(min=1, help="Tensor-parallel size; planned where left out.")] = None,
+    pipeline: Annotated[int | None, typer.Option(min=1, help="Pipeline-parallel size; planned where left out.")] = None,
+    data: Annotated[int, typer.Option(min=1, help="Data-parallel size (planned, not served yet).")] = 1,
+    expert_parallel: Annotated[
+        bool | None, typer.Option("--expert-parallel/--no-expert-parallel", help="Spread experts instead of slicing.")
+    ] = None,
+    quantization: Annotated[Quantization | None, typer.Option(help="fp8 quantizes at load.")] = None,
+    dtype: Annotated[Dtype | None, typer.Option(help="Type of unquantized weights.")] = None,
+    kv_cache_dtype: Annotated[KvCacheDtype | None, typer.Option(help="Type of the KV cache.")] = None,
+    max_model_len: Annotated[int | None, typer.Option(min=1, help="Longest request; the longest that fits.")] = None,
+    gpu_memory_utilization: Annotated[
+        float | None, typer.Option(min=0.01, max=1, help=f"Share that vLLM takes [{DEFAULT_GPU_MEMORY_UTILIZATION}].")
+    ] = None,
+    max_num_seqs: Annotated[int | None, typer.Option(min=1, help="Requests in one step.")] = None,
+    max_num_batched_tokens: Annotated[int | None, typer.Option(min=1, help="Tokens in one step.")] = None,
+    enforce_eager: Annotated[bool, typer.Option("--enforce-eager", help="No CUDA graphs.")] = False,
+    every_option: Annotated[bool, typer.Option("--all", help="Every option that was considered, and why not.")] = False,
+    output: Annotated[
+        Output, typer.Option("--output", "-o", help="table, or status.plan as json or yaml.")
+    ] = Output.TABLE,
+) -> None:
+    """Plan a model: accelerator, GPUs, parallel sizes, memory of each GPU, context and concurrency, and why.
+
+    Give a ModelDeployment with -f, or a model with --model or --config; and the hardware with --inventory, or with
+    --accelerator, --gpus-per-node and --nodes. Exits 2 where nothing fits, with the reasons and what would.
+    """
+    if (file is None) == (model is None and config is None):
+        raise InvalidInput("give either -f FILE, or --model ID or --config config.json")
+    if (inventory is None) == (accelerator is None):
+        raise InvalidInput("give either --inventory FILE, or --accelerator PRODUCT (with --gpus-per-node and --nodes)")
+    deployment = load_deployment(file) if file is not None else None
+    tolerations = deployment.spec.hardware.tolerations if deployment else ()
+    if inventory is not None:
+        hardware = read_inventory(inventory, tolerations)
+    else:
+        hardware = _hardware(accelerator, gpus_per_node, nodes, gpu_memory_gib)
+    changes = {
+        "quantization": quantization,
+        "dtype": dtype,
+        "kv_cache_dtype": kv_cache_dtype,
+        "max_model_len": max_model_len,
+        "gpu_memory_utilization": gpu_memory_utilization,
+        "max_num_seqs": max_num_seqs,
+        "max_num_batched_tokens": max_num_batched_tokens,
+        "enforce_eager": enforce_eager or None,
+    }
+    sizes = {"tensor": tensor, "pipeline": pipeline, "expert_parallel": expert_parallel}
+    if deployment is not None:
+        given = [name for name, value in (changes | sizes).items() if value is not None]
+        if given or data != 1:
+            raise InvalidInput(f"--{(given or ['data'])[0].replace('_', '-')} and -f exclude each other: edit {file}")
+        facts = _facts_of(deployment, config)
+        name = deployment.spec.model.id
+        outcome = plan_deployment(deployment, facts, hardware)
+    else:
+        name = model or str(config)
+        facts = _facts(model, config)
+        outcome = make_plan(
+            PlanRequest(
+                facts=facts,
+                inventory=hardware,
+                max_gpus=sum(node.gpus for node in hardware.nodes),
+                data=data,
+                settings=EngineSettings(**{key: value for key, value in changes.items() if value is not None}),
+                **sizes,
+            )
+        )
+    _print(name, facts, outcome, every_option=every_option, output=output)
+
+
+def _hardware(accelerator: str | None, gpus: int, nodes: int, memory_gib: float | None) -> Inventory:
+    product = accelerator or ""
+    memory_bytes = int((memory_gib or 0) * _GIB)
+    if not memory_bytes:
+        product, memory_bytes = product_memory(product, "--accelerator")
+    return Inventory(
+        nodes=tuple(
+            Node(name=f"node-{index}", accelerator=product, memory_bytes=memory_bytes, gpus=gpus, free_gpus=gpus)
+            for index in range(nodes)
+        )
+    )
+
+
+def _facts(model: str | None, config: str | None) -> ModelFacts:
+    if config is None and model is not None:
+        entry = find_model(model)
+        terms = entry.terms if entry else None
+        _refuse(check_servable(model, terms.id if terms else None, has_config=False))
+    return facts_for(model or "", read_model_config(config))
+
+
+def _facts_of(deployment: ModelDeployment, config: str | None) -> ModelFacts:
+    wanted = deployment.spec.model
+    accepted = wanted.licence.accepted if wanted.licence else None
+    _refuse(check_servable(wanted.id, accepted, has_config=config is not None))
+    return facts_for(wanted.id, read_model_config(config))
+
+
+def _refuse(problems: tuple[str, ...]) -> None:
+    if problems:
+        raise InvalidInput("\n".join(problems))
+
+
+def _print(name: str, facts: ModelFacts, outcome: PlanOutcome, *, every_option: bool, output: Output) -> None:
+    console = Console(highlight=False)
+    if outcome.plan is None:
+        raise NothingFits(_nothing_fits(name, outcome))
+    if output is Output.TABLE:
+        _print_plan(console, name, outcome.plan)
+        _print_rejected(console, outcome, every_option=every_option)
+    else:
+        wire = outcome.plan.to_wire()
+        typer.echo(
+            json.dumps(wire, indent=2) if output is Output.JSON else yaml.safe_dump(wire, sort_keys=False).rstrip()
+        )
+    note = not_yet_served(name, facts.architecture)
+    if note:
+        typer.echo(f"note: {note}", err=True)
+
+
+def _nothing_fits(name: str, outcome: PlanOutcome) -> str:
+    lines = [f"nothing fits {name}"]
+    lines += [f"  {option.option}: {option.reason}" for option in outcome.rejected]
+    lines += [f"  would help: {remedy}" for remedy in outcome.remedies]
+    return "\n".join(lines)
+
+
+def _print_plan(console: Console, name: str, plan: Plan) -> None:
+    layout = f"tensor {plan.tensor}, pipeline {plan.pipeline}"
+    layout += f", data {plan.data}" if plan.data > 1 else ""
+    layout += ", experts spread" if plan.expert_parallel else ""
+    unit = "rank" if plan.accelerator == CPU else "GPU"
+    units = unit if plan.gpus_per_replica == 1 else f"{unit}s"
+    pods = "pod" if plan.nodes_per_replica == 1 else "pods"
+    table = Table(box=None, show_header=False, pad_edge=False)
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    for heading, text in (
+        ("model", name),
+        ("accelerator", plan.accelerator),
+        ("parallelism", layout),
+        ("replica", f"{plan.gpus_per_replica} {units}: {plan.nodes_per_replica} {pods} of {plan.gpus_per_node}"),
+        ("context", f"{plan.max_model_len} tokens (the KV cache holds one of {plan.longest_context_tokens})"),
+        ("concurrency", f"{plan.max_concurrency} requests of that length; {plan.kv_cache_tokens} tokens in all"),
+    ):
+        table.add_row(heading, text)
+    console.print(table)
+    console.print()
+    console.print(Text(f"each {unit} " if plan.pipeline == 1 else f"fullest {unit} ") + _bar(plan.memory))
+    console.print(_memory_table(plan.memory))
+    console.print()
+    for reason in plan.because:
+        console.print(f"because  {reason}", soft_wrap=True)
+
+
+def _bar(memory: PlanMemory) -> Text:
+    bar, drawn, reached = Text("["), 0, 0
+    for field, _, symbol, style in _PARTS:
+        reached += getattr(memory, field)
+        width = round(_BAR_WIDTH * min(reached, memory.total) / memory.total) - drawn
+        bar.append(symbol * max(width, 0), style=style)
+        drawn += max(width, 0)
+    return bar + Text(f"] {memory.total / _GIB:.2f} GiB")
+
+
+def _memory_table(memory: PlanMemory) -> Table:
+    table = Table(box=None, show_header=False, pad_edge=False)
+    table.add_column()
+    table.add_column(no_wrap=True)
+    table.add_column(justify="right", no_wrap=True)
+    table.add_column(justify="right", no_wrap=True)
+    for field, heading, symbol, style in _PARTS:
+        size = getattr(memory, field)
+        table.add_row(Text(symbol, style=style), heading, f"{size / _GIB:.2f} GiB", f"{size / memory.total:.1%}")
+    return table
+
+
+def _print_rejected(console: Console, outcome: PlanOutcome, *, every_option: bool) -> None:
+    shown = outcome.rejected if every_option else outcome.rejected[:_SHOWN_REJECTIONS]
+    if shown:
+        console.print()
+    for option in shown:
+        console.print(f"not      {option.option}: {option.reason}", soft_wrap=True)
+    if len(shown) < len(outcome.rejected):
+        console.print(f"         {len(outcome.rejected) - len(shown)} more with --all")
