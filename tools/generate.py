@@ -1,0 +1,53 @@
+"""Regenerates every generated file from its one source: `make verify` runs it and fails on a difference.
+
+A generated file is a path below the repository and a function that gives its text; nothing here depends on time,
+order of directories or environment.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import yaml
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))  # tools/ is no package of the distribution
+
+from tools.models_page import models_page  # noqa: E402
+from tools.published_starts import accuracy_page  # noqa: E402
+from tools.reference import engine_arguments_page, model_deployment_page  # noqa: E402
+
+from conclave.api.crd import model_deployment_crd  # noqa: E402
+from conclave.policy.arguments import admission_rules  # noqa: E402
+from conclave_serving.request_limits import limits_page  # noqa: E402
+
+
+def crd_text() -> str:
+    """The CRD as YAML."""
+    body = yaml.safe_dump(model_deployment_crd(admission_rules()), sort_keys=False, width=120, allow_unicode=True)
+    return f"# Generated from operator/conclave/api by tools/generate.py.\n{body}"
+
+
+GENERATED: Mapping[str, Callable[[], str]] = {
+    "crds/conclave.dev_modeldeployments.yaml": crd_text,
+    "charts/conclave/files/crds/conclave.dev_modeldeployments.yaml": crd_text,
+    "docs/modeldeployment.md": model_deployment_page,
+    "docs/engine-arguments.md": engine_arguments_page,
+    "docs/request-limits.md": limits_page,
+    "docs/plan-accuracy.md": accuracy_page,
+    "docs/models.md": models_page,
+}
+
+
+def generate(root: Path = ROOT) -> None:
+    """Write every generated file below `root`."""
+    for path, text in GENERATED.items():
+        target = root / path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text(text(), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    generate()

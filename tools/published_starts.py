@@ -1,0 +1,202 @@
+"""Published start-ups of vLLM (tests/data/published) beside what the plan says of them.
+
+Used by the tests that judge the plan, and by tools/generate.py, which writes the comparison to docs/plan-accuracy.md.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from statistics import median
+from typing import Any, NamedTuple
+
+import yaml
+
+from conclave.api.modeldeployment import Dtype, KvCacheDtype, Quantization
+from conclave.catalogue.facts import read_config
+from conclave.catalogue.models import find_model
+from conclave.catalogue.shapes import ModelFacts
+from conclave.planning.evaluate import Device, Fit, Misfit, evaluate
+from conclave.planning.layout import Layout
+from conclave.planning.memory import rotary_bytes
+from conclave.planning.settings import EngineSettings, expert_tiles, weight_dtype, weight_format
+from conclave.planning.weights import DTYPE_BYTES, weight_bytes
+
+GIB = 2**30
+PUBLISHED = Path(__file__).parents[1] / "tests" / "data" / "published"
+
+
+class Start(NamedTuple):
+    """One published start-up."""
+
+    values: dict[str, Any]
+
+    @property
+    def observed(self) -> dict[str, Any]:
+        observed: dict[str, Any] = self.values["observed"]
+        return observed
+
+    @property
+    def is_current(self) -> bool:
+        """Whether vLLM still does what the log shows; where not, the row says what changed."""
+        return "changed_since" not in self.values
+
+    @property
+    def facts(self) -> ModelFacts:
+        model: str = self.values["model"]
+        stored = PUBLISHED / "configs" / f"{model.replace('/', '--')}.json"
+        entry = find_model(model)
+        if stored.exists():
+            return read_config(json.loads(stored.read_text("utf-8")))
+        assert entry is not None, model
+        return read_config(entry.config)
+
+    @property
+    def layout(self) -> Layout:
+        return Layout(
+            tensor=self.values["tensor"],
+            pipeline=self.values.get("pipeline", 1),
+            data=self.values.get("data", 1),
+            expert_parallel=self.values.get("expert_parallel", False),
+        )
+
+    @property
+    def settings(self) -> EngineSettings:
+        stored = self.facts.weight_format
+        return EngineSettings(
+            dtype=Dtype(self.values.get("dtype", "auto")),
+            quantization=Quantization(self.values.get("quantization", "none")) if stored is None else Quantization.NONE,
+            kv_cache_dtype=KvCacheDtype(self.values.get("kv_cache_dtype", "auto")),
+            max_model_len=self.values.get("max_model_len"),
+            gpu_memory_utilization=self.values["gpu_memory_utilization"],
+            max_num_seqs=self.values.get("max_num_seqs"),
+            max_num_batched_tokens=self.values.get("max_num_batched_tokens"),
+            block_size=self.values.get("block_size"),
+            enforce_eager=self.values.get("enforce_eager", False),
+        )
+
+    @property
+    def device(self) -> Device | None:
+        memory = int(self.values.get("gpu_memory_gib", 0) * GIB)
+        product = self.values.get("accelerator")
+        if product is None and not memory:
+            return None
+        return Device.of(product or "unnamed", memory)
+
+    @property
+    def planned_weights_gib(self) -> float:
+        facts, settings, device = self.facts, self.settings, self.device
+        accelerator = device.match.accelerator if device and device.match else None
+        if self.values.get("mxfp4_kernel") == "marlin":
+            accelerator = None
+        dtype = weight_dtype(facts, settings)
+        stages = weight_bytes(
+            facts,
+            self.layout,
+            dtype,
+            weight_format(facts, settings),
+            expert_tiles(accelerator, on_cpu=False),
+        )
+        return (max(stages) + rotary_bytes(facts, DTYPE_BYTES[dtype])) / GIB
+
+    @property
+    def weights_error(self) -> float | None:
+        """Planned weights against the observed ones, as a share of these."""
+        observed: float | None = self.observed.get("weights_gib_per_gpu")
+        return None if observed is None else self.planned_weights_gib / observed - 1
+
+    @property
+    def kv_cache_error(self) -> float | None:
+        """The same of the KV cache, where it fitted there and here."""
+        planned = self.planned
+        observed: float | None = self.observed.get("kv_cache_gib_per_gpu")
+        if self.observed["outcome"] != "fits" or observed is None or not isinstance(planned, Fit):
+            return None
+        return planned.memory.kv_cache / GIB / observed - 1
+
+    @property
+    def planned(self) -> Fit | Misfit | None:
+        return evaluate(self.facts, self.settings, self.device, self.layout) if self.device else None
+
+
+def read_starts() -> tuple[Start, ...]:
+    """Every row, in the order of the files."""
+    files = sorted(PUBLISHED.glob("*.yaml"))
+    return tuple(Start(values) for path in files for values in yaml.safe_load(path.read_text("utf-8")))
+
+
+def accuracy_page() -> str:
+    """docs/plan-accuracy.md."""
+    starts = read_starts()
+    current = [start for start in starts if start.is_current]
+    weights = [start.weights_error for start in current if start.weights_error is not None]
+    pools = [start.kv_cache_error for start in current if start.kv_cache_error is not None]
+    unfit = [start for start in starts if start.observed["outcome"] == "oom"]
+    refused = [start for start in starts if start.observed["outcome"] == "refused"]
+    wrong = sum(isinstance(start.planned, Fit) for start in unfit)
+    fitted = [start for start in starts if start.observed["outcome"] == "fits" and start.planned is not None]
+    lost = sum(isinstance(start.planned, Misfit) for start in fitted)
+    return "\n".join(
+        [
+            "# How far the plan is from published start-ups",
+            "",
+            "Generated by tools/generate.py from tests/data/published, which names the source of every row. The logs",
+            "are of vLLM 0.5 to 0.26 on hardware of others; the plan counts as vLLM 0.32 does. No row was left out",
+            "for its error; logs of architectures that the plan does not read were not taken.",
+            "",
+            f"- Weights on a GPU: {_summary(weights)}.",
+            f"- KV cache on a GPU, where it fitted there and here: {_summary(pools)}.",
+            f"- Did not fit there: {len(unfit)} rows; said to fit here: {wrong}.",
+            f"- Fitted there: {len(fitted)} rows with known hardware; said not to fit here: {lost}.",
+            f"- Parallel sizes refused there: {len(refused)} rows"
+            f", of which vLLM accepts {sum(not start.is_current for start in refused)} since.",
+            f"- In the table and not in these figures: {len(starts) - len(current)} rows of what vLLM has changed",
+            "  since (`changed_since` in the data says what).",
+            "",
+            "GiB on a GPU, observed -> planned.",
+            "",
+            "| Start-up | vLLM | Parallel | Weights | Error | KV cache | Error | There | Here |",
+            "|---|---|---|---|---|---|---|---|---|",
+            *_lines(starts),
+            "",
+        ]
+    )
+
+
+def _summary(errors: Sequence[float]) -> str:
+    sizes = sorted(abs(error) for error in errors)
+    return f"{len(sizes)} rows, median error {median(sizes):.1%}, largest {sizes[-1]:.1%}"
+
+
+def _lines(starts: Sequence[Start]) -> Iterator[str]:
+    for start in starts:
+        observed, planned = start.observed, start.planned
+        weights, pool = observed.get("weights_gib_per_gpu"), observed.get("kv_cache_gib_per_gpu")
+        fit = planned if isinstance(planned, Fit) else None
+        cells = [
+            f"[{start.values['id']}]({_link(start.values['source'])})",
+            start.values["vllm_version"],
+            _sizes(start),
+            "" if weights is None else f"{weights:.2f} -> {start.planned_weights_gib:.2f}",
+            _percent(start.weights_error),
+            "" if pool is None else f"{pool:.2f}" + (f" -> {fit.memory.kv_cache / GIB:.2f}" if fit else ""),
+            _percent(start.kv_cache_error),
+            observed["outcome"],
+            {True: "fits", False: "does not fit"}[fit is not None] if planned is not None else "",
+        ]
+        yield f"| {' | '.join(cells)} |"
+
+
+def _sizes(start: Start) -> str:
+    pipeline = f" PP{start.layout.pipeline}" if start.layout.pipeline > 1 else ""
+    return f"TP{start.layout.tensor}{pipeline}{' EP' if start.layout.expert_parallel else ''}"
+
+
+def _percent(error: float | None) -> str:
+    return "" if error is None else f"{error:+.1%}"
+
+
+def _link(source: str) -> str:
+    repository, _, path = source.partition(": ")
+    return f"https://{repository}/blob/HEAD/{path.replace(' ', '%20')}" if path else f"https://{repository}"
