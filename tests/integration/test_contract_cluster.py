@@ -1,0 +1,111 @@
+"""The real cluster keeps the contract that the fake keeps (tests/unit/cluster/test_fake_contract.py)."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from typing import Any
+
+import pytest
+from tests.cluster_contract import ABSENT, CASES
+from tests.integration.testbed.kube import Kube
+
+from conclave_cluster.client import Client, load_configuration
+from conclave_cluster.kubernetes_cluster import KubernetesCluster
+from conclave_cluster.resources import NETWORK_POLICY
+
+RULES = (("networking.k8s.io", "networkpolicies"), ("", "configmaps"), ("", "secrets"), (ABSENT.group, ABSENT.plural))
+VERBS = ("get", "list", "watch", "create", "patch", "delete")
+VERSIONS = {"ConfigMap": "v1", "NetworkPolicy": "networking.k8s.io/v1", "Secret": "v1"}
+
+
+class RealBed:
+    """`cluster` acts as a user with rights of its own, the other hands as the administrator."""
+
+    absent = ABSENT
+
+    def __init__(self, kube: Kube, namespace: str, user: str, cluster: KubernetesCluster) -> None:
+        self.cluster = cluster
+        self.namespace = namespace
+        self._kube, self._user = kube, user
+
+    async def put(self, manifest: dict[str, Any]) -> dict[str, Any]:
+        metadata = manifest["metadata"]
+        if metadata.get("uid") is None:
+            made = self._kube.create(manifest, self.namespace)
+            await self._seen(made["kind"], metadata["name"], made)
+            return made
+        body = {key: value for key, value in manifest.items() if key in ("spec", "data")}
+        body["metadata"] = {"labels": metadata.get("labels", {})}
+        kind = manifest["kind"]
+        edited = self._kube.patch(VERSIONS[kind], kind, metadata["name"], body, self.namespace)
+        await self._seen(kind, metadata["name"], edited)
+        return edited
+
+    async def live(self, kind: str, name: str) -> dict[str, Any] | None:
+        return self._kube.get(VERSIONS[kind], kind, name, self.namespace)
+
+    async def remove(self, kind: str, name: str) -> None:
+        self._kube.delete(VERSIONS[kind], kind, name, self.namespace)
+        await self._seen(kind, name, None)
+
+    async def _seen(self, kind: str, name: str, item: dict[str, Any] | None) -> None:
+        """Returns once the cluster under test sees this version: a cache learns of a change by its watch."""
+        if kind != NETWORK_POLICY.kind:
+            return
+        version = item and item["metadata"]["resourceVersion"]
+        async with asyncio.timeout(10):
+            while True:
+                found = (await self.cluster.get(NETWORK_POLICY, self.namespace, name)).objects
+                if (found[0]["metadata"]["resourceVersion"] if found else None) == version:
+                    return
+                await asyncio.sleep(0.02)
+
+    def forbid(self, verb: str, plural: str) -> None:
+        self._kube.apply(*grants(self._user, self.namespace, without=(verb, plural)), namespace=self.namespace)
+
+
+def grants(user: str, namespace: str, without: tuple[str, str] = ("", "")) -> list[dict[str, Any]]:
+    rules = [
+        {
+            "apiGroups": [group],
+            "resources": [plural],
+            "verbs": [verb for verb in VERBS if (verb, plural) != without],
+        }
+        for group, plural in RULES
+    ]
+    api = "rbac.authorization.k8s.io"
+    head: dict[str, Any] = {"apiVersion": f"{api}/v1", "metadata": {"name": user, "namespace": namespace}}
+    return [
+        {**head, "kind": "Role", "rules": rules},
+        {
+            **head,
+            "kind": "RoleBinding",
+            "roleRef": {"apiGroup": api, "kind": "Role", "name": user},
+            "subjects": [{"apiGroup": api, "kind": "User", "name": user}],
+        },
+    ]
+
+
+@pytest.mark.parametrize("cached", [False, True], ids=["reads by request", "reads from a cache"])
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.__name__)
+def test_a_real_api_server_keeps_the_contract(kube: Kube, namespace: str, case: Any, cached: bool) -> None:
+    user = f"contract-{uuid.uuid4().hex[:6]}"
+    kube.apply(*grants(user, namespace), namespace=namespace)
+    kubeconfig = str(kube.user_kubeconfig(user))
+
+    async def run() -> None:
+        async with Client(await load_configuration(kubeconfig)) as client:
+            cluster = KubernetesCluster(client, [namespace])
+            tasks = []
+            if cached:
+                tasks = [asyncio.create_task(cache.run()) for cache in cluster.watch(NETWORK_POLICY)]
+                await asyncio.wait_for(cluster.synced(), 10)
+            try:
+                await case(RealBed(kube, namespace, user, cluster))
+            finally:
+                for task in tasks:
+                    task.cancel()
+                await asyncio.gather(*tasks, return_exceptions=True)
+
+    asyncio.run(run())

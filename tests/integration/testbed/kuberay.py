@@ -1,0 +1,87 @@
+"""KubeRay 1.6.2 as a process beside the control plane, with its own CRDs and under its own RBAC role.
+
+It makes RayClusters, pods and Services as objects; without kubelets nothing of them runs.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+from tests.integration.testbed.control_plane import HOST
+from tests.integration.testbed.kube import Kube
+from tests.integration.testbed.processes import Process, free_port
+from tools.build_tools import program
+
+USER = "kuberay"
+
+
+class KubeRay:
+    """Installed and started by `ensure`; the DependencyMissing tests stop it and remove its CRDs."""
+
+    def __init__(self, kube: Kube):
+        self._kube = kube
+        self._home = program("ray-operator").parent
+        self._crd_files = sorted((self._home / "config/crd/bases").glob("*.yaml"))
+        self._kubeconfig = kube.user_kubeconfig(USER)
+        self._process: Process | None = None
+        self._installed = False
+
+    @property
+    def running(self) -> bool:
+        return self._process is not None and self._process.running
+
+    def ensure(self) -> None:
+        """CRDs served, role bound, process running."""
+        if not self._installed:
+            self.install_crds()
+            self._kube.apply(*_role(self._home / "config/rbac/role.yaml"))
+        if not self.running:
+            self.start()
+
+    def start(self) -> None:
+        metrics, health = free_port(), free_port()
+        self._process = Process(
+            "ray-operator",
+            [
+                program("ray-operator"),
+                f"-kubeconfig={self._kubeconfig}",
+                "-use-kubernetes-proxy",
+                "-enable-leader-election=false",
+                f"-metrics-addr={HOST}:{metrics}",
+                f"-health-probe-bind-address={HOST}:{health}",
+            ],
+            self._kube.directory / "ray-operator.log",
+        )
+        self._process.require_running()
+
+    def stop(self) -> None:
+        if self._process is not None:
+            self._process.stop()
+            self._process = None
+
+    def install_crds(self) -> None:
+        """All four, served when this returns."""
+        self._kube.install_crds(*self._crd_files)
+        self._installed = True
+
+    def remove_crds(self) -> None:
+        """Also ends the process: a controller without its kinds exits in the end."""
+        self.stop()
+        self._installed = False
+        files = [f"--filename={file}" for file in self._crd_files]
+        self._kube.kubectl("delete", "--ignore-not-found", "--timeout=60s", *files)
+
+
+def _role(path: Path) -> list[dict[str, Any]]:
+    role = yaml.safe_load(path.read_text())
+    reference = {"apiGroup": "rbac.authorization.k8s.io", "kind": role["kind"], "name": role["metadata"]["name"]}
+    binding = {
+        "apiVersion": "rbac.authorization.k8s.io/v1",
+        "kind": "ClusterRoleBinding",
+        "metadata": {"name": USER},
+        "roleRef": reference,
+        "subjects": [{"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": USER}],
+    }
+    return [role, binding]

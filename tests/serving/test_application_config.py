@@ -1,0 +1,93 @@
+"""What `build` asks Ray Serve LLM for, from the arguments alone; Ray is imported, not started."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from conclave.manifests.serving_arguments import ServingArguments
+from conclave_serving.environment import CLOSED_ENVIRONMENT
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # Ray, vLLM and torch warn of themselves when they are imported
+    from conclave_serving.app import build, engine_arguments, engine_config, environment, ingress_options
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
+
+ARGUMENTS: dict[str, Any] = {
+    "deployment": "mixtral",
+    "served_name": "mixtral",
+    "model_path": "/weights",
+    "token_path": "/token",
+    "engine": {"tensor_parallel_size": 4, "pipeline_parallel_size": 2, "max_model_len": 4096},
+    "placement": {"device": "gpu", "bundles": 8, "strategy": "PACK"},
+    "autoscaling": {"min_replicas": 1, "max_replicas": 3, "target_ongoing_requests": 20},
+    "queue": {"max_ongoing_requests": 32, "max_queued_requests": 64},
+}
+
+
+def serving(**changes: dict[str, Any]) -> ServingArguments:
+    changed = {key: {**ARGUMENTS[key], **value} if key in ARGUMENTS else value for key, value in changes.items()}
+    return ServingArguments.model_validate({**ARGUMENTS, **changed})
+
+
+@pytest.mark.parametrize(
+    ("device", "bundle", "executor"), [("gpu", {"GPU": 1}, "ray"), ("cpu", {"CPU": 1}, "mp")], ids=["GPUs", "CPUs"]
+)
+def test_a_rank_gets_a_bundle_of_one_device(device: str, bundle: dict[str, int], executor: str) -> None:
+    config = engine_config(serving(placement={"device": device}))
+    assert config.placement_group_config == {"bundles": [bundle] * 8, "strategy": "PACK"}
+    assert config.accelerator_type is None
+    engine: Any = config.get_engine_config()
+    assert engine.get_initialization_kwargs()["distributed_executor_backend"] == executor
+
+
+@given(st.integers(0, 5), st.integers(1, 50), st.integers(1, 500), st.integers(1, 1000), st.integers(1, 1000))
+def test_both_deployments_scale_and_both_queues_are_bounded(
+    floor: int, ceiling: int, target: int, accepted: int, queued: int
+) -> None:
+    arguments = serving(
+        autoscaling={"min_replicas": floor, "max_replicas": max(floor, ceiling), "target_ongoing_requests": target},
+        queue={"max_ongoing_requests": accepted, "max_queued_requests": queued},
+    )
+    engine, ingress = engine_config(arguments).deployment_config, ingress_options(arguments)
+    assert engine["autoscaling_config"]["min_replicas"] == floor
+    assert ingress["autoscaling_config"]["min_replicas"] == 1
+    for options in (engine, ingress):
+        assert options["autoscaling_config"]["target_ongoing_requests"] < 10_000
+        assert options["autoscaling_config"]["max_replicas"] >= options["autoscaling_config"]["min_replicas"]
+        assert options["max_queued_requests"] > 0
+        assert options["backpressure_config"]["retry_after_s"] > 0
+    # The engine's queue fills first: its refusal has OpenAI's shape, the proxy's has not.
+    assert ingress["max_ongoing_requests"] >= accepted * max(floor, ceiling) + queued
+
+
+def test_extra_arguments_do_not_replace_what_was_decided() -> None:
+    extra = {"tensor_parallel_size": 1, "trust_remote_code": True, "enable_log_requests": True, "max_num_seqs": 7}
+    arguments = engine_arguments(serving(engine={"extra": extra}))
+    assert arguments["tensor_parallel_size"] == 4
+    assert arguments["max_num_seqs"] == 7
+    assert arguments["trust_remote_code"] is False
+    assert arguments["enable_log_requests"] is False
+
+
+def test_the_closed_environment_cannot_be_opened() -> None:
+    opened = environment(serving(env={**dict.fromkeys(CLOSED_ENVIRONMENT, "open"), "VLLM_CPU_KVCACHE_SPACE": "1"}))
+    assert {name: opened[name] for name in CLOSED_ENVIRONMENT} == dict(CLOSED_ENVIRONMENT)
+    assert opened["VLLM_CPU_KVCACHE_SPACE"] == "1"
+    assert engine_config(serving()).runtime_env == {"env_vars": environment(serving())}
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("engine", {"tensor_parallel_size": 0}), ("queue", {"max_queued_requests": 0}), ("autoscaling", {"max": 1})],
+    ids=["no ranks", "an unbounded queue", "an unknown field"],
+)
+def test_arguments_that_are_not_ours_are_refused(field: str, value: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError):
+        build({**ARGUMENTS, field: {**ARGUMENTS[field], **value}})

@@ -1,0 +1,257 @@
+"""What the endpoint refuses through the real Serve proxy, and what its logs never hold."""
+
+from __future__ import annotations
+
+import json
+import socket
+import time
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+from openai import APIStatusError
+from tests.serving.deployed import ACCEPTED, MAX_MODEL_LEN, QUEUED, TOKEN, Endpoint, eventually, log_text
+
+pytestmark = pytest.mark.parametrize("endpoint", ["mixtral"], indirect=True)
+
+CANARY = "canary-5d1f0c"
+
+
+@pytest.mark.parametrize("token", [None, "", "wrong", TOKEN + "x", TOKEN[:-1]], ids=repr)
+@pytest.mark.parametrize("target", ["/v1/models", "/v1/chat/completions", "/pause"])
+def test_without_the_token_the_answer_is_401(endpoint: Endpoint, target: str, token: str | None) -> None:
+    answer = endpoint.request("POST", target, endpoint.chat(), token=token)
+    assert (answer.status, answer.error["code"]) == (401, "invalid_api_key")
+    assert "www-authenticate" in answer.headers
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        "/",
+        "/docs",
+        "/redoc",
+        "/openapi.json",
+        "/metrics",
+        "/health",
+        "/version",
+        "/load",
+        "/invocations",
+        "/pooling",
+        "/classify",
+        "/score",
+        "/rerank",
+        "/tokenize",
+        "/detokenize",
+        "/pause",
+        "/resume",
+        "/sleep",
+        "/update_weights",
+        "/collective_rpc",
+        "/scale_elastic_ep",
+        "/v1/load_lora_adapter",
+        "/v1/responses",
+        "/v1/embeddings",
+        "/V1/models",
+        "//v1/models",
+        "//v1/../pause",
+        "/v1/%2e%2e/pause",
+        "/v1%2Fmodels",
+        "/v1/models%00",
+    ],
+)
+@pytest.mark.parametrize("method", ["GET", "POST"])
+def test_every_other_path_is_404(endpoint: Endpoint, method: str, target: str) -> None:
+    answer = endpoint.request(method, target, endpoint.chat() if method == "POST" else None)
+    assert answer.status == 404
+    assert answer.error["type"] == "invalid_request_error"
+
+
+BAD: dict[str, tuple[dict[str, object], str]] = {
+    "n a billion": ({"n": 10**9}, "n"),
+    "max_tokens -1": ({"max_tokens": -1}, "max_tokens"),
+    "max_tokens a string": ({"max_tokens": "5"}, "max_tokens"),
+    "model an array": ({"model": ["tiny/mixtral"]}, "model"),
+    "prompt_embeds": ({"prompt_embeds": CANARY}, "prompt_embeds"),
+    "kv_transfer_params": ({"kv_transfer_params": {"a": CANARY}}, "kv_transfer_params"),
+    "chat_template": ({"chat_template": CANARY}, "chat_template"),
+    "cache_salt": ({"cache_salt": CANARY}, "cache_salt"),
+    "an unknown field": ({"frobnicate": CANARY}, "frobnicate"),
+    "top_logprobs without logprobs": ({"top_logprobs": 3}, "top_logprobs"),
+    "a message of an odd shape": (
+        {"messages": [{"role": "tool", "content": [{"type": "text", "text": 5}]}]},
+        "messages",
+    ),
+    "a tool choice of nothing": ({"tool_choice": {"type": "function", "function": {"name": CANARY}}}, "tool_choice"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_a_bad_body_is_400_without_echo(endpoint: Endpoint, name: str) -> None:
+    fields, _param = BAD[name]
+    answer = endpoint.request("POST", "/v1/chat/completions", endpoint.chat(**fields))
+    assert answer.status == 400
+    assert answer.error["type"] == "invalid_request_error"
+    assert CANARY not in answer.body.decode()
+
+
+@pytest.mark.parametrize(
+    ("fields", "status"),
+    [
+        ({"structured_outputs": {"regex": f"({CANARY}"}}, 400),
+        ({"structured_outputs": {"regex": "(a+)+b"}}, 200),
+        ({"structured_outputs": {"regex": "((a{10}){10}){10}"}}, 200),
+        ({"response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": CANARY}}}}, 400),
+        ({"logit_bias": {"100000": 1}}, 400),
+        ({"logit_bias": {CANARY: 1}}, 400),
+        ({"tools": [{"type": "function", "function": {"name": "f"}}], "tool_choice": "auto"}, 200),
+        ({"messages": [{"role": "user", "content": f"{CANARY} " * 300}]}, 400),
+        ({"top_k": 0, "stop_token_ids": [10**6]}, None),
+    ],
+    ids=[
+        "a broken pattern",
+        "nested repeats",
+        "a thousand repeats",
+        "a schema of an unknown type",
+        "a bias of an unknown token",
+        "a bias that is no token",
+        "tools of which none is called",
+        "a prompt over the context",
+        "odd but harmless",
+    ],
+)
+def test_what_only_the_engine_can_judge_ends_soon_and_leaves_it_alive(
+    endpoint: Endpoint, fields: dict[str, object], status: int | None
+) -> None:
+    answer = endpoint.request("POST", "/v1/chat/completions", endpoint.chat(max_tokens=4, **fields))
+    assert answer.status == status or (status is None and answer.status in (200, 400)), answer.body
+    assert CANARY not in answer.body.decode()
+    assert endpoint.request("POST", "/v1/chat/completions", endpoint.chat(max_tokens=1)).status == 200
+
+
+def test_a_recursive_schema_ends_soon(endpoint: Endpoint) -> None:
+    tree: dict[str, Any] = {
+        "$defs": {"node": {"type": "object", "properties": {"next": {"$ref": "#/$defs/node"}}}},
+        "$ref": "#/$defs/node",
+    }
+    schema = {"type": "json_schema", "json_schema": {"name": "x", "schema": tree}}
+    answer = endpoint.request("POST", "/v1/chat/completions", endpoint.chat(max_tokens=8, response_format=schema))
+    assert answer.status in (200, 400)
+
+
+def test_another_model_is_404(endpoint: Endpoint) -> None:
+    with pytest.raises(APIStatusError) as refusal:
+        endpoint.openai().chat.completions.create(model="other", messages=[{"role": "user", "content": "x"}])
+    assert (refusal.value.status_code, refusal.value.code) == (404, "model_not_found")
+
+
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [
+        pytest.param(b'{"model": "a", "model": "b"}', 400, id="a key twice"),
+        pytest.param(b'{"temperature": NaN}', 400, id="NaN"),
+        pytest.param(b'{"a":' * 100_000, 400, id="10^5 levels"),
+        pytest.param(b'{"prompt": "\\ud800"}', 400, id="a lone surrogate"),
+        pytest.param(b'"\xff"', 400, id="not UTF-8"),
+        pytest.param(b" " * 9_000_000, 413, id="9 MB"),
+    ],
+)
+@pytest.mark.parametrize("chunked", [False, True], ids=["announced", "chunked"])
+def test_a_broken_body_is_refused(endpoint: Endpoint, body: bytes, status: int, chunked: bool) -> None:
+    sent: object = body
+    headers: dict[str, str] = {}
+    if chunked:
+        headers["transfer-encoding"] = "chunked"
+        sent = (b"%x\r\n%s\r\n" % (len(part), part) for part in (body[:100] or b" ", body[100:] or b" ", b""))
+    answer = endpoint.request("POST", "/v1/completions", sent, headers=headers)
+    assert answer.status == status
+    assert answer.error["type"] == "invalid_request_error"
+
+
+def test_a_request_with_two_lengths_is_not_taken_for_two(endpoint: Endpoint) -> None:
+    common = f"HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {TOKEN}\r\n"
+    smuggled = f"GET /v1/models {common}\r\n"
+    head = f"POST /v1/completions {common}content-type: application/json\r\n"
+    raw = f"{head}content-length: {5 + len(smuggled)}\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n{smuggled}"
+    with socket.create_connection(("127.0.0.1", endpoint.port), timeout=30) as connection:
+        connection.sendall(raw.encode())
+        connection.shutdown(socket.SHUT_WR)
+        answers = b"".join(iter(lambda: connection.recv(65536), b""))
+    assert b"200 OK" not in answers
+
+
+def test_a_clients_request_id_goes_nowhere(endpoint: Endpoint) -> None:
+    answer = endpoint.request(
+        "POST", "/v1/chat/completions", endpoint.chat(max_tokens=1), headers={"x-request-id": CANARY}
+    )
+    assert answer.status == 200
+    assert CANARY not in answer.headers["x-request-id"]
+    assert CANARY not in answer.body.decode()
+
+
+def test_no_origin_is_welcomed(endpoint: Endpoint) -> None:
+    answer = endpoint.request("GET", "/v1/models", headers={"origin": "https://example.org"})
+    assert not [name for name in answer.headers if name.startswith("access-control")]
+
+
+def test_an_overfull_queue_is_503_with_retry_after(endpoint: Endpoint) -> None:
+    body = endpoint.chat(max_tokens=MAX_MODEL_LEN - 64, ignore_eos=True)
+    with ThreadPoolExecutor(24) as pool:
+        answers = list(pool.map(lambda _: endpoint.request("POST", "/v1/chat/completions", body), range(24)))
+    statuses = Counter(answer.status for answer in answers)
+    assert set(statuses) == {200, 503}
+    assert statuses[200] >= ACCEPTED + QUEUED
+    for answer in answers:
+        if answer.status == 503:
+            assert (answer.error["code"], answer.headers["retry-after"]) == ("overloaded", "3")
+
+
+def test_a_client_that_leaves_frees_its_place(endpoint: Endpoint) -> None:
+    def leave_at_first_token() -> None:
+        stream = endpoint.openai().chat.completions.create(
+            model=endpoint.model,
+            messages=[{"role": "user", "content": "one, two,"}],
+            max_tokens=MAX_MODEL_LEN - 64,
+            stream=True,
+            extra_body={"ignore_eos": True},
+        )
+        next(iter(stream))
+        stream.close()
+
+    before = log_text(endpoint.logs).count("CALL chat CANCELLED")
+    with ThreadPoolExecutor(ACCEPTED) as pool:
+        list(pool.map(lambda _: leave_at_first_token(), range(ACCEPTED)))
+    eventually(
+        lambda: log_text(endpoint.logs).count("CALL chat CANCELLED") >= before + 1,
+        10,
+        "the engine's request is cancelled",
+    )
+
+
+def _bodies_with_canary(endpoint: Endpoint) -> Iterator[dict[str, object]]:
+    messages = [{"role": "system", "content": CANARY}, {"role": "user", "content": CANARY}]
+    yield endpoint.chat(messages=messages, max_tokens=4)
+    yield endpoint.chat(messages=messages, max_tokens=4, stream=True)
+    yield endpoint.chat(messages=messages, stop=CANARY, user=CANARY, max_tokens=4)
+    yield endpoint.chat(messages=[{"role": "user", "content": f"{CANARY} " * 400}])
+    yield endpoint.chat(messages=[{"role": CANARY, "content": CANARY}])
+    yield endpoint.chat(messages=messages, tools=[{"type": "function", "function": {"name": CANARY}}])
+    yield endpoint.chat(messages=messages, structured_outputs={"regex": f"({CANARY}"})
+    yield endpoint.chat(messages=messages, tool_choice={"type": CANARY})
+    yield endpoint.chat(messages=messages, **{CANARY: CANARY})
+    yield {"model": CANARY, "prompt": CANARY}
+    yield {"model": endpoint.model, "messages": CANARY}
+
+
+def test_no_log_holds_what_a_client_sent(endpoint: Endpoint) -> None:
+    for body in _bodies_with_canary(endpoint):
+        endpoint.request("POST", "/v1/chat/completions", body, headers={"x-request-id": CANARY, "x-tenant": CANARY})
+    endpoint.request("POST", "/v1/completions", {"model": endpoint.model, "prompt": CANARY, "max_tokens": 2})
+    endpoint.request("GET", "/v1/models", token=CANARY)
+    time.sleep(1)
+    assert "POST /v1/chat/completions" in log_text(endpoint.logs)
+    assert CANARY not in log_text(endpoint.logs)
+    assert TOKEN not in log_text(endpoint.logs)
+    assert json.loads(endpoint.request("GET", "/v1/models").body)["object"] == "list"

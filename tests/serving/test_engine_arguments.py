@@ -1,0 +1,59 @@
+"""vLLM itself takes every engine argument of the allowlist, at its bounds and with each of its choices."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from tools.tiny_checkpoint import make_checkpoint
+
+from conclave.policy.arguments import Boolean, Choice, Decimal, Integer, Setting, engine_argument_list, engine_arguments
+
+PROGRAM = Path(__file__).parent / "accepted_arguments.py"
+BESIDE = {
+    "max_num_seqs": {"max_num_batched_tokens": 1_048_576},
+    "max_num_batched_tokens": {"max_num_seqs": 1},
+}
+"""What else has to be set for a bound to make sense."""
+BOUND_BY_THE_MODEL = {
+    "long_prefill_token_threshold": "at most the model's context",
+    "reasoning_parser": "needs the tokens of its model; tests/unit/policy holds the names to vLLM's registry",
+}
+
+
+def _values(setting: Setting) -> list[str]:
+    match setting:
+        case Boolean():
+            return ["true", "false"]
+        case Integer() | Decimal():
+            return [str(setting.minimum), str(setting.maximum)]
+        case Choice():
+            return setting.words
+    return [setting.example]
+
+
+def test_vllm_takes_every_allowed_argument(tmp_path: Path) -> None:
+    checkpoint = tmp_path / "mixtral"
+    make_checkpoint("mixtral", checkpoint)
+    arguments = [
+        {**BESIDE.get(name, {}), **engine_arguments({name: value})}
+        for name, setting in engine_argument_list().allowed.items()
+        if name not in BOUND_BY_THE_MODEL
+        for value in _values(setting)
+    ]
+    assert len(arguments) > 100
+    environment = {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "VLLM_CPU_KVCACHE_SPACE": "1"}
+    done = subprocess.run(
+        [sys.executable, str(PROGRAM), str(checkpoint)],
+        input=json.dumps(arguments),
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env={**os.environ, **environment, "VLLM_LOGGING_LEVEL": "ERROR"},
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert json.loads(done.stdout.splitlines()[-1]) == {}

@@ -1,0 +1,132 @@
+"""The plan's bytes are vLLM's bytes: weights of each rank, and KV cache of each token, architecture by architecture.
+
+vLLM's own classes are built from tiny configs in its own worker groups (`allocations.py`); nothing is loaded or run.
+Not compared, because vLLM's CPU build does not build them: NOT_ON_CPU.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from conclave.catalogue.facts import read_config
+from conclave.catalogue.shapes import GroupedAttention
+from conclave.planning.kv_cache import kv_bytes_per_token
+from conclave.planning.layout import Layout
+from conclave.planning.settings import EngineSettings, block_tokens, expert_tiles
+from conclave.planning.weights import DTYPE_BYTES, weight_bytes
+
+HERE = Path(__file__).parent
+TINY: dict[str, dict[str, Any]] = yaml.safe_load((HERE / "tiny_configs.yaml").read_text())
+LAYOUTS = [Layout(), Layout(tensor=2), Layout(pipeline=2)]
+TOLERANCE = 0.005
+WITH_EXPERT_PARALLEL = ("mixtral", "qwen3-moe", "deepseek-v3")
+NOT_ON_CPU = {
+    "llama-fp8-blocks": "requires AMX",
+    "gpt-oss-mxfp4": "No MXFP4 MoE backend",
+    "mixtral-awq": "No WNA16 MoE backend",
+    "llama4-vision": "torchvision",
+}
+"""Configs that vLLM's CPU build refuses, and a word of its message: if it says otherwise, they are to be compared."""
+
+
+def layout_id(layout: Layout) -> str:
+    return layout.describe()
+
+
+@pytest.fixture(scope="module", params=LAYOUTS, ids=layout_id)
+def group(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Layout, list[Any]]:
+    """What each worker of one group allocated for every config."""
+    layout: Layout = request.param
+    directory = tmp_path_factory.mktemp("allocations")
+    names = [*TINY, *(f"{name}+ep" for name in WITH_EXPERT_PARALLEL if layout.tensor > 1)]
+    for name in names:
+        (directory / "configs" / name).mkdir(parents=True)
+        (directory / "configs" / name / "config.json").write_text(json.dumps(TINY[name.removesuffix("+ep")]))
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port = listener.getsockname()[1]
+    quiet = {"VLLM_LOGGING_LEVEL": "CRITICAL", "HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1"}
+    answers = [directory / f"rank-{rank}.json" for rank in range(layout.gpus)]
+    logs = [directory / f"rank-{rank}.log" for rank in range(layout.gpus)]
+    workers = []
+    for rank, (answer, log) in enumerate(zip(answers, logs, strict=True)):
+        arguments = [str(rank), str(layout.tensor), str(layout.pipeline), str(port), str(directory / "configs")]
+        with log.open("w") as output:
+            workers.append(
+                subprocess.Popen(
+                    [sys.executable, str(HERE / "allocations.py"), *arguments, str(answer)],
+                    env=os.environ | quiet,
+                    stdout=output,
+                    stderr=subprocess.STDOUT,
+                )
+            )
+    try:
+        codes = [worker.wait(timeout=540) for worker in workers]
+    finally:
+        for worker in workers:
+            worker.kill()
+    assert codes == [0] * layout.gpus, logs[0].read_text()[-4000:]
+    return layout, [json.loads(answer.read_text()) for answer in answers]
+
+
+def cases(group: tuple[Layout, list[Any]]) -> dict[str, list[Any]]:
+    """The workers' answers by config, without those that the CPU build refuses."""
+    _, ranks = group
+    names = [name for name in ranks[0] if name not in NOT_ON_CPU]
+    refused = {name: ranks[0][name]["error"] for name in names if "error" in ranks[0][name]}
+    assert not refused
+    return {name: [rank[name] for rank in ranks] for name in names}
+
+
+def test_weights_of_each_rank_are_what_vllm_allocates(group: tuple[Layout, list[Any]]) -> None:
+    layout, _ = group
+    differences = {}
+    for name, ranks in cases(group).items():
+        facts = read_config(TINY[name.removesuffix("+ep")])
+        cut = layout.model_copy(update={"expert_parallel": name.endswith("+ep")})
+        planned = weight_bytes(facts, cut, facts.dtype, facts.weight_format, expert_tiles(None, on_cpu=True))
+        for stage, expected in enumerate(planned):
+            fullest = max(rank["weights"] for rank in ranks[stage * layout.tensor : (stage + 1) * layout.tensor])
+            if abs(expected / fullest - 1) > TOLERANCE:
+                differences[f"{name}, stage {stage}"] = f"planned {expected}, allocated {fullest}"
+    assert not differences
+
+
+def test_kv_bytes_of_a_token_are_exact(group: tuple[Layout, list[Any]]) -> None:
+    layout, _ = group
+    planned, allocated = {}, {}
+    for name, ranks in cases(group).items():
+        facts = read_config(TINY[name.removesuffix("+ep")])
+        planned[name] = kv_bytes_per_token(facts, layout.tensor, DTYPE_BYTES[facts.dtype])
+        allocated[name] = sum(rank["kv_bytes_per_token"] for rank in ranks[:: layout.tensor])
+    assert planned == allocated
+
+
+def test_windows_and_blocks_are_vllms(group: tuple[Layout, list[Any]]) -> None:
+    layout, _ = group
+    planned, allocated = {}, {}
+    for name, ranks in cases(group).items():
+        facts = read_config(TINY[name.removesuffix("+ep")])
+        windows = [
+            (layer.attention.window_tokens or 0) if isinstance(layer.attention, GroupedAttention) else 0
+            for layer in facts.layers
+        ]
+        planned[name] = (sorted(windows), [block_tokens(facts, EngineSettings(), on_cpu=True)])
+        stages = ranks[:: layout.tensor]
+        allocated[name] = (sorted(window for rank in stages for window in rank["windows"]), stages[0]["block_tokens"])
+    assert planned == allocated
+
+
+@pytest.mark.parametrize("name", NOT_ON_CPU)
+def test_what_is_not_compared_is_what_the_cpu_build_refuses(group: tuple[Layout, list[Any]], name: str) -> None:
+    _, ranks = group
+    assert NOT_ON_CPU[name] in ranks[0][name]["error"]

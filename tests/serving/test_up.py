@@ -1,0 +1,333 @@
+"""`conclave up` as a user runs it: a real Ray and a real engine, from the manifest to tokens and back to nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import stat
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from conclave_weights.digest import digest_of, hash_files
+
+ROOT = Path(__file__).parents[2]
+READY_TIMEOUT_S = 420.0
+END_TIMEOUT_S = 90.0
+
+
+def eventually(condition: Callable[[], Any], timeout_s: float, what: str) -> Any:
+    deadline = time.monotonic() + timeout_s
+    while not (found := condition()):
+        assert time.monotonic() < deadline, f"not within {timeout_s:.0f} s: {what}"
+        time.sleep(0.2)
+    return found
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+def is_listening(port: int) -> bool:
+    with socket.socket() as client:
+        return client.connect_ex(("127.0.0.1", port)) == 0
+
+
+class Up:
+    """A child `conclave up`; a mark in its environment finds all processes that came of it."""
+
+    def __init__(self, directory: Path, *arguments: str) -> None:
+        self.mark = f"CONCLAVE_TEST_MARK={uuid.uuid4()}"
+        self.state = directory / "state"
+        self.stdout, self.stderr = directory / "stdout", directory / "stderr"
+        name, _, value = self.mark.partition("=")
+        with self.stdout.open("wb") as stdout, self.stderr.open("wb") as stderr:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "conclave_cli.main", "up", *arguments],
+                env={**os.environ, name: value, "XDG_STATE_HOME": str(self.state)},
+                stdout=stdout,
+                stderr=stderr,
+                stdin=subprocess.DEVNULL,
+            )
+
+    def said(self) -> str:
+        return self.stdout.read_text() + self.stderr.read_text()
+
+    def processes(self) -> list[str]:
+        """Command lines of all live processes that carry the mark."""
+        found = []
+        for entry in Path("/proc").iterdir():
+            if not entry.name.isdigit():
+                continue
+            try:
+                environment = (entry / "environ").read_bytes().split(b"\0")
+                command = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+            except OSError:
+                continue
+            if self.mark.encode() in environment:
+                found.append(f"{entry.name} {command}")
+        return found
+
+    def is_ready(self) -> bool:
+        if self.process.poll() is not None:
+            pytest.fail(f"conclave up ended with {self.process.returncode}:\n{self.said()[-5000:]}")
+        return "Ctrl-C ends it." in self.stdout.read_text()
+
+    def end(self, number: int) -> int:
+        self.process.send_signal(number)
+        return self.process.wait(timeout=END_TIMEOUT_S)
+
+
+def leftovers() -> set[str]:
+    """What a local Ray and an engine put outside of their own directories."""
+    temporary = Path("/tmp")
+    found = [*Path("/dev/shm").iterdir(), *temporary.glob("cv-*"), *temporary.glob("vllm*"), *temporary.glob("ray*")]
+    return set(map(str, found))
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("weights") / "mixtral"
+    command = [sys.executable, str(ROOT / "tools" / "tiny_checkpoint.py"), "mixtral", str(path)]
+    subprocess.run(command, check=True, capture_output=True)
+    return path
+
+
+@pytest.fixture
+def manifest(tmp_path: Path) -> Callable[..., Path]:
+    """Writes examples/mixtral.yaml with changes to spec.model."""
+
+    def write(**model: Any) -> Path:
+        content = yaml.safe_load((ROOT / "examples" / "mixtral.yaml").read_text())
+        content["spec"]["model"].update(model)
+        path = tmp_path / "model.yaml"
+        path.write_text(yaml.safe_dump(content))
+        return path
+
+    return write
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Callable[..., Up]]:
+    started: list[Up] = []
+
+    def run(*arguments: object) -> Up:
+        directory = tmp_path / f"up-{len(started)}"
+        directory.mkdir()
+        started.append(Up(directory, *map(str, arguments)))
+        return started[-1]
+
+    yield run
+    for up in started:
+        if up.process.poll() is None:
+            up.end(signal.SIGTERM)
+
+
+def copy_of(weights: Path, target: Path) -> Path:
+    target.mkdir()
+    for file in weights.iterdir():
+        (target / file.name).write_bytes(file.read_bytes())
+    return target
+
+
+def test_from_manifest_to_tokens_and_back_to_nothing(
+    start: Callable[..., Up], manifest: Callable[..., Path], weights: Path
+) -> None:
+    import openai
+
+    before = leftovers()
+    port = free_port()
+    digest = digest_of(hash_files(weights))
+    up = start("-f", manifest(digest=digest), "--weights", weights, "--port", port, "--model-name", "tiny")
+    eventually(up.is_ready, READY_TIMEOUT_S, "conclave up is ready")
+    assert "verifying the weights" in up.stderr.read_text()
+    (state_file,) = up.state.glob("conclave/mixtral-*/endpoint.json")
+    assert stat.S_IMODE(state_file.stat().st_mode) == 0o600
+    endpoint = json.loads(state_file.read_text())
+    assert endpoint["url"] == f"http://127.0.0.1:{port}/v1"
+
+    client = openai.OpenAI(base_url=endpoint["url"], api_key=endpoint["key"], max_retries=0)
+    assert [model.id for model in client.models.list().data] == ["tiny"]
+    stream = client.chat.completions.create(
+        model="tiny",
+        messages=[{"role": "user", "content": "Good morning!"}],
+        max_tokens=12,
+        stream=True,
+        stream_options={"include_usage": True},
+    )
+    chunks = list(stream)
+    assert chunks[-1].usage is not None
+    assert chunks[-1].usage.completion_tokens == 12
+    assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices)
+    with pytest.raises(openai.AuthenticationError):
+        openai.OpenAI(base_url=endpoint["url"], api_key="another", max_retries=0).models.list()
+
+    said = subprocess.run(
+        [sys.executable, "-m", "conclave_cli.main", "chat", "Good morning!", "--max-tokens", "8"],
+        env={**os.environ, "XDG_STATE_HOME": str(up.state)},
+        capture_output=True,
+        text=True,
+    )
+    assert (said.returncode, said.stderr) == (0, "")
+    assert said.stdout.strip()
+
+    assert any("Worker_TP1" in process for process in up.processes())
+    assert up.end(signal.SIGINT) == 0, up.said()[-3000:]
+    assert up.processes() == []
+    assert not is_listening(port)
+    assert leftovers() - before == set()
+    assert list(up.state.glob("conclave/mixtral-*/logs/serve/replica_*.log"))
+    assert "Traceback" not in up.stderr.read_text()
+
+
+def test_an_engine_that_does_not_start_says_why_and_leaves_nothing(
+    start: Callable[..., Up], manifest: Callable[..., Path], weights: Path, tmp_path: Path
+) -> None:
+    before = leftovers()
+    broken = copy_of(weights, tmp_path / "broken")
+    config = json.loads((broken / "config.json").read_text())
+    (broken / "config.json").write_text(json.dumps({**config, "num_hidden_layers": config["num_hidden_layers"] + 1}))
+    up = start("-f", manifest(), "--weights", broken, "--port", free_port())
+    assert up.process.wait(timeout=READY_TIMEOUT_S) == 1
+    last_lines = up.stderr.read_text()
+    assert "error: mixtral: the engine did not start: " in last_lines
+    assert "Engine core initialization failed" not in last_lines
+    assert "Traceback" not in last_lines
+    assert up.processes() == []
+    assert leftovers() - before == set()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP], ids=lambda number: number.name)
+def test_a_signal_while_it_starts_leaves_nothing(
+    start: Callable[..., Up], manifest: Callable[..., Path], weights: Path, number: int
+) -> None:
+    before = leftovers()
+    up = start("-f", manifest(), "--weights", weights, "--port", free_port())
+    eventually(lambda: any("gcs_server" in process for process in up.processes()), 120, "Ray is starting")
+    assert up.end(number) == 130
+    assert up.processes() == []
+    assert leftovers() - before == set()
+
+
+def test_two_at_once_do_not_get_into_each_others_way(
+    start: Callable[..., Up], manifest: Callable[..., Path], weights: Path
+) -> None:
+    before = leftovers()
+    ups = [start("-f", manifest(), "--weights", weights, "--port", free_port()) for _ in range(2)]
+    for up in ups:
+        eventually(lambda up=up: "building the application" in up.stderr.read_text(), 180, "Serve has the config")
+    assert [up.end(signal.SIGTERM) for up in ups] == [130, 130]
+    assert [up.processes() for up in ups] == [[], []]
+    assert leftovers() - before == set()
+
+
+def test_killed_outright_its_processes_end_by_themselves(
+    start: Callable[..., Up], manifest: Callable[..., Path], weights: Path
+) -> None:
+    up = start("-f", manifest(), "--weights", weights, "--port", free_port())
+    eventually(lambda: any("raylet" in process for process in up.processes()), 120, "Ray is starting")
+    up.end(signal.SIGKILL)
+    eventually(lambda: up.processes() == [], 90, "Ray ended after its parent was killed")
+
+
+def refusal(up: Up, exit_code: int) -> str:
+    """What it said on stderr; nothing was started."""
+    assert up.process.wait(timeout=60) == exit_code, up.said()
+    said = up.stderr.read_text()
+    assert said.startswith("error: ") or "\nerror: " in said
+    assert "Traceback" not in said
+    assert "starting Ray" not in said
+    return said
+
+
+def test_a_taken_port_is_refused(start: Callable[..., Up], manifest: Callable[..., Path], weights: Path) -> None:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        port = listener.getsockname()[1]
+        said = refusal(start("-f", manifest(), "--weights", weights, "--port", port), 3)
+    assert f"port {port}: Address already in use; choose a free one with --port" in said
+
+
+def test_another_digest_is_refused(start: Callable[..., Up], manifest: Callable[..., Path], weights: Path) -> None:
+    wanted = "sha256:" + "0" * 64
+    said = refusal(start("-f", manifest(digest=wanted), "--weights", weights, "--port", free_port()), 4)
+    assert f"digest {digest_of(hash_files(weights))}, expected {wanted}" in said
+    assert "model.safetensors" in said
+
+
+def truncate(weights: Path) -> None:
+    shard = weights / "model.safetensors"
+    shard.write_bytes(shard.read_bytes()[:-100])
+
+
+def without_config(weights: Path) -> None:
+    (weights / "config.json").unlink()
+
+
+def of_another_architecture(weights: Path) -> None:
+    config = json.loads((weights / "config.json").read_text())
+    (weights / "config.json").write_text(json.dumps({**config, "architectures": ["LlamaForCausalLM"]}))
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        pytest.param(truncate, "model.safetensors: ", id="truncated"),
+        pytest.param(without_config, "no config.json", id="no config.json"),
+        pytest.param(of_another_architecture, "names LlamaForCausalLM, while", id="another model's weights"),
+    ],
+)
+def test_unsound_weights_are_refused(
+    start: Callable[..., Up],
+    manifest: Callable[..., Path],
+    weights: Path,
+    tmp_path: Path,
+    damage: Callable[[Path], None],
+    message: str,
+) -> None:
+    broken = copy_of(weights, tmp_path / "broken")
+    damage(broken)
+    assert message in refusal(start("-f", manifest(), "--weights", broken, "--port", free_port()), 4)
+
+
+def test_missing_weights_are_refused(start: Callable[..., Up], manifest: Callable[..., Path], tmp_path: Path) -> None:
+    said = refusal(start("-f", manifest(), "--weights", tmp_path / "absent", "--port", free_port()), 4)
+    assert "no such directory" in said
+
+
+def test_an_unknown_model_is_refused(
+    start: Callable[..., Up], manifest: Callable[..., Path], weights: Path, tmp_path: Path
+) -> None:
+    unknown = copy_of(weights, tmp_path / "unknown")
+    (unknown / "config.json").write_text('{"architectures": ["NobodyForCausalLM"], "model_type": "nobody"}')
+    said = refusal(start("-f", manifest(id="acme/nobody"), "--weights", unknown, "--port", free_port()), 2)
+    assert "NobodyForCausalLM" in said
+
+
+def test_a_model_that_was_never_released_is_refused(
+    start: Callable[..., Up], manifest: Callable[..., Path], weights: Path
+) -> None:
+    said = refusal(start("-f", manifest(id="apple/MM1"), "--weights", weights, "--port", free_port()), 2)
+    assert "never released" in said
+
+
+def test_more_ranks_than_cores_are_refused(start: Callable[..., Up], weights: Path, tmp_path: Path) -> None:
+    content = yaml.safe_load((ROOT / "examples" / "mixtral.yaml").read_text())
+    content["spec"]["parallelism"] = {"tensor": 2, "pipeline": 64}
+    content["spec"]["hardware"] = {"maxGpusPerReplica": 128}
+    (tmp_path / "model.yaml").write_text(yaml.safe_dump(content))
+    up = start("-f", tmp_path / "model.yaml", "--weights", weights, "--port", free_port())
+    assert up.process.wait(timeout=60) in (2, 3)
+    assert "128 ranks, this machine has" in up.stderr.read_text() or "pipeline" in up.stderr.read_text()

@@ -1,0 +1,106 @@
+"""The CRD is structural, bounded everywhere, described everywhere, and defaults what `GET /scale` reads."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from conclave.api.crd import field_schema, model_deployment_crd
+from conclave.policy.arguments import admission_rules
+
+ROOT = Path(__file__).parents[3]
+CRD = model_deployment_crd(admission_rules())
+VERSION = CRD["spec"]["versions"][0]
+SCHEMA = VERSION["schema"]["openAPIV3Schema"]
+Schema = dict[str, Any]
+
+
+def _walk(path: str, schema: Schema) -> Iterator[tuple[str, Schema]]:
+    yield path, schema
+    for name, field in schema.get("properties", {}).items():
+        yield from _walk(f"{path}.{name}", field)
+    for holder in ("items", "additionalProperties"):
+        if holder in schema:
+            yield from _walk(f"{path}[]", schema[holder])
+
+
+FIELDS = [(path, field) for part in ("spec", "status") for path, field in _walk(part, SCHEMA["properties"][part])]
+
+
+def test_nothing_is_in_the_schema_that_a_structural_one_may_not_have() -> None:
+    allowed = {
+        *("type", "format", "description", "default", "enum", "properties", "required", "items"),
+        *("additionalProperties", "minimum", "maximum", "maxLength", "minLength", "maxItems", "maxProperties"),
+        *("x-kubernetes-validations", "x-kubernetes-int-or-string"),
+        *("x-kubernetes-list-type", "x-kubernetes-list-map-keys"),
+    }
+    assert {key for _, field in FIELDS for key in field} <= allowed
+
+
+def test_every_string_list_and_map_is_bounded() -> None:
+    unbounded = [
+        path
+        for path, field in FIELDS
+        if (field.get("type") == "string" and not field.keys() & {"maxLength", "enum"})
+        or (field.get("type") == "array" and "maxItems" not in field)
+        or ("additionalProperties" in field and "maxProperties" not in field)
+    ]
+    assert unbounded == []
+
+
+def test_every_whole_number_of_the_spec_is_bounded() -> None:
+    numbers = [(path, field) for path, field in FIELDS if path.startswith("spec") and field.get("type") == "integer"]
+    assert numbers
+    assert [path for path, field in numbers if not {"minimum", "maximum"} <= field.keys()] == []
+
+
+def test_every_object_and_every_field_that_needs_it_is_described() -> None:
+    undescribed = [path for path, field in FIELDS if "properties" in field and not field.get("description")]
+    assert undescribed == []
+
+
+def test_every_rule_has_a_message_without_line_breaks() -> None:
+    rules = [rule for _, field in _walk("", SCHEMA) for rule in field.get("x-kubernetes-validations", [])]
+    assert len(rules) > 40
+    assert [
+        rule for rule in rules if not rule["message"] or "\n" in rule["message"] or len(rule["message"]) > 2048
+    ] == []
+
+
+def test_scale_reads_a_field_that_the_server_defaults() -> None:
+    assert VERSION["subresources"]["scale"] == {
+        "specReplicasPath": ".spec.scaling.minReplicas",
+        "statusReplicasPath": ".status.replicas",
+        "labelSelectorPath": ".status.selector",
+    }
+    assert SCHEMA["properties"]["spec"]["properties"]["scaling"]["default"]["minReplicas"] == 1
+
+
+def test_required_is_what_no_default_can_stand_for() -> None:
+    required = {
+        path: field_schema(SCHEMA, path.split("."))["required"]
+        for path in ("spec", "spec.model", "spec.access", "spec.model.source.persistentVolumeClaim")
+    }
+    assert required == {
+        "spec": ["model", "access"],
+        "spec.model": ["id", "source"],
+        "spec.access": ["dataClass"],
+        "spec.model.source.persistentVolumeClaim": ["claimName"],
+    }
+
+
+def test_names_columns_and_scope() -> None:
+    names = CRD["spec"]["names"]
+    assert (names["shortNames"], names["categories"], CRD["spec"]["scope"]) == (["mdl"], ["conclave"], "Namespaced")
+    columns = [column["name"] for column in VERSION["additionalPrinterColumns"]]
+    assert columns == ["Model", "Accelerator", "Parallelism", "Replicas", "Ready", "Reason", "Age"]
+
+
+def test_the_committed_files_are_what_the_types_say() -> None:
+    for path in ("crds", "charts/conclave/files/crds"):
+        committed = yaml.safe_load((ROOT / path / "conclave.dev_modeldeployments.yaml").read_text(encoding="utf-8"))
+        assert committed == json.loads(json.dumps(CRD))

@@ -1,0 +1,56 @@
+"""`conclave models` and `conclave models show`, by the path that a user takes."""
+
+import json
+
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from conclave.errors import UnknownModel
+from conclave_cli.main import app
+
+RUNNER = CliRunner()
+
+
+def run(*arguments: str) -> str:
+    result = RUNNER.invoke(app, ["models", *arguments], catch_exceptions=False)
+    assert result.exit_code == 0
+    return result.stdout
+
+
+def test_the_list_holds_what_can_be_served_what_is_planned_only_and_what_nobody_can_serve() -> None:
+    lines = run().splitlines()
+    assert lines[0].split() == ["MODEL", "PARAMETERS", "ACTIVE", "LICENCE", "SERVED"]
+    served = {line.split()[0]: line for line in lines[1:]}
+    assert served["mistralai/Mixtral-8x7B-v0.1"].endswith("vLLM")
+    assert served["databricks/dbrx-instruct"].endswith("planned only")
+    assert served["google/gemini"].endswith("by its provider only")
+    assert served["apple/MM1"].endswith("never released")
+
+
+def test_a_filter_narrows_the_list_and_the_formats_agree() -> None:
+    listed = json.loads(run("--filter", "apache", "-o", "json"))
+    assert listed == yaml.safe_load(run("--filter", "apache", "-o", "yaml"))
+    assert {entry["licence"] for entry in listed} == {"apache-2.0"}
+    assert "hpcai-tech/grok-1" in [entry["id"] for entry in listed]
+
+
+def test_show_gives_shape_memory_and_licence() -> None:
+    shown = json.loads(run("show", "dbrx-instruct", "-o", "json"))
+    assert shown["id"] == "databricks/dbrx-instruct"
+    assert shown["tensorSizes"] == [1, 2, 4, 8, 16]
+    assert shown["kvBytesPerToken"] == 160 * 1024
+    assert "obliges to" in shown["licence"]
+    assert "planned only" in shown["served"]
+    assert shown["config"]["d_model"] == 6144
+
+
+def test_show_gives_the_reason_where_there_are_no_weights() -> None:
+    shown = run("show", "apple/MM1-7B")
+    assert "never its weights" in " ".join(shown.split())
+    assert "kvBytesPerToken" not in shown
+
+
+def test_show_of_a_wrong_id_suggests_the_right_one() -> None:
+    with pytest.raises(UnknownModel, match="did you mean databricks/dbrx-instruct"):
+        RUNNER.invoke(app, ["models", "show", "databricks/dbrx-instrct"], catch_exceptions=False)

@@ -1,0 +1,135 @@
+"""Inventories of Node and Pod objects as clusters really have them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from conclave.api.modeldeployment import Toleration
+from conclave_cluster.inventory import gpus_of, make_inventory
+
+Json = dict[str, Any]
+H100 = "NVIDIA-H100-80GB-HBM3"
+
+
+def node(labels: Json | None = None, gpus: str = "8", resource: str = "nvidia.com/gpu", **spec: Any) -> Json:
+    return {
+        "metadata": {"name": "n", "labels": {"nvidia.com/gpu.product": H100} if labels is None else labels},
+        "spec": spec,
+        "status": {"allocatable": {resource: gpus}, "conditions": [{"type": "Ready", "status": "True"}]},
+    }
+
+
+def pod(uid: str, *limits: str, node_name: str = "n", phase: str = "Running", init: tuple[str, ...] = ()) -> Json:
+    def containers(amounts: tuple[str, ...]) -> list[Json]:
+        return [{"resources": {"limits": {"nvidia.com/gpu": amount}}} for amount in amounts]
+
+    spec = {"nodeName": node_name, "containers": containers(limits), "initContainers": containers(init)}
+    return {"metadata": {"uid": uid}, "spec": spec, "status": {"phase": phase}}
+
+
+@pytest.mark.parametrize(
+    ("pods", "free"),
+    [
+        ([], 8),
+        ([pod("a", "2"), pod("b", "1", "1")], 4),
+        ([pod("own", "4")], 8),
+        ([pod("a", "2", phase="Succeeded"), pod("b", "2", phase="Failed")], 8),
+        ([pod("a", "2", node_name="")], 8),
+        ([pod("a", "2", node_name="elsewhere")], 8),
+        ([pod("a", "1", init=("4",))], 4),
+        ([pod("a", "8"), pod("b", "8")], 0),
+    ],
+    ids=[
+        "nobody is there",
+        "others hold some, in one or two containers",
+        "the deployment's own pods count as free",
+        "pods that ended hold nothing",
+        "a pod that waits holds nothing",
+        "a pod of another node",
+        "an init container's larger share counts",
+        "never below none",
+    ],
+)
+def test_free_is_what_no_other_pod_holds(pods: list[Json], free: int) -> None:
+    (found,) = make_inventory([node()], pods, frozenset({"own"})).nodes
+    assert (found.gpus, found.free_gpus) == (8, free)
+
+
+GPU_TAINT = {"key": "nvidia.com/gpu", "value": "present", "effect": "NoSchedule"}
+TEAM_TAINT = {"key": "team", "value": "llm", "effect": "NoSchedule"}
+SOFT_TAINT = {"key": "team", "value": "llm", "effect": "PreferNoSchedule"}
+
+
+@pytest.mark.parametrize(
+    ("spec", "tolerations", "schedulable"),
+    [
+        ({}, [], True),
+        ({"unschedulable": True}, [], False),
+        ({"taints": [GPU_TAINT]}, [], True),
+        ({"taints": [TEAM_TAINT]}, [], False),
+        ({"taints": [SOFT_TAINT]}, [], True),
+        ({"taints": [TEAM_TAINT]}, [{"key": "team", "operator": "Equal", "value": "llm"}], True),
+        ({"taints": [TEAM_TAINT]}, [{"key": "team", "value": "other"}], False),
+        ({"taints": [TEAM_TAINT]}, [{"operator": "Exists"}], True),
+        ({"taints": [TEAM_TAINT]}, [{"key": "team", "operator": "Exists", "effect": "NoExecute"}], False),
+    ],
+    ids=[
+        "plain",
+        "cordoned",
+        "the GPU taint, which every worker tolerates",
+        "another team's",
+        "a preference",
+        "tolerated by value",
+        "another value",
+        "everything tolerated",
+        "another effect tolerated",
+    ],
+)
+def test_taints_and_cordons_keep_away(spec: Json, tolerations: list[Json], schedulable: bool) -> None:
+    given = [Toleration.model_validate(toleration) for toleration in tolerations]
+    (found,) = make_inventory([node(**spec)], [], tolerations=given).nodes
+    assert found.schedulable is schedulable
+
+
+def test_a_node_that_is_not_ready_is_not_schedulable() -> None:
+    lost = node()
+    lost["status"]["conditions"][0]["status"] = "Unknown"
+    assert make_inventory([lost], []).nodes[0].schedulable is False
+
+
+@pytest.mark.parametrize(
+    ("labels", "resource", "accelerator", "gib"),
+    [
+        ({"nvidia.com/gpu.product": H100, "nvidia.com/gpu.memory": "81559"}, "nvidia.com/gpu", H100, (79, 79.7)),
+        ({"nvidia.com/gpu.product": H100}, "nvidia.com/gpu", H100, (79, 79.7)),
+        (
+            {"nvidia.com/gpu.product": "NVIDIA-NEW-1", "nvidia.com/gpu.memory": "100000"},
+            "nvidia.com/gpu",
+            "NVIDIA-NEW-1",
+            (97.6, 97.7),
+        ),
+        ({"nvidia.com/gpu.product": H100, "nvidia.com/gpu.memory": "40000"}, "nvidia.com/gpu", H100, (39, 39.1)),
+        ({"amd.com/gpu.product-name": "AMD_NEW", "amd.com/gpu.vram": "192G"}, "amd.com/gpu", "AMD_NEW", (192, 192)),
+    ],
+    ids=[
+        "known, and its label agrees: what a process can get",
+        "known without a label",
+        "unknown to the catalogue",
+        "a label that tells of less wins",
+        "AMD's spelling",
+    ],
+)
+def test_memory_of_one_gpu(labels: Json, resource: str, accelerator: str, gib: tuple[float, float]) -> None:
+    (found,) = make_inventory([node(labels, resource=resource)], []).nodes
+    assert found.accelerator == accelerator
+    assert gib[0] <= found.memory_bytes / 2**30 <= gib[1]
+
+
+def test_nodes_without_a_product_or_without_gpus_do_not_count() -> None:
+    assert make_inventory([node({}), node(gpus="0")], []).nodes == ()
+
+
+def test_a_pod_without_limits_holds_nothing() -> None:
+    assert gpus_of({"metadata": {"uid": "a"}, "spec": {"containers": [{}]}}, "nvidia.com/gpu") == 0

@@ -1,0 +1,73 @@
+"""A session's processes are found and what they mapped is known: real processes, no Ray."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from conclave_cli.local.ray_head import free_port, session_processes, shared_memory_files
+
+CHILD = """
+import multiprocessing, subprocess, sys, time
+from multiprocessing import shared_memory, resource_tracker
+memory = shared_memory.SharedMemory(create=True, size=4096)
+resource_tracker.unregister(memory._name, "shared_memory")
+semaphore = multiprocessing.get_context("spawn").Semaphore()
+resource_tracker.unregister(semaphore._semlock.name, "semaphore")
+child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"], process_group=0)
+print(memory.name, "sem." + semaphore._semlock.name.lstrip("/"), child.pid, flush=True)
+time.sleep(60)
+"""
+
+
+def eventually(condition: Callable[[], Any], timeout_s: float = 20.0) -> Any:
+    deadline = time.monotonic() + timeout_s
+    while not (found := condition()):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    return found
+
+
+@contextmanager
+def session() -> Iterator[tuple[subprocess.Popen[str], set[str], int]]:
+    """A process in a session of its own, with a child in another process group."""
+    process = subprocess.Popen([sys.executable, "-c", CHILD], stdout=subprocess.PIPE, text=True, start_new_session=True)
+    with process:
+        assert process.stdout is not None
+        *names, child = process.stdout.readline().split()
+        try:
+            yield process, set(names), int(child)
+        finally:
+            for process_id in session_processes(process.pid):
+                os.kill(process_id, 9)
+
+
+def test_all_processes_of_a_session_are_found_whatever_their_group() -> None:
+    with session() as (process, _, child):
+        assert {process.pid, child} <= set(session_processes(process.pid))
+        os.kill(process.pid, 9)
+        process.wait()
+        assert eventually(lambda: session_processes(process.pid) == (child,))
+        os.kill(child, 9)
+        assert eventually(lambda: session_processes(process.pid) == ())
+
+
+def test_shared_memory_and_semaphores_are_known_while_their_owner_lives() -> None:
+    with session() as (process, names, _):
+        files = shared_memory_files(session_processes(process.pid))
+        assert {file.name for file in files} == names
+        os.kill(process.pid, 9)
+        process.wait()
+        assert all(file.exists() for file in files)
+        assert shared_memory_files([process.pid]) == frozenset()
+        for file in files:
+            file.unlink()
+
+
+def test_free_ports_differ() -> None:
+    assert len({free_port() for _ in range(20)}) > 1

@@ -1,0 +1,116 @@
+"""The work queue: one pass of a key at a time, nothing lost, nothing done twice, no more at once than allowed."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Awaitable, Callable
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from conclave_operator import work_queue
+from conclave_operator.work_queue import WorkQueue
+
+
+def run(
+    work: Callable[[str], Awaitable[bool]], drive: Callable[[WorkQueue[str]], Awaitable[None]], workers: int = 4
+) -> None:
+    async def main() -> None:
+        queue: WorkQueue[str] = WorkQueue(work, workers)
+        running = asyncio.create_task(queue.run())
+        try:
+            async with asyncio.timeout(20):
+                await drive(queue)
+        finally:
+            running.cancel()
+            await asyncio.gather(running, return_exceptions=True)
+
+    asyncio.run(main())
+
+
+def test_what_comes_in_for_a_waiting_key_is_coalesced_and_during_a_pass_is_done_once_more() -> None:
+    passes: list[str] = []
+    begun, release = asyncio.Event(), asyncio.Event()
+
+    async def work(key: str) -> bool:
+        passes.append(key)
+        begun.set()
+        await release.wait()
+        return True
+
+    async def drive(queue: WorkQueue[str]) -> None:
+        for _ in range(5):
+            queue.add("a")
+        await begun.wait()
+        for _ in range(5):
+            queue.add("a")
+        assert len(queue) == 1
+        release.set()
+        await queue.idle()
+
+    run(work, drive)
+    assert passes == ["a", "a"]
+
+
+@settings(max_examples=30, deadline=None)
+@given(keys=st.lists(st.sampled_from("abcdef"), min_size=1, max_size=60), workers=st.integers(1, 4))
+def test_never_two_passes_of_a_key_and_never_more_than_allowed(keys: list[str], workers: int) -> None:
+    busy: Counter[str] = Counter()
+    done: Counter[str] = Counter()
+
+    async def work(key: str) -> bool:
+        busy[key] += 1
+        assert busy[key] == 1
+        assert busy.total() <= workers
+        await asyncio.sleep(0)
+        busy[key] -= 1
+        done[key] += 1
+        return True
+
+    async def drive(queue: WorkQueue[str]) -> None:
+        for number, key in enumerate(keys):
+            queue.add(key)
+            if number % 3 == 0:
+                await asyncio.sleep(0)
+        await queue.idle()
+
+    run(work, drive, workers)
+    assert done.keys() == set(keys)
+    assert all(done[key] <= keys.count(key) for key in done)
+
+
+def test_what_is_not_done_is_tried_again_and_a_success_forgets_the_delay(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(work_queue, "FIRST_RETRY_S", 0.01)
+    tries = 0
+    finished = asyncio.Event()
+
+    async def work(_: str) -> bool:
+        nonlocal tries
+        tries += 1
+        if tries == 3:
+            finished.set()
+        return tries >= 3
+
+    async def drive(queue: WorkQueue[str]) -> None:
+        queue.add("a")
+        await finished.wait()
+        await queue.idle()
+
+    run(work, drive)
+    assert tries == 3
+
+
+def test_an_error_of_the_work_ends_the_queue() -> None:
+    async def main() -> None:
+        async def work(_: str) -> bool:
+            raise KeyError("programming error")
+
+        queue: WorkQueue[str] = WorkQueue(work, 2)
+        queue.add("a")
+        with pytest.raises(ExceptionGroup) as raised:
+            await asyncio.wait_for(queue.run(), 5)
+        assert raised.group_contains(KeyError)
+
+    asyncio.run(main())

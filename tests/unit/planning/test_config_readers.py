@@ -1,0 +1,195 @@
+"""A config.json is read as vLLM reads it, or refused with the field, what it holds and what it should hold."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from conclave.catalogue.facts import known_architectures, read_config
+from conclave.catalogue.shapes import GroupedAttention, LatentAttention, WeightFormat
+from conclave.errors import ConclaveError, InvalidInput, UnknownModel
+from conclave.planning.excluded import is_excluded
+
+TINY: dict[str, dict[str, Any]] = yaml.safe_load(
+    (Path(__file__).parents[2] / "serving" / "tiny_configs.yaml").read_text()
+)
+MIXTRAL, LLAMA = TINY["mixtral"], TINY["llama"]
+
+BAD = [
+    ("no architecture", {"architectures": None}, InvalidInput, "architectures is None; expected a list"),
+    ("an empty list of architectures", {"architectures": []}, InvalidInput, "architectures"),
+    ("an architecture that nobody knows", {"architectures": ["RwkvForCausalLM"]}, UnknownModel, "'RwkvForCausalLM'"),
+    (
+        "zero heads",
+        {"num_attention_heads": 0},
+        InvalidInput,
+        "num_attention_heads is 0; expected a whole number from 1",
+    ),
+    ("negative layers", {"num_hidden_layers": -1}, InvalidInput, "num_hidden_layers is -1"),
+    ("a million layers", {"num_hidden_layers": 1_000_000}, InvalidInput, "at most 1024 layers"),
+    ("a string for a number", {"hidden_size": "128"}, InvalidInput, "hidden_size is '128'"),
+    ("a float for a whole number", {"hidden_size": 128.0}, InvalidInput, "hidden_size is 128.0"),
+    ("true for a number", {"vocab_size": True}, InvalidInput, "vocab_size is True"),
+    ("a number beyond all models", {"vocab_size": 10**15}, InvalidInput, "vocab_size is 1000000000000000"),
+    ("a missing field", {"intermediate_size": None}, InvalidInput, "intermediate_size is None"),
+    ("key-value heads that do not divide heads", {"num_key_value_heads": 3}, InvalidInput, "a divisor of"),
+    ("more experts a token than there are", {"num_experts_per_tok": 9}, InvalidInput, "at most num_local_experts (4)"),
+    (
+        "a heads' size that does not divide",
+        {"hidden_size": 130},
+        InvalidInput,
+        "hidden_size is 130; expected a multiple",
+    ),
+    ("a type that does not exist", {"torch_dtype": "int3"}, InvalidInput, "torch_dtype is 'int3'"),
+    ("a text for a flag", {"tie_word_embeddings": "no"}, InvalidInput, "tie_word_embeddings is 'no'; expected true"),
+    ("a list for an object", {"rope_scaling": [1]}, InvalidInput, "rope_scaling is [1]; expected an object"),
+    (
+        "a quantization that the planner cannot size",
+        {"quantization_config": {"quant_method": "hqq"}},
+        InvalidInput,
+        "hqq",
+    ),
+    (
+        "fp8 blocks of one size",
+        {"quantization_config": {"quant_method": "fp8", "weight_block_size": [128]}},
+        InvalidInput,
+        "weight_block_size is [128]; expected two sizes",
+    ),
+    ("layer types for another number of layers", {"layer_types": ["full_attention"]}, InvalidInput, "layer_types"),
+]
+
+
+@pytest.mark.parametrize(("changes", "error", "words"), [row[1:] for row in BAD], ids=[row[0] for row in BAD])
+def test_nonsense_is_refused_by_name(changes: dict[str, Any], error: type[ConclaveError], words: str) -> None:
+    with pytest.raises(error) as refusal:
+        read_config(MIXTRAL | changes)
+    assert words in str(refusal.value)
+
+
+def test_what_is_known_is_said_where_an_architecture_is_not() -> None:
+    with pytest.raises(UnknownModel, match=r"known are .*MixtralForCausalLM"):
+        read_config(MIXTRAL | {"architectures": ["RwkvForCausalLM"]})
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_every_tiny_config_is_read(name: str) -> None:
+    facts = read_config(TINY[name])
+    assert TINY[name]["architectures"][0] in known_architectures()
+    assert facts.layers
+    assert facts.rotary
+
+
+def test_transformers_5_spelling_of_phi_moe_is_read_as_vllms_class() -> None:
+    facts = read_config(TINY["phimoe"] | {"architectures": ["PhimoeForCausalLM"]})
+    assert facts.architecture == "PhiMoEForCausalLM"
+
+
+def test_latent_attention_is_told_from_grouped() -> None:
+    assert isinstance(read_config(TINY["deepseek-v3"]).attention, LatentAttention)
+    assert isinstance(read_config(LLAMA).attention, GroupedAttention)
+
+
+def test_windows_alternate() -> None:
+    windows = [layer.attention.window_tokens for layer in read_config(TINY["gpt-oss"]).layers]  # type: ignore[union-attr]
+    assert windows == [128, None, 128, None]
+
+
+def test_a_window_in_mistrals_config_holds_for_all_layers() -> None:
+    windows = {layer.attention.window_tokens for layer in read_config(TINY["mistral"]).layers}  # type: ignore[union-attr]
+    assert windows == {256}
+
+
+def test_yarn_holds_the_original_positions_times_its_factor() -> None:
+    (table,) = read_config(TINY["gpt-oss"]).rotary
+    assert (table.positions, table.dtype) == (128 * 32, "float32")
+
+
+def test_longrope_holds_a_short_and_a_long_table() -> None:
+    scaling = {"type": "longrope", "short_factor": [1.0], "long_factor": [1.0]}
+    config = TINY["phi3"] | {"max_position_embeddings": 4096, "rope_scaling": scaling}
+    (table,) = read_config(config).rotary
+    assert table.positions == 4096 + 512
+
+
+SCALED_CONTEXTS = [
+    ("linear scaling comes on top", {"rope_type": "linear", "factor": 4.0}, 2048),
+    ("Llama 3's scaling is in the positions already", {"rope_type": "llama3", "factor": 8.0}, 512),
+    ("YaRN is in the positions already", {"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 128}, 512),
+]
+
+
+@pytest.mark.parametrize(
+    ("scaling", "expected"), [row[1:] for row in SCALED_CONTEXTS], ids=[row[0] for row in SCALED_CONTEXTS]
+)
+def test_context_is_what_vllm_allows(scaling: dict[str, Any], expected: int) -> None:
+    assert read_config(LLAMA | {"rope_scaling": scaling}).context_tokens == expected
+
+
+FORMATS = [
+    ("fp8 a tensor", {"quant_method": "fp8", "activation_scheme": "dynamic"}, WeightFormat(method="fp8")),
+    (
+        "fp8 in blocks",
+        {"quant_method": "fp8", "weight_block_size": [128, 128]},
+        WeightFormat(method="fp8", block=(128, 128)),
+    ),
+    ("fbgemm's fp8", {"quant_method": "fbgemm_fp8"}, WeightFormat(method="fp8", per_channel=True)),
+    (
+        "AWQ",
+        {"quant_method": "awq", "bits": 4, "group_size": 64},
+        WeightFormat(method="awq", bits=4, group=64, zero_points=True),
+    ),
+    (
+        "GPTQ with one group",
+        {"quant_method": "gptq", "bits": 8, "group_size": -1, "desc_act": True},
+        WeightFormat(method="gptq", bits=8, activation_order=True, zero_points=True),
+    ),
+    (
+        "compressed-tensors' fp8 with an fp8 KV cache",
+        {
+            "quant_method": "compressed-tensors",
+            "config_groups": {
+                "group_0": {
+                    "weights": {"num_bits": 8, "type": "float", "strategy": "channel"},
+                    "input_activations": {"num_bits": 8, "type": "float", "dynamic": True},
+                }
+            },
+            "kv_cache_scheme": {"num_bits": 8, "type": "float"},
+        },
+        WeightFormat(method="fp8", per_channel=True, fp8_kv_cache=True),
+    ),
+    (
+        "mxfp4 with exceptions",
+        {"quant_method": "mxfp4", "modules_to_not_convert": ["lm_head"]},
+        WeightFormat(method="mxfp4", bits=4, group=32, excluded=("lm_head",)),
+    ),
+]
+
+
+@pytest.mark.parametrize(("config", "expected"), [row[1:] for row in FORMATS], ids=[row[0] for row in FORMATS])
+def test_weight_formats(config: dict[str, Any], expected: WeightFormat) -> None:
+    declared = expected.model_copy(update={"declared": config["quant_method"]})
+    assert read_config(LLAMA | {"quantization_config": config}).weight_format == declared
+
+
+EXCLUDED = [
+    ("a whole module", "model.layers.3.self_attn", 3, "qkv", True),
+    ("another layer's module", "model.layers.3.self_attn", 30, "qkv", False),
+    ("one matrix", "model.layers.0.mlp.down_proj", 0, "down", True),
+    ("not its neighbour", "model.layers.0.mlp.down_proj", 0, "gate_up", False),
+    ("a bare name", "o_proj", 7, "output", True),
+    ("the head, which is no layer's", "lm_head", 0, "down", False),
+    ("a pattern", "re:.*self_attn.*", 5, "output", True),
+    ("a router is not an expert", "re:.*mlp.gate$", 5, "experts", False),
+    ("a star", "model.layers.*.self_attn", 5, "qkv", True),
+    ("a star is not for other modules", "model.layers.*.self_attn", 5, "experts", False),
+]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "layer", "module", "expected"), [row[1:] for row in EXCLUDED], ids=[row[0] for row in EXCLUDED]
+)
+def test_modules_that_stay_unconverted(pattern: str, layer: int, module: str, expected: bool) -> None:
+    assert is_excluded((pattern,), layer, module) is expected

@@ -1,0 +1,160 @@
+"""`conclave plan`: files and flags in, a table or status.plan out, exit codes and messages."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+from typer.testing import CliRunner, Result
+
+from conclave.api.plan import Plan
+from conclave.errors import ConclaveError
+from conclave_cli.main import app
+
+DEPLOYMENT = {
+    "apiVersion": "conclave.dev/v1alpha1",
+    "kind": "ModelDeployment",
+    "metadata": {"name": "mixtral", "namespace": "llm"},
+    "spec": {
+        "model": {
+            "id": "mistralai/Mixtral-8x7B-Instruct-v0.1",
+            "source": {"persistentVolumeClaim": {"claimName": "weights"}},
+        },
+        "hardware": {"accelerators": ["NVIDIA-A100"]},
+        "access": {"dataClass": "internal"},
+    },
+}
+SHORT = {"nodes": [{"name": "a", "accelerator": "NVIDIA-A100-SXM4-80GB", "gpus": 8, "free": 4, "count": 2}]}
+LABELS = {"nvidia.com/gpu.product": "NVIDIA-A100-SXM4-80GB", "nvidia.com/gpu.memory": "81920"}
+KUBECTL = {
+    "apiVersion": "v1",
+    "kind": "List",
+    "items": [
+        {
+            "kind": "Node",
+            "metadata": {"name": "gpu-0", "labels": LABELS},
+            "status": {"allocatable": {"nvidia.com/gpu": "8"}},
+        },
+        {"kind": "Node", "metadata": {"name": "cpu-0", "labels": {}}, "status": {"allocatable": {"cpu": "8"}}},
+        {
+            "kind": "Pod",
+            "metadata": {"name": "other", "uid": "1"},
+            "spec": {"nodeName": "gpu-0", "containers": [{"resources": {"limits": {"nvidia.com/gpu": "7"}}}]},
+        },
+    ],
+}
+
+
+def run(*arguments: str) -> Result:
+    return CliRunner().invoke(app, ["plan", *arguments])
+
+
+def write(directory: Path, name: str, value: object) -> str:
+    path = directory / name
+    path.write_text(json.dumps(value) if name.endswith("json") else yaml.safe_dump(value))
+    return str(path)
+
+
+def test_a_file_and_a_short_inventory_give_a_plan(tmp_path: Path) -> None:
+    file = write(tmp_path, "model.yaml", DEPLOYMENT)
+    result = run("-f", file, "--inventory", write(tmp_path, "nodes.yaml", SHORT), "-o", "json")
+    plan = Plan.model_validate_json(result.stdout)
+    assert (plan.tensor, plan.accelerator) == (2, "NVIDIA-A100-SXM4-80GB")
+    assert isinstance(json.loads(result.stdout)["memory"]["weights"], int)
+
+
+@pytest.mark.parametrize("name", ["nodes.yaml", "nodes.json"])
+def test_what_kubectl_prints_is_an_inventory_with_its_pods_counted(tmp_path: Path, name: str) -> None:
+    result = run("-f", write(tmp_path, "model.yaml", DEPLOYMENT), "--inventory", write(tmp_path, name, KUBECTL))
+    assert isinstance(result.exception, ConclaveError)
+    assert result.exception.exit_code == 2
+    assert "1 of 8 are free" in str(result.exception)
+
+
+def test_flags_give_the_same_plan_as_yaml() -> None:
+    flags = ("--model", "mistralai/Mixtral-8x7B-v0.1", "--accelerator", "H100", "--gpus-per-node", "8", "--nodes", "1")
+    plan = Plan.model_validate(yaml.safe_load(run(*flags, "-o", "yaml").stdout))
+    assert plan.accelerator == "NVIDIA-H100-80GB-HBM3"
+    assert plan.gpus_per_replica == 2
+
+
+def test_the_table_shows_a_bar_of_a_gpu_and_the_reasons() -> None:
+    text = run("--model", "mistralai/Mixtral-8x7B-v0.1", "--accelerator", "H100").stdout
+    assert "each GPU [█" in text
+    assert "because  2 GPUs are the fewest" in text
+    assert "not      TP=4 on NVIDIA-H100-80GB-HBM3" in text
+
+
+def test_all_shows_every_option() -> None:
+    flags = ("--model", "mistralai/Mixtral-8x7B-v0.1", "--accelerator", "H100", "--nodes", "4")
+    assert "more with --all" in run(*flags).stdout
+    assert "more with --all" not in run(*flags, "--all").stdout
+
+
+def test_a_config_of_ones_own_is_planned(tmp_path: Path) -> None:
+    config = {
+        "architectures": ["LlamaForCausalLM"],
+        "model_type": "llama",
+        "hidden_size": 4096,
+        "intermediate_size": 14336,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 8,
+        "vocab_size": 128256,
+        "max_position_embeddings": 8192,
+        "torch_dtype": "bfloat16",
+    }
+    result = run("--config", write(tmp_path, "config.json", config), "--accelerator", "L4", "-o", "json")
+    assert json.loads(result.stdout)["memory"]["weights"] == pytest.approx(14.96 * 2**30, rel=0.001)
+
+
+BAD = [
+    ("neither a file nor a model", ("--accelerator", "H100"), "give either -f FILE"),
+    ("both", ("-f", "x.yaml", "--model", "y", "--accelerator", "H100"), "give either -f FILE"),
+    ("no hardware", ("--model", "mistralai/Mixtral-8x7B-v0.1"), "give either --inventory FILE, or --accelerator"),
+    ("an unknown accelerator", ("--model", "mistralai/Mixtral-8x7B-v0.1", "--accelerator", "ABC"), "'ABC'"),
+    ("a model that was never released", ("--model", "apple/MM1", "--accelerator", "H100"), "never released"),
+    ("a provider's model", ("--model", "gpt-4o", "--accelerator", "H100"), "served by its provider only"),
+    ("an unknown model", ("--model", "nobody/knows", "--accelerator", "H100"), "not in the catalogue"),
+    ("a file that is not there", ("-f", "nowhere.yaml", "--accelerator", "H100"), "cannot be read: No such file"),
+    (
+        "a size that vLLM refuses",
+        ("--model", "microsoft/Phi-3-medium-128k-instruct", "--accelerator", "NVIDIA-A100-SXM4-80GB", "--tensor", "8"),
+        "TP=8 on NVIDIA-A100-SXM4-80GB: 10 key-value heads do not divide by 8",
+    ),
+]
+
+
+@pytest.mark.parametrize(("arguments", "words"), [row[1:] for row in BAD], ids=[row[0] for row in BAD])
+def test_bad_input_ends_with_2_and_says_why(arguments: tuple[str, ...], words: str) -> None:
+    result = run(*arguments)
+    assert isinstance(result.exception, ConclaveError)
+    assert result.exception.exit_code == 2
+    assert words in str(result.exception)
+
+
+BAD_INVENTORIES = [
+    ("no nodes", {"nodes": []}, "no node with accelerators"),
+    ("nodes that are no list", {"nodes": {"a": 1}}, "nodes is dict; expected a list"),
+    ("an unknown field", {"nodes": [{"name": "a", "accelerator": "H100", "gpus": 1, "gpu": 2}]}, "nodes[0]: gpu"),
+    ("a text for a number", {"nodes": [{"name": "a", "accelerator": "H100", "gpus": "8"}]}, "nodes[0]: gpus"),
+    ("a negative number", {"nodes": [{"name": "a", "accelerator": "H100", "gpus": -1}]}, "nodes[0]: gpus"),
+    ("more free than there are", {"nodes": [{"name": "a", "accelerator": "H100", "gpus": 1, "free": 2}]}, "free is 2"),
+    ("an unknown accelerator", {"nodes": [{"name": "a", "accelerator": "ABC", "gpus": 1}]}, "memoryGib"),
+    ("a cpu without memory", {"nodes": [{"name": "a", "accelerator": "cpu", "gpus": 1}]}, "memoryGib"),
+    ("another kind", {"kind": "Deployment"}, "kind is 'Deployment'"),
+    ("a list", [1, 2], "expected an object"),
+    ("a broken node", {"kind": "NodeList", "items": [{"kind": "Node"}]}, "not what kubectl get nodes prints"),
+]
+
+
+@pytest.mark.parametrize(
+    ("value", "words"), [row[1:] for row in BAD_INVENTORIES], ids=[row[0] for row in BAD_INVENTORIES]
+)
+def test_bad_inventories_are_refused_by_field(tmp_path: Path, value: object, words: str) -> None:
+    file = write(tmp_path, "nodes.yaml", value)
+    result = run("--model", "mistralai/Mixtral-8x7B-v0.1", "--inventory", file)
+    assert isinstance(result.exception, ConclaveError)
+    assert words in str(result.exception)

@@ -1,0 +1,531 @@
+"""The edge in memory: what is refused before the engine, in which shape, and what gets through."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from conclave_serving.edge import REQUEST, REQUEST_ID, Edge
+from conclave_serving.errors import RequestError, engine_refusal, overloaded
+from conclave_serving.request_limits import LIMITS
+
+TOKEN = "a-token-of-sufficient-length"
+CANARY = "canary-7f3a"
+CHAT = "/v1/chat/completions"
+COMPLETIONS = "/v1/completions"
+
+
+@dataclass
+class Answer:
+    status: int = 0
+    headers: dict[str, str] = field(default_factory=dict)
+    body: bytes = b""
+
+    @property
+    def error(self) -> dict[str, Any]:
+        return dict(json.loads(self.body)["error"])
+
+
+class Application:
+    """Stands where the ingress stands; remembers the scope it was called with."""
+
+    def __init__(self, failure: Exception | None = None, *, fails_after: bytes | None = None) -> None:
+        self.scope: dict[str, Any] | None = None
+        self._failure = failure
+        self._fails_after = fails_after
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        self.scope = scope
+        if self._failure is not None and self._fails_after is None:
+            raise self._failure
+        kind = b"text/event-stream" if self._fails_after is not None else b"application/json"
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", kind)]})
+        await send({"type": "http.response.body", "body": self._fails_after or b"{}", "more_body": True})
+        if self._failure is not None:
+            raise self._failure
+        await send({"type": "http.response.body", "body": b""})
+
+
+@pytest.fixture
+def token_path(tmp_path: Path) -> Path:
+    path = tmp_path / "token"
+    path.write_text(TOKEN + "\n")
+    return path
+
+
+@dataclass
+class Client:
+    token_path: Path
+    application: Application = field(default_factory=Application)
+    received: int = 0
+    raised: Exception | None = None
+
+    def __post_init__(self) -> None:
+        self.edge = Edge(self.application, served_name="tiny/mixtral", token_path=str(self.token_path))
+
+    def send(
+        self,
+        method: str,
+        path: str,
+        body: object = b"",
+        *,
+        headers: Iterable[tuple[str, str]] = (
+            ("authorization", f"Bearer {TOKEN}"),
+            ("content-type", "application/json"),
+        ),
+        chunks: int = 1,
+    ) -> Answer:
+        raw = body if isinstance(body, bytes) else json.dumps(body).encode()
+        size = max(1, -(-len(raw) // chunks))
+        pieces = [raw[i : i + size] for i in range(0, len(raw), size)] or [b""]
+        answer = Answer()
+
+        async def receive() -> dict[str, Any]:
+            self.received += 1
+            if not pieces:
+                return {"type": "http.disconnect"}
+            return {"type": "http.request", "body": pieces.pop(0), "more_body": bool(pieces)}
+
+        async def send(message: Any) -> None:
+            if message["type"] == "http.response.start":
+                answer.status = message["status"]
+                answer.headers = {k.decode(): v.decode() for k, v in message["headers"]}
+            else:
+                answer.body += message["body"]
+
+        scope = {
+            "type": "http",
+            "method": method,
+            "path": path,
+            "raw_path": path.encode(),
+            "headers": [(k.encode(), v.encode("latin-1")) for k, v in headers],
+        }
+        try:
+            asyncio.run(self.edge(scope, receive, send))
+        except ValueError as error:
+            self.raised = error
+        return answer
+
+
+@pytest.fixture
+def client(token_path: Path) -> Client:
+    return Client(token_path)
+
+
+def chat(**fields: object) -> dict[str, object]:
+    return {"model": "tiny/mixtral", "messages": [{"role": "user", "content": "hello"}], **fields}
+
+
+def completion(**fields: object) -> dict[str, object]:
+    return {"model": "tiny/mixtral", "prompt": "hello", **fields}
+
+
+def schema(node: object) -> dict[str, object]:
+    return chat(response_format={"type": "json_schema", "json_schema": {"name": "x", "schema": node}})
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        pytest.param([], id="no header"),
+        pytest.param([("authorization", "")], id="an empty header"),
+        pytest.param([("authorization", f"Basic {TOKEN}")], id="another scheme"),
+        pytest.param([("authorization", "Bearer wrong")], id="a wrong token"),
+        pytest.param([("authorization", f"Bearer {TOKEN}x")], id="the token with a tail"),
+        pytest.param([("authorization", f"Bearer {TOKEN[:-1]}")], id="the token cut short"),
+        pytest.param([("authorization", f"Bearer {TOKEN.upper()}")], id="the token in capitals"),
+        pytest.param([("authorization", "Bearer tok\u00e9n")], id="bytes beyond ASCII"),
+        pytest.param([("authorization", f"Bearer {TOKEN}"), ("authorization", "Bearer x")], id="two headers"),
+        pytest.param([("x-api-key", TOKEN)], id="the token in another header"),
+    ],
+)
+@pytest.mark.parametrize("path", [CHAT, "/v1/models", "/metrics"])
+def test_without_the_token_nothing_is_read(client: Client, path: str, headers: list[tuple[str, str]]) -> None:
+    answer = client.send("POST", path, chat(), headers=headers)
+    assert (answer.status, answer.error["code"]) == (401, "invalid_api_key")
+    assert answer.headers["www-authenticate"].startswith("Bearer")
+    assert client.received == 0
+    assert client.application.scope is None
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        pytest.param("POST", path, id=path)
+        for path in (
+            "/",
+            "/docs",
+            "/openapi.json",
+            "/redoc",
+            "/metrics",
+            "/health",
+            "/ping",
+            "/version",
+            "/load",
+            "/invocations",
+            "/pooling",
+            "/classify",
+            "/score",
+            "/v1/score",
+            "/rerank",
+            "/v1/rerank",
+            "/tokenize",
+            "/detokenize",
+            "/pause",
+            "/resume",
+            "/sleep",
+            "/wake_up",
+            "/update_weights",
+            "/collective_rpc",
+            "/scale_elastic_ep",
+            "/reset_prefix_cache",
+            "/server_info",
+            "/start_profile",
+            "/abort_requests",
+            "/v1/load_lora_adapter",
+            "/v1/unload_lora_adapter",
+            "/v1/responses",
+            "/v1/messages",
+            "/v1/embeddings",
+            "/v1/audio/transcriptions",
+            "/V1/chat/completions",
+            "//v1/chat/completions",
+            "/v1//chat/completions",
+            "/v1/chat/completions/",
+            "/v1/chat/completions/render",
+            "//v1/../pause",
+            "/v1/%2e%2e/pause",
+            "/v1/chat%2fcompletions",
+            "/v1/chat/completions;x",
+            "/v1/chat/completions%00",
+            "/%76%31/chat/completions",
+        )
+    ],
+)
+def test_every_other_path_is_unknown(client: Client, method: str, path: str) -> None:
+    answer = client.send(method, path, chat())
+    assert (answer.status, answer.error["code"]) == (404, "unknown_url")
+    assert client.application.scope is None
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "allowed"),
+    [("GET", CHAT, "POST"), ("PUT", COMPLETIONS, "POST"), ("OPTIONS", CHAT, "POST"), ("POST", "/v1/models", "GET")],
+)
+def test_a_wrong_method_names_the_right_one(client: Client, method: str, path: str, allowed: str) -> None:
+    answer = client.send(method, path)
+    assert (answer.status, answer.headers["allow"]) == (405, allowed)
+
+
+@pytest.mark.parametrize(
+    ("path", "status"),
+    [
+        ("/v1/models", 200),
+        ("/v1/models/tiny/mixtral", 200),
+        ("/v1/models/tiny%2Fmixtral", 200),
+        ("/v1/models/other", 404),
+        ("/v1/models/", 404),
+    ],
+)
+def test_the_model_list_knows_one_model(client: Client, path: str, status: int) -> None:
+    assert client.send("GET", path).status == status
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        pytest.param(CHAT, chat(), id="a chat"),
+        pytest.param(CHAT, chat(max_tokens=None, n=None, tools=None), id="nulls for optional fields"),
+        pytest.param(CHAT, chat(temperature=0, top_p=1, n=16, seed=-1, stop=["a"] * 16), id="values at their bounds"),
+        pytest.param(CHAT, chat(stream=True, stream_options={"include_usage": True}), id="a stream"),
+        pytest.param(CHAT, chat(logprobs=True, top_logprobs=20), id="log probabilities"),
+        pytest.param(CHAT, chat(messages=[{"role": "user", "content": [{"type": "text", "text": "x"}]}]), id="parts"),
+        pytest.param(CHAT, schema({"type": "object", "properties": {"a": {"type": "string"}}}), id="a schema"),
+        pytest.param(
+            CHAT,
+            chat(
+                messages=[
+                    {"role": "user", "content": "x", "name": "a"},
+                    {
+                        "role": "assistant",
+                        "content": None,
+                        "tool_calls": [{"id": "1", "type": "function", "function": {"name": "f", "arguments": "{}"}}],
+                    },
+                    {"role": "tool", "tool_call_id": "1", "content": "y"},
+                ]
+            ),
+            id="a conversation with a tool",
+        ),
+        pytest.param(COMPLETIONS, completion(logprobs=5), id="a completion"),
+        pytest.param(COMPLETIONS, completion(prompt=[1, 2, 3] * 100), id="one prompt of token ids"),
+        pytest.param(COMPLETIONS, completion(prompt=["a"] * 16), id="16 prompts"),
+        pytest.param(COMPLETIONS, completion(echo=True), id="echo alone"),
+        pytest.param(COMPLETIONS, completion(structured_outputs={"regex": "a{1,100}"}), id="a small pattern"),
+    ],
+)
+def test_a_sound_request_gets_through_whole(client: Client, path: str, body: dict[str, object]) -> None:
+    assert client.send("POST", path, body, chunks=7).status == 200
+    assert client.application.scope is not None
+    assert client.application.scope[REQUEST] == body
+
+
+def test_what_names_an_identity_is_dropped(client: Client) -> None:
+    headers = [
+        ("Authorization", f"bearer {TOKEN}"),
+        ("content-type", "application/json; charset=utf-8"),
+        ("x-request-id", "theirs"),
+        ("x-tenant", "forged"),
+        ("cookie", "a=b"),
+        ("traceparent", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"),
+    ]
+    body = chat(user="forged", metadata={"tenant": "forged"}, store=True)
+    assert client.send("POST", CHAT, body, headers=headers).status == 200
+    scope = client.application.scope
+    assert scope is not None
+    assert scope["headers"] == [(b"traceparent", headers[-1][1].encode())]
+    assert scope[REQUEST] == chat()
+    assert scope[REQUEST_ID] != "theirs"
+
+
+BAD_BODIES: dict[str, tuple[object, str | None]] = {
+    "no body": (b"", None),
+    "not JSON": (b"{", None),
+    "an array": (b"[]", None),
+    "not UTF-8": (b'{"model": "\xff"}', None),
+    "UTF-16": ('{"model": "x"}'.encode("utf-16"), None),
+    "a key twice": (b'{"model": "a", "model": "b"}', None),
+    "a nested key twice": (b'{"messages": [{"role": "a", "role": "b"}]}', None),
+    "NaN": (b'{"temperature": NaN}', None),
+    "infinity": (b'{"temperature": -Infinity}', None),
+    "a number beyond double": (b'{"temperature": 1e999}', None),
+    "a number of a million digits": (b'{"seed": ' + b"9" * 1_000_000 + b"}", None),
+    "a lone surrogate": (b'{"prompt": "\\ud800"}', None),
+    "10^5 levels": (b'{"a":' * 100_000 + b"1" + b"}" * 100_000, None),
+    "10^5 open brackets": (b"[" * 100_000, None),
+    "65 levels": (b'{"a":' * 65 + b"1" + b"}" * 65, None),
+    "no model": ({"messages": [{"role": "user", "content": "x"}]}, "model"),
+    "model null": (chat(model=None), "model"),
+    "model an array": (chat(model=["tiny/mixtral"]), "model"),
+    "model of 1 MB": (chat(model="x" * 1_000_000), "model"),
+    "no messages": ({"model": "tiny/mixtral"}, "messages"),
+    "empty messages": (chat(messages=[]), "messages"),
+    "messages a string": (chat(messages="hi"), "messages"),
+    "a message a string": (chat(messages=["hi"]), "messages"),
+    "an unknown role": (chat(messages=[{"role": CANARY, "content": "x"}]), "messages"),
+    "content a number": (chat(messages=[{"role": "user", "content": 5}]), "messages"),
+    "a text that is a number": (
+        chat(messages=[{"role": "user", "content": [{"type": "text", "text": 5}]}]),
+        "messages",
+    ),
+    "a name that is an object": (chat(messages=[{"role": "user", "content": "x", "name": {}}]), "messages"),
+    "tool calls that are a string": (chat(messages=[{"role": "assistant", "tool_calls": CANARY}]), "messages"),
+    "a tool call without arguments": (
+        chat(messages=[{"role": "assistant", "tool_calls": [{"function": {"name": CANARY}}]}]),
+        "messages",
+    ),
+    "5000 messages": (chat(messages=[{"role": "user", "content": "x"}] * 5000), "messages"),
+    "n a billion": (chat(n=10**9), "n"),
+    "n zero": (chat(n=0), "n"),
+    "n true": (chat(n=True), "n"),
+    "max_tokens -1": (chat(max_tokens=-1), "max_tokens"),
+    "max_tokens 0": (chat(max_tokens=0), "max_tokens"),
+    "max_tokens 10^12": (chat(max_tokens=10**12), "max_tokens"),
+    "max_tokens a string": (chat(max_tokens="5"), "max_tokens"),
+    "max_tokens a fraction": (chat(max_tokens=1.5), "max_tokens"),
+    "temperature 3": (chat(temperature=3), "temperature"),
+    "temperature a string": (chat(temperature="0"), "temperature"),
+    "top_p 2": (chat(top_p=2), "top_p"),
+    "17 stops": (chat(stop=["a"] * 17), "stop"),
+    "a stop of 1 MB": (chat(stop="a" * 1_000_000), "stop"),
+    "a stop not a string": (chat(stop=[1]), "stop"),
+    "logit_bias of 10^4": (chat(logit_bias={str(i): 1 for i in range(10_000)}), "logit_bias"),
+    "logit_bias of 101": (chat(logit_bias={"1": 101}), "logit_bias"),
+    "top_logprobs 10^4": (chat(logprobs=True, top_logprobs=10_000), "top_logprobs"),
+    "seed beyond 64 bits": (chat(seed=2**64), "seed"),
+    "129 tools": (chat(tools=[{"type": "function", "function": {"name": "f"}}] * 129), "tools"),
+    "tools of 300 kB": (
+        chat(tools=[{"type": "function", "function": {"name": "f", "description": "x" * 300_000}}]),
+        "tools",
+    ),
+    "a tool that is no function": (chat(tools=[{"type": "web"}]), "tools"),
+    "an image": (
+        chat(
+            messages=[{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "http://169.254.1.1"}}]}]
+        ),
+        "messages",
+    ),
+    "an image from a file": (
+        chat(messages=[{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "file:///etc"}}]}]),
+        "messages",
+    ),
+    "a schema of 100 kB": (schema({"description": "x" * 100_000}), "response_format"),
+    "a schema of 40 levels": (schema(json.loads('{"items":' * 40 + "{}" + "}" * 40)), "response_format"),
+    "a schema from elsewhere": (schema({"$ref": "http://169.254.169.254/x"}), "response_format"),
+    "a schema of huge counts": (schema({"type": "string", "maxLength": 10**9}), "response_format"),
+    "a schema with a huge enum": (schema({"enum": list(range(2000))}), "response_format"),
+    "a schema with a huge pattern": (schema({"pattern": "a" * 1000}), "response_format"),
+    "a tool with a huge pattern": (
+        chat(tools=[{"type": "function", "function": {"name": "f", "parameters": {"pattern": "(a{99}){99}"}}}]),
+        "tools",
+    ),
+    "an unknown format": (chat(response_format={"type": "structural_tag"}), "response_format"),
+    "a pattern of a million": (chat(structured_outputs={"regex": "(a{1000}){1000}"}), "structured_outputs"),
+    "a grammar": (chat(structured_outputs={"grammar": "root ::= root"}), "structured_outputs"),
+    "prompt_embeds": (chat(prompt_embeds=CANARY), "prompt_embeds"),
+    "kv_transfer_params": (chat(kv_transfer_params={"x": CANARY}), "kv_transfer_params"),
+    "chat_template": (chat(chat_template=CANARY), "chat_template"),
+    "chat_template_kwargs": (chat(chat_template_kwargs={"x": CANARY}), "chat_template_kwargs"),
+    "media_io_kwargs": (chat(media_io_kwargs={"x": {}}), "media_io_kwargs"),
+    "cache_salt": (chat(cache_salt=CANARY), "cache_salt"),
+    "vllm_xargs": (chat(vllm_xargs={"x": CANARY}), "vllm_xargs"),
+    "request_id": (chat(request_id=CANARY), "request_id"),
+    "priority": (chat(priority=-1), "priority"),
+    "an unknown field": (chat(frobnicate=1), "frobnicate"),
+    "a field name that is content": (chat(**{f"{CANARY} {CANARY}": 1}), None),
+    "a forbidden field that is null": (chat(prompt_embeds=None), "prompt_embeds"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_BODIES)
+def test_a_bad_body_is_refused_without_echo(client: Client, name: str) -> None:
+    body, param = BAD_BODIES[name]
+    answer = client.send("POST", CHAT, body)
+    assert answer.status == 400
+    assert set(answer.error) == {"message", "type", "param", "code"}
+    assert (answer.error["type"], answer.error["param"]) == ("invalid_request_error", param)
+    assert CANARY not in answer.body.decode()
+    assert len(answer.body) < 500
+    assert client.application.scope is None
+
+
+@pytest.mark.parametrize(
+    ("body", "param"),
+    [
+        pytest.param(completion(prompt=[]), "prompt", id="no prompts"),
+        pytest.param(completion(prompt=["a"] * 17), "n", id="17 prompts"),
+        pytest.param(completion(prompt=["a"] * 4, n=5), "n", id="20 sequences"),
+        pytest.param(completion(prompt=[{"a": 1}]), "prompt", id="a prompt that is an object"),
+        pytest.param(completion(echo=True, logprobs=1), "echo", id="log probabilities of the prompt"),
+        pytest.param(completion(prompt_logprobs=1), "prompt_logprobs", id="the same under another name"),
+        pytest.param(completion(messages=[]), "messages", id="a field of the other URL"),
+    ],
+)
+def test_a_bad_completion_is_refused(client: Client, body: dict[str, object], param: str) -> None:
+    answer = client.send("POST", COMPLETIONS, body)
+    assert (answer.status, answer.error["param"]) == (400, param)
+
+
+def test_another_model_is_unknown(client: Client) -> None:
+    answer = client.send("POST", CHAT, chat(model=CANARY))
+    assert (answer.status, answer.error["code"]) == (404, "model_not_found")
+    assert CANARY not in answer.body.decode()
+
+
+@pytest.mark.parametrize("announced", [True, False], ids=["announced", "chunked"])
+def test_a_body_over_the_limit_is_not_read_to_its_end(client: Client, announced: bool) -> None:
+    body = b" " * (4 * LIMITS.body_bytes)
+    headers = [("authorization", f"Bearer {TOKEN}"), ("content-type", "application/json")]
+    if announced:
+        headers.append(("content-length", str(len(body))))
+    answer = client.send("POST", CHAT, body, headers=headers, chunks=40)
+    assert (answer.status, answer.error["code"]) == (413, "request_too_large")
+    assert client.received <= (0 if announced else 11)
+
+
+def test_another_content_type_is_refused(client: Client) -> None:
+    headers = [("authorization", f"Bearer {TOKEN}"), ("content-type", "text/plain")]
+    assert client.send("POST", CHAT, chat(), headers=headers).status == 415
+
+
+def test_a_body_that_does_not_come_is_given_up(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    from conclave_serving.request_body import read_body
+
+    async def receive() -> dict[str, Any]:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    with pytest.raises(RequestError) as refusal:
+        asyncio.run(read_body([], receive, limit_bytes=10, timeout_s=0.01))
+    assert refusal.value.status == 408
+
+
+def test_a_client_that_goes_away_is_not_answered(client: Client) -> None:
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.disconnect"}
+
+    async def send(message: Any) -> None:
+        raise AssertionError(message)
+
+    headers = [(b"authorization", f"Bearer {TOKEN}".encode()), (b"content-type", b"application/json")]
+    scope = {"type": "http", "method": "POST", "path": CHAT, "headers": headers}
+    asyncio.run(client.edge(scope, receive, send))
+    assert client.application.scope is None
+
+
+def test_a_websocket_is_closed(client: Client) -> None:
+    sent: list[Any] = []
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "websocket.connect"}
+
+    asyncio.run(client.edge({"type": "websocket", "path": CHAT, "headers": []}, receive, send))
+    assert [message["type"] for message in sent] == ["websocket.close"]
+
+
+def test_overload_says_when_to_come_again(token_path: Path) -> None:
+    answer = Client(token_path, Application(overloaded(7))).send("POST", CHAT, chat())
+    assert (answer.status, answer.headers["retry-after"], answer.error["code"]) == (503, "7", "overloaded")
+
+
+def test_a_fault_of_ours_is_raised_for_the_log_and_hidden_from_the_client(token_path: Path) -> None:
+    failing = Client(token_path, Application(ValueError(CANARY)))
+    answer = failing.send("POST", CHAT, chat())
+    assert (answer.status, answer.error["code"]) == (500, "internal_error")
+    assert CANARY not in answer.body.decode()
+    assert isinstance(failing.raised, ValueError)
+
+
+def test_a_stream_that_breaks_ends_in_an_error_event(token_path: Path) -> None:
+    event = b'data: {"x": 1}\n\n'
+    answer = Client(token_path, Application(ValueError(CANARY), fails_after=event)).send("POST", CHAT, chat())
+    assert answer.status == 200
+    first, last, end = answer.body.decode().split("\n\n")
+    assert first + "\n\n" == event.decode()
+    assert json.loads(last.removeprefix("data: "))["error"]["code"] == "internal_error"
+    assert end == ""
+
+
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        (
+            "This model's maximum context length is 512 tokens. However, your prompt has 513 tokens.",
+            "This model's maximum context length is 512 tokens. However, your prompt has 513 tokens.",
+        ),
+        (f"Invalid grammar: {CANARY}", None),
+        ("n must be 1 when using greedy sampling, got 2.", "n must be 1 when using greedy sampling, got 2."),
+        (
+            f'tool_choice=function "{CANARY}" requires --tool-call-parser to be set',
+            "Tool calls need the engine argument tool_call_parser, which is not set for this model.",
+        ),
+        (f"This model's maximum context length is 512 tokens, not '{CANARY}'", None),
+        (
+            f"top_k must be -1 or at least 1, got -5. (parameter=top_k, value={CANARY})",
+            "top_k must be -1 or at least 1, got -5.",
+        ),
+    ],
+)
+def test_only_known_messages_of_the_engine_are_passed_on(said: str, told: str | None) -> None:
+    refusal = engine_refusal(422, said)
+    assert refusal.status == 400
+    assert CANARY not in refusal.body().decode()
+    assert told is None or str(refusal) == told

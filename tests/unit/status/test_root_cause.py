@@ -1,0 +1,509 @@
+"""Root causes: what was seen in the cluster, and the one reason that comes out of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+from tests.scenes import (
+    dead,
+    make_deployment,
+    make_event,
+    make_plan,
+    make_pod,
+    make_rayservice,
+    waiting,
+)
+
+from conclave.api.modeldeployment import Condition, ModelDeployment, ModelDeploymentStatus
+from conclave.api.reasons import ConditionType, Reason
+from conclave.observation import (
+    FOREIGN_OWNER,
+    UNREACHABLE,
+    ApiFailure,
+    Decision,
+    JsonObject,
+    KubeRay,
+    Observed,
+    Outcome,
+    Refusal,
+)
+from conclave.status.exceptions import find_cause
+from conclave.status.finding import Scene
+from conclave.status.root_cause import explain, find_causes
+
+IMPORT_ERROR = (
+    """The deployment failed to start 3 times in a row. Error:
+ray::ServeReplica:mixtral:LLMServer:mixtral.initialize_and_get_metadata() (pid=512, ip=10.0.0.7, actor_id=01)
+  File "/usr/lib/python3.11/concurrent/futures/_base.py", line 456, in result
+    return self.__get_result()
+  File "/opt/venv/lib/python3.11/site-packages/ray/serve/_private/replica.py", line 1160, in initialize
+    await self._user_callable_initializer()
+RuntimeError: Traceback (most recent call last):
+"""
+    + '  File "/opt/venv/lib/python3.11/site-packages/vllm/a.py", line 1, in <module>\n    import b\n' * 15
+    + """ImportError: libnuma.so.1: cannot open shared object file: No such file or directory
+
+The above exception was the direct cause of the following exception:
+
+  File "/opt/venv/lib/python3.11/site-packages/vllm/v1/engine/core_client.py", line 90, in __init__
+RuntimeError: Engine core initialization failed. See root cause above. Failed core proc(s): {}
+ray.exceptions.ActorDiedError: The actor died because of an error raised in its creation task"""
+)
+
+SERVE_FAILURE = {
+    "applicationStatuses": {
+        "mixtral": {
+            "status": "DEPLOY_FAILED",
+            "message": "Failed to update the deployments ['LLMServer:mixtral'].",
+            "serveDeploymentStatuses": {
+                "Ingress": {"status": "HEALTHY", "message": ""},
+                "LLMServer:mixtral": {"status": "DEPLOY_FAILED", "message": IMPORT_ERROR},
+            },
+        }
+    }
+}
+
+HEAD, WORKER = make_pod("head"), make_pod("worker")
+CLUSTER: JsonObject = {
+    "kind": "RayCluster",
+    "metadata": {"name": "mixtral-x7k2p", "namespace": "llm", "uid": "uid-of-raycluster"},
+    "status": {},
+}
+
+
+def scene(
+    *,
+    spec: dict[str, Any] | None = None,
+    outcome: Outcome | None = None,
+    refusal: Refusal | None = None,
+    **observed: Any,
+) -> Scene:
+    """All is well, but for what a case says."""
+    seen = {
+        "kuberay": KubeRay(installed=True),
+        "rayservice": make_rayservice(serving=True),
+        "rayclusters": (CLUSTER,),
+        "pods": (HEAD, WORKER),
+        "claims": {"weights": "Bound"},
+    }
+    return Scene(
+        deployment=make_deployment(spec),
+        observed=Observed(**(seen | observed)),
+        decision=Decision(plan=make_plan(), refusal=refusal),
+        outcome=outcome or Outcome(),
+    )
+
+
+def denied(verb: str, resource: str, **fields: Any) -> ApiFailure:
+    answer = {"group": "ray.io", "namespace": "llm", "name": "mixtral", "code": 403, "reason": "Forbidden"}
+    return ApiFailure(verb=verb, resource=resource, **(answer | fields))
+
+
+def starting(worker: JsonObject, *events: JsonObject, head: JsonObject = HEAD, **more: Any) -> dict[str, Any]:
+    return {"rayservice": make_rayservice(), "pods": (head, worker), "events": events, **more}
+
+
+def broken_worker(status: JsonObject) -> JsonObject:
+    return make_pod("worker", **status)
+
+
+PENDING = make_pod("worker", phase="Pending", conditions=[])
+CREATING = broken_worker(waiting("ContainerCreating"))
+UNSCHEDULABLE = make_pod(
+    "worker",
+    phase="Pending",
+    conditions=[
+        {
+            "type": "PodScheduled",
+            "status": "False",
+            "reason": "Unschedulable",
+            "message": "0/3 nodes are available: 3 Insufficient nvidia.com/gpu.",
+        }
+    ],
+)
+
+
+class Case(NamedTuple):
+    seen: dict[str, Any]
+    reason: Reason
+    condition: ConditionType
+    words: tuple[str, ...]
+    """Parts that the message must have."""
+
+
+PROVISIONED, WEIGHTS, SERVING = ConditionType.PROVISIONED, ConditionType.WEIGHTS_READY, ConditionType.SERVING
+CASES: dict[str, Case] = {
+    "a verb was taken away": Case(
+        {"outcome": Outcome(failures=(denied("patch", "rayservices", message='User "conclave" cannot patch'),))},
+        Reason.FORBIDDEN,
+        PROVISIONED,
+        ("rayservices.ray.io llm/mixtral", "patch", "grant the verb patch on rayservices.ray.io"),
+    ),
+    "nodes may not be listed": Case(
+        {"failures": (denied("list", "nodes", group="", namespace="", name=""),)},
+        Reason.FORBIDDEN,
+        PROVISIONED,
+        ("grant the verb list on nodes",),
+    ),
+    "the RayService is somebody else's": Case(
+        {
+            "outcome": Outcome(
+                failures=(
+                    denied("patch", "rayservices", code=409, reason=FOREIGN_OWNER, message="it belongs to nobody"),
+                )
+            )
+        },
+        Reason.FOREIGN_OWNER,
+        PROVISIONED,
+        ("it exists and it belongs to nobody", "rename the ModelDeployment"),
+    ),
+    "the API server does not answer": Case(
+        {"failures": (denied("list", "pods", group="", code=0, reason=UNREACHABLE),)},
+        Reason.API_SERVER_UNREACHABLE,
+        PROVISIONED,
+        ("not answered",),
+    ),
+    "the API server refuses what we built": Case(
+        {
+            "outcome": Outcome(
+                failures=(denied("patch", "rayservices", code=422, reason="Invalid", message="spec.x: Required"),)
+            )
+        },
+        Reason.WRITE_REJECTED,
+        PROVISIONED,
+        ("422 Invalid: spec.x: Required",),
+    ),
+    "KubeRay is not installed": Case(
+        {"kuberay": KubeRay(installed=False), "rayservice": None, "pods": (), "rayclusters": ()},
+        Reason.DEPENDENCY_MISSING,
+        PROVISIONED,
+        ("rayservices.ray.io: not installed", "install KubeRay"),
+    ),
+    "KubeRay is too old": Case(
+        {"kuberay": KubeRay(installed=True, missing_fields=("spec.rayClusterConfig.authOptions.mode",))},
+        Reason.DEPENDENCY_OUTDATED,
+        PROVISIONED,
+        ("authOptions.mode", "update KubeRay"),
+    ),
+    "the plan is refused": Case(
+        {"refusal": Refusal(reason="NothingFits", message="2 GPUs are free, 8 are needed")},
+        Reason.NOTHING_FITS,
+        ConditionType.PLAN_READY,
+        ("ModelDeployment llm/mixtral", "2 GPUs are free, 8 are needed"),
+    ),
+    "the claim does not exist": Case(
+        {"claims": {}, **starting(UNSCHEDULABLE)}, Reason.CLAIM_MISSING, WEIGHTS, ("PersistentVolumeClaim llm/weights",)
+    ),
+    "the claim has lost its volume": Case({"claims": {"weights": "Lost"}}, Reason.CLAIM_LOST, WEIGHTS, ("phase Lost",)),
+    "the claim is still pending": Case(
+        {"claims": {"weights": "Pending"}, **starting(PENDING)}, Reason.CLAIM_PENDING, WEIGHTS, ("phase Pending",)
+    ),
+    "KubeRay finds the RayService invalid": Case(
+        {
+            "pods": (),
+            "rayservice": {
+                **make_rayservice(),
+                "status": {
+                    "observedGeneration": 1,
+                    "conditions": [
+                        {
+                            "type": "Ready",
+                            "status": "False",
+                            "reason": "ValidationFailed",
+                            "message": "headGroupSpec is bad",
+                        }
+                    ],
+                },
+            },
+        },
+        Reason.CLUSTER_REJECTED,
+        PROVISIONED,
+        ("KubeRay refuses it: headGroupSpec is bad",),
+    ),
+    "the quota is used up": Case(
+        {
+            "pods": (),
+            "rayservice": make_rayservice(),
+            "events": (
+                make_event(CLUSTER, "FailedToCreateHeadPod", "pods is forbidden: exceeded quota: compute, used: cpu=8"),
+            ),
+        },
+        Reason.QUOTA_EXCEEDED,
+        PROVISIONED,
+        ("exceeded quota: compute", "raise the namespace's quota"),
+    ),
+    "Pod Security refuses the pods": Case(
+        {
+            "pods": (),
+            "rayservice": make_rayservice(),
+            "events": (make_event(CLUSTER, "FailedToCreateHeadPod", 'violates PodSecurity "restricted:latest"'),),
+        },
+        Reason.POD_REJECTED,
+        PROVISIONED,
+        ("violates PodSecurity",),
+    ),
+    "the token Secret was deleted": Case(
+        starting(
+            CREATING,
+            make_event(
+                CREATING,
+                "FailedMount",
+                'MountVolume.SetUp failed for volume "endpoint-token" : secret "mixtral-token" not found',
+            ),
+        ),
+        Reason.SECRET_MISSING,
+        PROVISIONED,
+        ('secret "mixtral-token" not found', "the operator creates it again"),
+    ),
+    "the volume cannot be attached": Case(
+        starting(CREATING, make_event(CREATING, "FailedAttachVolume", 'Multi-Attach error for volume "pvc-1"')),
+        Reason.VOLUME_NOT_MOUNTED,
+        PROVISIONED,
+        ("Multi-Attach error",),
+    ),
+    "the image does not exist": Case(
+        starting(
+            broken_worker(waiting("ImagePullBackOff", 'Back-off pulling image "images.test/x"')),
+            make_event(WORKER, "Failed", 'Failed to pull image "images.test/x": not found'),
+        ),
+        Reason.IMAGE_NOT_PULLED,
+        PROVISIONED,
+        ("ImagePullBackOff", "not found", "imagePullSecrets"),
+    ),
+    "the weights' directory does not exist": Case(
+        starting(
+            broken_worker(
+                waiting(
+                    "CreateContainerConfigError",
+                    'failed to create subPath directory for volumeMount "weights" of container "ray"',
+                )
+            )
+        ),
+        Reason.WEIGHTS_MISSING,
+        WEIGHTS,
+        ("failed to create subPath directory", "must exist on the volume"),
+    ),
+    "a flipped byte in the weights": Case(
+        starting(
+            broken_worker(
+                dead(
+                    "Error",
+                    "error: model.safetensors: sha256 is 12…, expected 34…",
+                    exit_code=2,
+                    container="verify-weights",
+                )
+            )
+        ),
+        Reason.WEIGHTS_REJECTED,
+        WEIGHTS,
+        ("model.safetensors: sha256 is 12…, expected 34…", "copy the weights again"),
+    ),
+    "a worker outgrew its memory": Case(
+        starting(broken_worker(dead("OOMKilled", exit_code=137))),
+        Reason.OUT_OF_MEMORY,
+        PROVISIONED,
+        ("memory limit of 20Gi", "raise runtime.resources.worker.memory"),
+    ),
+    "a container crashed and says why": Case(
+        starting(broken_worker(dead("Error", "Traceback\nModuleNotFoundError: No module named 'conclave_serving'"))),
+        Reason.IMAGE_INCOMPLETE,
+        PROVISIONED,
+        ("No module named 'conclave_serving'", "add the Python package"),
+    ),
+    "a container crashed and says nothing": Case(
+        starting(broken_worker(dead("Error", exit_code=3))),
+        Reason.CONTAINER_CRASHED,
+        PROVISIONED,
+        ("exit code 3", "kubectl -n llm logs"),
+    ),
+    "no node has enough GPUs free": Case(
+        starting(UNSCHEDULABLE),
+        Reason.UNSCHEDULABLE,
+        PROVISIONED,
+        ("3 Insufficient nvidia.com/gpu", "2 nvidia.com/gpu", "free or add such nodes"),
+    ),
+    "an ImportError 40 lines deep": Case(
+        {"rayservice": make_rayservice(**SERVE_FAILURE)},
+        Reason.IMAGE_INCOMPLETE,
+        SERVING,
+        (
+            "LLMServer:mixtral is DEPLOY_FAILED: ImportError: libnuma.so.1: cannot open shared object file",
+            "add the library",
+        ),
+    ),
+    "a failure without an exception": Case(
+        {
+            "rayservice": make_rayservice(
+                applicationStatuses={"mixtral": {"status": "DEPLOY_FAILED", "message": "no such\nimport path"}}
+            )
+        },
+        Reason.ENGINE_FAILED,
+        SERVING,
+        ("no such import path", "kubectl -n llm exec mixtral-x7k2p-worker-abcde -c ray"),
+    ),
+    "KubeRay's operator is down": Case(
+        {"rayservice": {**make_rayservice(), "status": {}}, "pods": (), "rayclusters": ()},
+        Reason.PODS_MISSING,
+        PROVISIONED,
+        ("KubeRay has made no pods", "check that KubeRay's operator runs"),
+    ),
+    "the weights are being verified": Case(
+        starting(
+            make_pod(
+                "worker", phase="Pending", initContainerStatuses=[{"name": "verify-weights", "state": {"running": {}}}]
+            )
+        ),
+        Reason.VERIFYING,
+        WEIGHTS,
+        ("compares the weights",),
+    ),
+    "pods are starting": Case(starting(PENDING), Reason.PODS_STARTING, PROVISIONED, ("do not run yet",)),
+    "the engine loads": Case(
+        {"rayservice": make_rayservice(applicationStatuses={"mixtral": {"status": "DEPLOYING", "message": ""}})},
+        Reason.ENGINE_STARTING,
+        SERVING,
+        ("2 of its pods run", "mixtral DEPLOYING"),
+    ),
+    "a new generation takes over": Case(
+        {"rayservice": make_rayservice(serving=True, upgrading=True)},
+        Reason.ROLLING_OUT,
+        ConditionType.READY,
+        ("take over", "older generation"),
+    ),
+    "a write that KubeRay has not seen": Case(
+        {"outcome": Outcome(written=("patch RayService/mixtral",))},
+        Reason.ROLLING_OUT,
+        ConditionType.READY,
+        ("has not acted on it",),
+    ),
+}
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+def test_the_first_cause_is(case: Case) -> None:
+    root, *_ = find_causes(scene(**case.seen))
+    assert (root.reason, root.condition) == (case.reason, case.condition)
+    for words in case.words:
+        assert words in root.message
+
+
+def test_nothing_is_wrong_where_all_is_well() -> None:
+    assert find_causes(scene()) == ()
+
+
+def test_a_dead_pod_comes_before_the_pod_that_waits_for_it() -> None:
+    head = make_pod("head", **dead("OOMKilled", exit_code=137))
+    causes = find_causes(scene(rayservice=make_rayservice(), pods=(UNSCHEDULABLE, head)))
+    assert [cause.reason for cause in causes[:2]] == [Reason.OUT_OF_MEMORY, Reason.UNSCHEDULABLE]
+    assert "runtime.resources.head.memory" in causes[0].message
+
+
+def test_an_event_of_a_pod_that_runs_by_now_is_no_cause() -> None:
+    event = make_event(WORKER, "FailedMount", 'secret "mixtral-token" not found')
+    assert find_causes(scene(events=(event,))) == ()
+
+
+def test_an_event_from_before_the_first_container_ran_is_no_cause() -> None:
+    pod = make_pod(
+        "worker", phase="Pending", initContainerStatuses=[{"name": "wait-gcs-ready", "state": {"running": {}}}]
+    )
+    event = make_event(pod, "FailedMount", 'configmap "kube-root-ca.crt" not found')
+    (root, *_) = find_causes(scene(rayservice=make_rayservice(), pods=(HEAD, pod), events=(event,)))
+    assert root.reason is Reason.PODS_STARTING
+
+
+def test_a_suspended_deployment_misses_no_pods() -> None:
+    assert find_causes(scene(spec={"suspend": True}, pods=(), rayservice=make_rayservice())) == ()
+
+
+def test_the_evidence_leads_from_the_object_to_the_line() -> None:
+    (root, *_) = find_causes(scene(rayservice=make_rayservice(**SERVE_FAILURE)))
+    assert root.evidence[:3] == (
+        "RayService llm/mixtral",
+        "RayCluster llm/mixtral-x7k2p",
+        "Serve application mixtral, deployment LLMServer:mixtral",
+    )
+    assert root.evidence[-1].startswith("ImportError: libnuma.so.1")
+
+
+def refused(reason: str) -> ModelDeployment:
+    condition = Condition(
+        type="PlanReady",
+        status="False",
+        reason=reason,
+        message="ModelDeployment llm/mixtral: nothing fits",
+        observed_generation=1,
+        last_transition_time="2026-11-23T12:00:00Z",
+    )
+    return make_deployment().model_copy(update={"status": ModelDeploymentStatus(conditions=(condition,))})
+
+
+def test_explain_takes_a_refusal_from_the_status() -> None:
+    seen = Observed(kuberay=KubeRay(installed=True), claims={"weights": "Bound"})
+    (finding, *_) = explain(refused("NothingFits"), seen)
+    assert finding.message == "ModelDeployment llm/mixtral: nothing fits"
+    assert explain(refused("SomethingOfANewerOperator"), seen)[0].reason is Reason.ROLLING_OUT
+
+
+EXCEPTIONS: dict[str, tuple[str, Reason, str]] = {
+    "CUDA out of memory": (
+        "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB.",
+        Reason.GPU_OUT_OF_MEMORY,
+        "torch.OutOfMemoryError",
+    ),
+    "no room for the KV cache": (
+        "ValueError: To serve at least one request with the models's max seq len (32768), (4.00 GiB KV cache is "
+        "needed, which is larger than the available KV cache memory (1.50 GiB).",
+        Reason.KV_CACHE_TOO_SMALL,
+        "ValueError: To serve",
+    ),
+    "a driver that is too old": (
+        "RuntimeError: The NVIDIA driver on your system is too old (found version 12040).",
+        Reason.DRIVER_UNFIT,
+        "RuntimeError: The NVIDIA driver",
+    ),
+    "a cut file": (
+        "safetensors_rust.SafetensorError: Error while deserializing header: incomplete metadata",
+        Reason.WEIGHTS_CORRUPT,
+        "safetensors_rust.SafetensorError",
+    ),
+    "something new": ("KeyError: 'layers.0.mlp'", Reason.ENGINE_FAILED, "KeyError"),
+    "a line with a process's prefix": (
+        "\x1b[36m(EngineCore pid=77)\x1b[0m ModuleNotFoundError: No module named 'x'",
+        Reason.IMAGE_INCOMPLETE,
+        "ModuleNotFoundError: No module",
+    ),
+}
+
+
+@pytest.mark.parametrize(("text", "reason", "line"), EXCEPTIONS.values(), ids=EXCEPTIONS)
+def test_an_exception_is_told(text: str, reason: Reason, line: str) -> None:
+    cause = find_cause(f"some words\n  File x\n{text}\nmore words")
+    assert cause is not None
+    assert cause.reason is reason
+    assert cause.line.startswith(line)
+
+
+MESSAGES = Path(__file__).parents[2] / "data" / "serve_messages"
+"""As Ray Serve 2.60 reported them of failing replicas of ours; only paths were changed."""
+REPORTED = {
+    "missing-library": (Reason.IMAGE_INCOMPLETE, "OSError: libnothere.so.1: cannot open shared object file"),
+    "missing-weights": (Reason.WEIGHTS_MISSING, "RuntimeError: Failed to create vLLM engine config: Repo id must be"),
+    "engine-core": (Reason.ENGINE_FAILED, "RuntimeError: Engine core initialization failed. See root cause above."),
+}
+
+
+@pytest.mark.parametrize(("name", "expected"), REPORTED.items(), ids=REPORTED)
+def test_a_message_of_ray_serve_is_understood(name: str, expected: tuple[Reason, str]) -> None:
+    reason, line = expected
+    cause = find_cause((MESSAGES / f"{name}.txt").read_text(encoding="utf-8"))
+    assert cause is not None
+    assert cause.reason is reason
+    assert cause.line.startswith(line)
+
+
+@pytest.mark.parametrize("text", ["", "Deploying.", "Errors are likely: none", '  File "x"\n    raise Error'])
+def test_words_are_no_exception(text: str) -> None:
+    assert find_cause(text) is None
