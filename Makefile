@@ -39,10 +39,12 @@ lint: ## ruff, mypy strict, import-linter
 	$(PYTHON_BIN) -m mypy
 	.venv/bin/lint-imports
 
-verify: ## regenerate what is generated, fail on a difference
+verify: ## regenerate what is generated, fail on a difference and on what git does not track
 	@tools/environment.sh dev
 	$(PYTHON_BIN) tools/generate.py
 	git diff --exit-code
+	@untracked=$$(git ls-files --others -- $$($(PYTHON_BIN) -c 'from tools.generate import GENERATED; print(*GENERATED)')); \
+	test -z "$$untracked" || { echo "generated but not tracked; git add, then commit:" $$untracked >&2; exit 1; }
 
 golden: ## rewrite the golden files; read the difference before you commit it
 	@tools/environment.sh dev
