@@ -42,9 +42,9 @@ def up(
 ) -> None:
     """Run a model on this machine and answer OpenAI requests until Ctrl-C."""
     check_platform()
+    check_packages()
     deployment = load_deployment(file)
     facts = check_model(deployment, weights)
-    check_packages()
     check_port(port)
     machine = this_machine(ranks_of(deployment), has_cpu_engine())
     deployment = localise(deployment, machine.inventory, model_name)

@@ -24,6 +24,7 @@ from conclave.manifests.serving_arguments import RAY_ENVIRONMENT
 
 START_TIMEOUT_S = 120.0
 TERMINATE_TIMEOUT_S = 3.0
+TRACKER_TIMEOUT_S = 5.0
 KILL_TIMEOUT_S = 15.0
 OBJECT_STORE_BYTES = 200 * 1024**2
 """Requests and tokens pass between processes without it."""
@@ -93,7 +94,10 @@ class RayHead:
         shared_memory |= shared_memory_files(self.processes())
         _signal_all(self.processes(), signal.SIGTERM)
         if not self._gone_within(TERMINATE_TIMEOUT_S):
-            _signal_all(self.processes(), signal.SIGKILL)
+            # An engine may have been started meanwhile (Serve retries): its tracker takes its shared memory with it.
+            _signal_all(without_trackers(self.processes()), signal.SIGKILL)
+            if not self._gone_within(TRACKER_TIMEOUT_S):
+                _signal_all(self.processes(), signal.SIGKILL)
         gone = self._gone_within(KILL_TIMEOUT_S)
         for file in shared_memory:
             file.unlink(missing_ok=True)
@@ -155,6 +159,21 @@ def session_processes(session_id: int) -> tuple[int, ...]:
         if int(session) == session_id and state not in "ZX":
             found.append(int(entry.name))
     return tuple(sorted(found))
+
+
+def without_trackers(process_ids: Iterable[int]) -> tuple[int, ...]:
+    """All but Python's resource trackers: these end by themselves once those that they track for have ended, and
+    remove the shared memory that a killed engine left."""
+    return tuple(
+        process_id for process_id in process_ids if b"multiprocessing.resource_tracker" not in _command_line(process_id)
+    )
+
+
+def _command_line(process_id: int) -> bytes:
+    try:
+        return Path(f"/proc/{process_id}/cmdline").read_bytes()
+    except (FileNotFoundError, ProcessLookupError):
+        return b""
 
 
 def shared_memory_files(process_ids: Iterable[int]) -> frozenset[Path]:

@@ -8,9 +8,10 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
-from conclave_cli.local.ray_head import free_port, session_processes, shared_memory_files
+from conclave_cli.local.ray_head import free_port, session_processes, shared_memory_files, without_trackers
 
 CHILD = """
 import multiprocessing, subprocess, sys, time
@@ -21,6 +22,14 @@ semaphore = multiprocessing.get_context("spawn").Semaphore()
 resource_tracker.unregister(semaphore._semlock.name, "semaphore")
 child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"], process_group=0)
 print(memory.name, "sem." + semaphore._semlock.name.lstrip("/"), child.pid, flush=True)
+time.sleep(60)
+"""
+
+TRACKED = """
+import time
+from multiprocessing import shared_memory
+memory = shared_memory.SharedMemory(create=True, size=4096)
+print(memory.name, flush=True)
 time.sleep(60)
 """
 
@@ -67,6 +76,20 @@ def test_shared_memory_and_semaphores_are_known_while_their_owner_lives() -> Non
         assert shared_memory_files([process.pid]) == frozenset()
         for file in files:
             file.unlink()
+
+
+def test_a_resource_tracker_that_is_spared_removes_what_the_killed_left() -> None:
+    command = [sys.executable, "-c", TRACKED]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True) as process:
+        assert process.stdout is not None
+        file = Path("/dev/shm") / process.stdout.readline().strip()
+        assert file.exists()
+        eventually(lambda: len(session_processes(process.pid)) == 2)
+        eventually(lambda: without_trackers(session_processes(process.pid)) == (process.pid,))
+        os.kill(process.pid, 9)
+        process.wait()
+        eventually(lambda: session_processes(process.pid) == ())
+        assert not file.exists()
 
 
 def test_free_ports_differ() -> None:
