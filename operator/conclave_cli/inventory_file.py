@@ -17,6 +17,9 @@ from conclave.planning.inventory import Inventory, Node
 from conclave_cli.manifest_files import read_documents
 from conclave_cluster.inventory import make_inventory
 
+MOST_MEMORY_GIB = 65536
+"""Of one accelerator, far beyond any."""
+
 _GIB = 2**30
 _MOST_GPUS = 4096
 
@@ -28,7 +31,7 @@ class _ShortNode(BaseModel):
     accelerator: Annotated[str, Field(min_length=1, max_length=128)]
     gpus: Annotated[int, Field(ge=0, le=_MOST_GPUS)]
     free: Annotated[int, Field(ge=0, le=_MOST_GPUS)] | None = None
-    memory_gib: float | None = Field(default=None, gt=0, le=65536, alias="memoryGib", strict=False)
+    memory_gib: float | None = Field(default=None, gt=0, le=MOST_MEMORY_GIB, alias="memoryGib", strict=False)
     labels: dict[str, str] = Field(default_factory=dict)
     count: Annotated[int, Field(ge=1, le=4096)] = 1
     """Nodes of this kind; their names get a number."""

@@ -24,7 +24,7 @@ from conclave.errors import InvalidInput, NothingFits
 from conclave.planning.inventory import Inventory, Node
 from conclave.planning.plan import PlanOutcome, PlanRequest, facts_for, make_plan, plan_deployment
 from conclave.planning.settings import CPU, DEFAULT_GPU_MEMORY_UTILIZATION, EngineSettings
-from conclave_cli.inventory_file import product_memory, read_inventory
+from conclave_cli.inventory_file import MOST_MEMORY_GIB, product_memory, read_inventory
 from conclave_cli.manifest_files import load_deployment, read_model_config
 
 _GIB = 2**30
@@ -66,7 +66,10 @@ def plan(
     gpus_per_node: Annotated[int, typer.Option(min=1, max=64, help="GPUs of each node.")] = 8,
     nodes: Annotated[int, typer.Option(min=1, max=512, help="Nodes with that accelerator.")] = 1,
     gpu_memory_gib: Annotated[
-        float | None, typer.Option(min=0.1, help="Memory of one GPU, for an accelerator that the catalogue lacks.")
+        float | None,
+        typer.Option(
+            min=0.1, max=MOST_MEMORY_GIB, help="Memory of one GPU, for an accelerator that the catalogue lacks."
+        ),
     ] = None,
     tensor: Annotated[int | None, typer.Option(min=1, help="Tensor-parallel size; planned where left out.")] = None,
     pipeline: Annotated[int | None, typer.Option(min=1, help="Pipeline-parallel size; planned where left out.")] = None,
@@ -129,7 +132,6 @@ def plan(
             PlanRequest(
                 facts=facts,
                 inventory=hardware,
-                max_gpus=sum(node.gpus for node in hardware.nodes),
                 data=data,
                 settings=EngineSettings(**{key: value for key, value in changes.items() if value is not None}),
                 **sizes,

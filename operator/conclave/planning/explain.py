@@ -27,8 +27,10 @@ def no_such_nodes(product: str, inventory: Inventory) -> RejectedOption:
     return RejectedOption(option=product or "any accelerator", reason=reason[:1024])
 
 
-def too_many_gpus(layout: Layout, limit: int) -> str:
-    """More than the owner allows."""
+def too_many_gpus(layout: Layout, limit: int | None, nodes: Sequence[Node]) -> str:
+    """More than the owner allows, or than there are."""
+    if limit is None:
+        return too_few_gpus(layout, nodes)
     return f"takes {layout.gpus} GPUs, and hardware.maxGpusPerReplica is {limit}"
 
 
@@ -36,7 +38,8 @@ def too_few_gpus(layout: Layout, nodes: Sequence[Node]) -> str:
     """Not enough are free, or not together."""
     free, total = sum(node.free_gpus for node in nodes), sum(node.gpus for node in nodes)
     most = max(node.free_gpus for node in nodes)
-    needed = f"needs {layout.gpus} GPUs, {layout.tensor} of them together" if layout.gpus > 1 else "needs 1 GPU"
+    needed = f"needs {layout.gpus} {'GPUs' if layout.gpus > 1 else 'GPU'}"
+    needed += f", {layout.tensor} of them together" if layout.tensor > 1 else ""
     return f"{needed}; {free} of {total} are free, at most {most} on one node"
 
 

@@ -44,7 +44,8 @@ class PlanRequest(BaseModel):
     inventory: Inventory
     accelerators: tuple[str, ...] = ()
     """Allowed accelerators in order of preference, matched by prefix; every one of the inventory where empty."""
-    max_gpus: int = Field(default=8, ge=1)
+    max_gpus: int | None = Field(default=None, ge=1)
+    """Of one replica, as the owner allows; no more than the inventory has where left out."""
     tensor: int | None = Field(default=None, ge=1)
     pipeline: int | None = Field(default=None, ge=1)
     data: int = Field(default=1, ge=1)
@@ -52,6 +53,21 @@ class PlanRequest(BaseModel):
     settings: EngineSettings = EngineSettings()
     previous: Plan | None = None
     """The recorded plan: kept where it still holds."""
+
+    @property
+    def most_gpus(self) -> int:
+        """GPUs that one replica may take."""
+        return self.max_gpus or sum(node.gpus for node in self.inventory.nodes)
+
+    @property
+    def least_layout(self) -> Layout:
+        """What the request fixes, and no more."""
+        return Layout(
+            tensor=self.tensor or 1,
+            pipeline=self.pipeline or 1,
+            data=self.data,
+            expert_parallel=bool(self.expert_parallel),
+        )
 
 
 class PlanOutcome(BaseModel):
@@ -218,7 +234,7 @@ def _devices(request: PlanRequest) -> tuple[tuple[Device, tuple[Node, ...]], ...
 
 def _options(request: PlanRequest) -> Iterator[_Option]:
     for device, nodes in _devices(request):
-        for layout in _layouts(request, nodes):
+        for layout in list(_layouts(request, nodes)) or [request.least_layout]:  # too large, but to be told why
             yield _Option(device, layout, nodes)
 
 
@@ -236,8 +252,7 @@ def _layouts(request: PlanRequest, nodes: tuple[Node, ...]) -> Iterator[Layout]:
         for pipeline in [request.pipeline] if request.pipeline else _PIPELINES:
             if request.pipeline is None and pipeline > 1 and tensor < largest and tensor not in filling:
                 continue
-            is_fixed = request.tensor is not None and request.pipeline is not None
-            if tensor * pipeline * request.data > request.max_gpus and not is_fixed:
+            if tensor * pipeline * request.data > request.most_gpus:
                 continue
             layout = Layout(
                 tensor=tensor, pipeline=pipeline, data=request.data, expert_parallel=bool(request.expert_parallel)
@@ -263,8 +278,10 @@ def _needs_expert_parallel(request: PlanRequest, layout: Layout) -> bool:
 
 def _try(request: PlanRequest, option: _Option) -> _Candidate | RejectedOption:
     name = option_name(option.layout, option.device.product)
-    if option.layout.gpus > request.max_gpus:
-        return RejectedOption(option=name, reason=too_many_gpus(option.layout, request.max_gpus))
+    if option.layout.gpus > request.most_gpus:
+        refused = refusals(request.facts, option.layout, weight_format(request.facts, request.settings))
+        reason = too_many_gpus(option.layout, request.max_gpus, option.nodes)
+        return RejectedOption(option=name, reason="; ".join([*refused[:1], reason]))
     outcome = evaluate(request.facts, request.settings, option.device, option.layout)
     if isinstance(outcome, Misfit):
         return RejectedOption(option=name, reason=outcome.reason)

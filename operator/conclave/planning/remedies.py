@@ -5,6 +5,7 @@ Every remedy is the outcome of an evaluation, never a guess. Called by `plan.py`
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from conclave.api.modeldeployment import KvCacheDtype, Quantization
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from conclave.planning.plan import PlanRequest
 
 _TENSOR_SIZES = (1, 2, 4, 8)
+_DATA_SIZES = range(1, 17)
 _MOST_PIPELINE = 16
 _SUGGESTED = ("A100-80GB", "H100", "H200", "B200", "MI300X")
 _SHORTEST_USEFUL = 1024
@@ -41,18 +43,24 @@ def remedies(request: PlanRequest) -> tuple[str, ...]:
 
 def _other_sizes(request: PlanRequest) -> str | None:
     """Where a fixed size is what vLLM refuses: the sizes that it takes."""
-    if request.tensor is None:
+    facts, fixed = request.facts, request.least_layout
+    weights = weight_format(facts, request.settings)
+    if not refusals(facts, fixed, weights):
         return None
-    layout = Layout(
-        tensor=request.tensor,
-        pipeline=request.pipeline or 1,
-        data=request.data,
-        expert_parallel=bool(request.expert_parallel),
-    )
-    if not refusals(request.facts, layout, weight_format(request.facts, request.settings)):
-        return None
-    sizes = ", ".join(map(str, tensor_sizes(request.facts)))
-    return f"tensor sizes that vLLM takes for this model: {sizes}"
+    sizes = []
+    if refusals(facts, Layout(tensor=fixed.tensor), weights):
+        sizes.append(f"tensor sizes that vLLM takes for this model: {_listed(tensor_sizes(facts))}")
+    if fixed.pipeline > len(facts.layers):
+        sizes.append(f"at most {len(facts.layers)} pipeline stages, one for each layer")
+    if not sizes and fixed.data > 1:
+        single = fixed.model_copy(update={"pipeline": 1})
+        data = [size for size in _DATA_SIZES if not refusals(facts, single.model_copy(update={"data": size}), weights)]
+        sizes.append(f"data sizes that vLLM takes for this model: {_listed(data)}")
+    return "; ".join(sizes) or None
+
+
+def _listed(sizes: Sequence[int]) -> str:
+    return ", ".join(map(str, sizes)) or "none"
 
 
 def _fewer_sequences(request: PlanRequest) -> str | None:
@@ -84,7 +92,7 @@ def _present(request: PlanRequest) -> tuple[Device, ...]:
 
 def _free(request: PlanRequest, device: Device) -> int:
     nodes = (node for node in request.inventory.nodes if node.accelerator == device.product and node.schedulable)
-    return min(sum(node.free_gpus for node in nodes), request.max_gpus)
+    return min(sum(node.free_gpus for node in nodes), request.most_gpus)
 
 
 def _smallest(
@@ -171,7 +179,7 @@ def _more_gpus(request: PlanRequest) -> list[str]:
             sentences.append(f"{_words(layout, device, fit)} would fit with parallelism.pipeline {layout.pipeline}")
             continue
         limit = ""
-        if layout.gpus > request.max_gpus:
+        if request.max_gpus is not None and layout.gpus > request.max_gpus:
             limit = f" (hardware.maxGpusPerReplica is {request.max_gpus})"
         sentences.append(f"{_words(layout, device, fit)} would fit; {_free(request, device)} may be taken now{limit}")
     return sentences
@@ -183,7 +191,7 @@ def _other_accelerator(request: PlanRequest) -> str | None:
         if accelerator.name not in _SUGGESTED or accelerator.name in present:
             continue
         device = Device.of(accelerator.products[0], accelerator.memory_bytes)
-        found = _smallest(request, request.settings, device, limit=request.max_gpus)
+        found = _smallest(request, request.settings, device, limit=request.most_gpus)
         if found is not None:
             return f"{_words(found[0], device, found[1])} would fit"
     return None

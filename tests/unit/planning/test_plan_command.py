@@ -135,6 +135,28 @@ def test_bad_input_ends_with_2_and_says_why(arguments: tuple[str, ...], words: s
     assert words in str(result.exception)
 
 
+BEYOND_MACHINES = [
+    ("memory without end", "--gpu-memory-gib", "1e999"),
+    ("memory that is no number", "--gpu-memory-gib", "nan"),
+    ("negative memory", "--gpu-memory-gib", "-1"),
+    ("no memory", "--gpu-memory-gib", "0"),
+    ("a share that is no number", "--gpu-memory-utilization", "nan"),
+    ("more than the whole", "--gpu-memory-utilization", "1.01"),
+    ("nodes without GPUs", "--gpus-per-node", "0"),
+    ("no nodes", "--nodes", "0"),
+    ("no ranks", "--tensor", "0"),
+]
+
+
+@pytest.mark.parametrize(
+    ("option", "value"), [row[1:] for row in BEYOND_MACHINES], ids=[row[0] for row in BEYOND_MACHINES]
+)
+def test_a_number_that_no_machine_has_is_refused_by_option(option: str, value: str) -> None:
+    result = run("--model", "mistralai/Mixtral-8x7B-v0.1", "--accelerator", "H100", option, value)
+    assert result.exit_code == 2
+    assert f"Invalid value for '{option}'" in result.stderr
+
+
 BAD_INVENTORIES = [
     ("no nodes", {"nodes": []}, "no node with accelerators"),
     ("nodes that are no list", {"nodes": {"a": 1}}, "nodes is dict; expected a list"),

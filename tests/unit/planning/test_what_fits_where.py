@@ -217,6 +217,52 @@ REFUSED = [
         ("TP=8 on NVIDIA-H100-80GB-HBM3", "takes 8 GPUs, and hardware.maxGpusPerReplica is 4"),
         "",
     ),
+    (
+        "more stages than layers",
+        "mistralai/Mixtral-8x7B-v0.1",
+        nodes(H100, 8),
+        {"pipeline": 33, "max_gpus": None},
+        (
+            "TP=1, PP=33 on NVIDIA-H100-80GB-HBM3",
+            "33 pipeline stages are more than the model's 32 layers; needs 33 GPUs; 8 of 8 are free",
+        ),
+        "at most 32 pipeline stages, one for each layer",
+    ),
+    (
+        "a million data-parallel ranks of experts",
+        "mistralai/Mixtral-8x7B-v0.1",
+        nodes(H100, 8),
+        {"data": 1000000, "max_gpus": None},
+        (
+            "TP=1, DP=1000000 on NVIDIA-H100-80GB-HBM3",
+            "the experts' width of 14336 does not divide by 1000000; needs 1000000 GPUs",
+        ),
+        "data sizes that vLLM takes for this model: 1, 2, 4, 7, 8, 14, 16",
+    ),
+    (
+        "a million data-parallel ranks of a dense model",
+        "meta-llama/Meta-Llama-3-8B",
+        nodes(H100, 8),
+        {"data": 1000000, "max_gpus": 8},
+        ("TP=1, DP=1000000 on NVIDIA-H100-80GB-HBM3", "takes 1000000 GPUs, and hardware.maxGpusPerReplica is 8"),
+        "hardware.maxGpusPerReplica is 8",
+    ),
+    (
+        "a tensor size beyond every machine",
+        "mistralai/Mixtral-8x7B-v0.1",
+        nodes(H100, 8),
+        {"tensor": 10**9, "max_gpus": None},
+        ("TP=1000000000 on NVIDIA-H100-80GB-HBM3", "32 attention heads do not divide by 1000000000"),
+        "tensor sizes that vLLM takes for this model: 1, 2, 4, 8, 16",
+    ),
+    (
+        "a tensor size that takes more nodes than there are",
+        "mistralai/Mixtral-8x7B-v0.1",
+        nodes(H100, 8),
+        {"tensor": 16, "max_gpus": None},
+        ("TP=16 on NVIDIA-H100-80GB-HBM3", "needs 16 GPUs, 16 of them together; 8 of 8 are free"),
+        "16 GPUs of NVIDIA-H100-80GB-HBM3",
+    ),
 ]
 
 
