@@ -29,9 +29,12 @@ MAX_VALUES = 20_000
 
 _NUMBER = re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+")
 """A JSON number that YAML 1.1 takes for a string, because its exponent has no sign."""
-_TEXT_TAGS = {f"tag:yaml.org,2002:{name}" for name in ("timestamp", "value")}
-"""Kubernetes has no such types: the text stands."""
-_TAGS = _TEXT_TAGS | {f"tag:yaml.org,2002:{name}" for name in ("map", "seq", "null", "bool", "int", "float", "str")}
+_TEXT_TAGS = {f"tag:yaml.org,2002:{name}" for name in ("str", "timestamp", "value")}
+"""Kubernetes has no timestamps and values: the text stands."""
+_TAGS = _TEXT_TAGS | {f"tag:yaml.org,2002:{name}" for name in ("map", "seq", "null", "bool", "int", "float")}
+_HALF = (
+    "holds half a surrogate pair (an escape of \\ud800 to \\udfff), which is no character: write the character itself"
+)
 
 
 class UnreadableFileError(InvalidInput):
@@ -109,16 +112,20 @@ def load_deployment(file: str | Path) -> ModelDeployment:
 
 def read_model_config(file: str | None) -> dict[str, Any] | None:
     """A model's own config.json, read as strictly; None where none is given."""
-    if file is None:
-        return None
+    return None if file is None else read_object(file)[0]
+
+
+def read_object(file: str) -> tuple[dict[str, Any], Document]:
+    """The only document of a file, which must be an object, and where its fields stand; raises InvalidInput."""
     documents = read_documents(file)
     problems = [document.located(problem) for document in documents for problem in document.problems]
     if problems:
         raise InvalidInput("\n".join(problems))
     value = documents[0].value
     if len(documents) != 1 or not isinstance(value, dict):
-        raise InvalidInput(f"{file}: expected one JSON object")
-    return value
+        seen = f"{len(documents)} documents" if len(documents) != 1 else f"a {type(value).__name__}"
+        raise InvalidInput(f"{file}:1: holds {seen}, expected one object (a mapping of names to values)")
+    return value, documents[0]
 
 
 def check_document(document: Document) -> tuple[ModelDeployment | None, tuple[Problem, ...]]:
@@ -200,9 +207,12 @@ class _Reader:
         seen: dict[str, int] = {}
         for key_node, value_node in node.value:
             line = key_node.start_mark.line + 1
-            key = key_node.value
             if key_node.tag != "tag:yaml.org,2002:str":
                 self._refuse(path, f"line {line}: a key must be a string: put it in quotes; merge keys are not taken")
+                continue
+            key = _whole(key_node.value)
+            if key is None:
+                self._refuse(path, f"line {line}: a key {_HALF}")
                 continue
             where = (*path, key)
             self.lines[where] = line
@@ -213,10 +223,12 @@ class _Reader:
             yield key, self.read(value_node, where)
 
     def _scalar(self, node: yaml.ScalarNode, path: FieldPath) -> Any:
-        text = str(node.value)
-        if node.tag in _TEXT_TAGS:
+        text = _whole(node.value)
+        if text is None:
+            return self._refuse(path, _HALF)
+        is_number = node.style is None and _NUMBER.fullmatch(text) is not None
+        if node.tag in _TEXT_TAGS and not is_number:
             return text
-        is_number = node.tag.endswith(":str") and node.style is None and _NUMBER.fullmatch(text) is not None
         try:
             value = float(text) if is_number else self._constructor.construct_object(node)
         except (ValueError, OverflowError, yaml.YAMLError):
@@ -227,3 +239,11 @@ class _Reader:
 
     def _refuse(self, path: FieldPath, message: str) -> None:
         self.problems.append(Problem(path, message))
+
+
+def _whole(text: str) -> str | None:
+    """With pairs of surrogates, as JSON escapes them, joined; None where one stands alone."""
+    try:
+        return text.encode("utf-16", "surrogatepass").decode("utf-16")
+    except UnicodeDecodeError:
+        return None

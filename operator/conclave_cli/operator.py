@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
-import yaml
 from pydantic import ValidationError
 
 from conclave.errors import EnvironmentUnfit, InvalidInput
 from conclave.manifests.settings import OperatorSettings
+from conclave.policy.admission import explain
+from conclave.policy.data_classes import read_data_classes
+from conclave_cli.manifest_files import Document, read_object
 
 app = typer.Typer(no_args_is_help=True, help="Run the operator.")
 
@@ -77,26 +79,20 @@ def run(
 
 
 def load_settings(config: Path | None, default_image: str | None, data_classes: str | None) -> OperatorSettings:
-    """From the file, then from the options; raises InvalidInput."""
+    """From the file, then from the options; raises InvalidInput, which names the file and the line."""
     given: dict[str, object] = {}
+    document: Document | None = None
     if config is not None:
-        try:
-            loaded = yaml.safe_load(config.read_text())
-        except (OSError, yaml.YAMLError) as error:
-            raise InvalidInput(f"--config {config}: {error}") from error
-        if not isinstance(loaded, dict):
-            raise InvalidInput(f"--config {config}: holds a {type(loaded).__name__}, expected a mapping of settings")
-        given |= loaded
+        given, document = read_object(str(config))
     if default_image is not None:
         given["image"] = default_image
     if data_classes is not None:
-        given["data_classes"] = tuple(name.strip() for name in data_classes.split(",") if name.strip())
+        given["data_classes"] = read_data_classes(data_classes).names
     try:
         return OperatorSettings.model_validate(given)
     except ValidationError as error:
-        problems = "; ".join(
-            f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}" for problem in error.errors(include_url=False)
-        )
-        raise InvalidInput(
-            f"the operator's settings are not complete: {problems}. Give --config FILE or --default-image."
-        ) from error
+        problems = explain(error, OperatorSettings)
+        if document is None:
+            (missing,) = problems
+            raise InvalidInput(f"the operator's settings: {missing} Give --default-image or --config FILE.") from error
+        raise InvalidInput("\n".join(document.located(problem) for problem in problems)) from error

@@ -13,14 +13,13 @@ from typing import Annotated
 
 import typer
 import yaml
-from pydantic import ValidationError
 
 from conclave.api.modeldeployment import ModelDeployment
 from conclave.errors import InvalidInput, UnknownModel
 from conclave.planning.checks import Unfit, check_deployment, check_shape
 from conclave.planning.plan import facts_for
 from conclave.policy.admission import Problem
-from conclave.policy.data_classes import DEFAULT_DATA_CLASSES, DataClasses
+from conclave.policy.data_classes import DEFAULT_DATA_CLASSES, DataClasses, read_data_classes
 from conclave_cli.manifest_files import Document, UnreadableFileError, check_document, read_documents, read_model_config
 
 
@@ -45,7 +44,7 @@ def validate(
     ] = ",".join(DEFAULT_DATA_CLASSES.names),
 ) -> None:
     """Check ModelDeployments in files as the API server and the operator will."""
-    judge = Judge(_data_classes(data_classes), read_model_config(config))
+    judge = Judge(read_data_classes(data_classes), read_model_config(config))
     reports = [report for file in files for report in _check_file(file, judge)]
     refused = sum(1 for report in reports if report["problems"])
     if output is Output.TABLE:
@@ -57,16 +56,6 @@ def validate(
         )
     if refused:
         raise typer.Exit(InvalidInput.exit_code)
-
-
-def _data_classes(text: str) -> DataClasses:
-    try:
-        return DataClasses(names=tuple(name.strip() for name in text.split(",")))
-    except ValidationError as error:
-        reasons = "; ".join(problem["msg"] for problem in error.errors())
-        raise InvalidInput(
-            f'--data-classes "{text}": {reasons}; give lower-case names separated by commas, such as public,internal'
-        ) from error
 
 
 @dataclass(frozen=True)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from pydantic import BaseModel, ConfigDict
 
+from conclave.policy.data_classes import DEFAULT_DATA_CLASSES, DataClassOrder
+
 
 class OperatorSettings(BaseModel):
     """Chosen once for a cluster by whoever installs the operator."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     image: str
     """Serving image where `runtime.image` is left out."""
@@ -26,5 +28,5 @@ class OperatorSettings(BaseModel):
     ray_version: str = "2.60.0"
     """Ray of the serving image; KubeRay chooses probes and token authentication by it."""
     cluster_domain: str = "cluster.local"
-    data_classes: tuple[str, ...] = ("public", "internal", "confidential", "restricted")
+    data_classes: DataClassOrder = DEFAULT_DATA_CLASSES.names
     """In ascending order; `access.dataClass` must be one of them."""

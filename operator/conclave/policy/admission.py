@@ -12,6 +12,7 @@ from difflib import get_close_matches
 from typing import Any, NamedTuple
 
 from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from conclave.api.modeldeployment import API_VERSION, KIND, ModelDeployment
@@ -69,12 +70,7 @@ def read_deployment(document: object) -> tuple[ModelDeployment | None, tuple[Pro
         )
     except ValidationError as error:
         nulls = {problem.path for problem in problems}
-        problems += [
-            problem
-            for details in error.errors(include_url=False)
-            for problem in _explain(details)
-            if problem.path not in nulls
-        ]
+        problems += [problem for problem in explain(error, ModelDeployment) if problem.path not in nulls]
     ordered = tuple(sorted(problems, key=lambda problem: problem.field))
     return (None if ordered else deployment), ordered
 
@@ -110,46 +106,50 @@ def _refused_entries(document: Mapping[str, Any]) -> Iterator[Problem]:
                 )
 
 
-def _explain(details: ErrorDetails) -> Iterator[Problem]:
-    """One of pydantic's errors in the API server's words."""
+def explain(error: ValidationError, root: type[BaseModel]) -> tuple[Problem, ...]:
+    """What pydantic found wrong with a `root`, in the API server's words."""
+    return tuple(problem for details in error.errors(include_url=False) for problem in _explain(details, root))
+
+
+def _explain(details: ErrorDetails, root: type[BaseModel]) -> Iterator[Problem]:
     path: Path = details["loc"]
     if details["type"] == BROKEN_RULES:
         yield from (Problem(path, message) for message in details["ctx"]["messages"])
+    elif details["type"] == "missing":
+        yield Problem(path, f"Required value{_meaning(root, path)}")
+    elif details["type"] == "extra_forbidden":
+        yield Problem(path, _undeclared(str(path[-1]), set(_fields(_type_at(root, path[:-1])))))
     elif details["type"] in _WORDING:
-        problem = Problem(path, "")
-        yield Problem(path, _WORDING[details["type"]](problem.field, details["input"], details.get("ctx", {}), path))
+        field = Problem(path, "").field
+        yield Problem(path, _WORDING[details["type"]](field, details["input"], details.get("ctx", {})))
     elif details["type"] != "default_factory_not_called":  # follows from another error
         yield Problem(path, f"Invalid value: {_json(details['input'])}: {details['msg']}")
 
 
 def _of_type(json_type: str) -> Callable[..., str]:
-    return lambda field, value, _context, _path: (
+    return lambda field, value, _context: (
         f"Invalid value: {_json(_json_type(value))}: {field} in body must be of type {json_type}: "
         f"{_json(_json_type(value))}"
     )
 
 
-_WORDING: Mapping[str, Callable[[str, Any, dict[str, Any], Path], str]] = {
-    "missing": lambda _field, _value, _context, path: f"Required value{_meaning(path)}",
-    "extra_forbidden": lambda _field, _value, _context, path: _undeclared(str(path[-1]), _siblings(path)),
+_WORDING: Mapping[str, Callable[[str, Any, dict[str, Any]], str]] = {
     "string_type": _of_type("string"),
     "int_type": _of_type("integer"),
     "bool_type": _of_type("boolean"),
     "model_type": _of_type("object"),
     "dict_type": _of_type("object"),
     "tuple_type": _of_type("array"),
-    "enum": lambda _field, value, context, _path: _unsupported(value, context["expected"]),
-    "literal_error": lambda _field, value, context, _path: _unsupported(value, context["expected"]),
-    "string_too_long": lambda _field, _value, context, _path: (
-        f"Too long: may not be more than {context['max_length']} bytes"
-    ),
-    "too_long": lambda _field, value, context, _path: (
+    "enum": lambda _field, value, context: _unsupported(value, context["expected"]),
+    "literal_error": lambda _field, value, context: _unsupported(value, context["expected"]),
+    "string_too_long": lambda _field, _value, context: f"Too long: may not be more than {context['max_length']} bytes",
+    "too_long": lambda _field, value, context: (
         f"Too many: {len(value)}: must have at most {context['max_length']} items"
     ),
-    "greater_than_equal": lambda field, value, context, _path: (
+    "greater_than_equal": lambda field, value, context: (
         f"Invalid value: {_json(value)}: {field} in body should be greater than or equal to {context['ge']}"
     ),
-    "less_than_equal": lambda field, value, context, _path: (
+    "less_than_equal": lambda field, value, context: (
         f"Invalid value: {_json(value)}: {field} in body should be less than or equal to {context['le']}"
     ),
 }
@@ -167,29 +167,24 @@ def _undeclared(name: str, declared: set[str]) -> str:
     return f"field not declared in schema{meant}"
 
 
-def _meaning(path: Path) -> str:
+def _meaning(root: type[BaseModel], path: Path) -> str:
     """What a missing field says, as its remedy."""
-    owner, name = _type_at(path[:-1]), path[-1]
-    for field in owner.model_fields.values() if owner else ():
-        if field.alias == name and field.description:
-            return f": {' '.join(field.description.split())}"
-    return ""
+    field = _fields(_type_at(root, path[:-1])).get(str(path[-1]))
+    return f": {' '.join(field.description.split())}" if field and field.description else ""
 
 
-def _siblings(path: Path) -> set[str]:
-    owner = _type_at(path[:-1])
-    return {field.alias or name for name, field in owner.model_fields.items()} if owner else set()
+def _fields(owner: type[BaseModel] | None) -> dict[str, FieldInfo]:
+    """By their names in a document."""
+    return {field.alias or name: field for name, field in owner.model_fields.items()} if owner else {}
 
 
-def _type_at(path: Path) -> type[BaseModel] | None:
-    """The type of the object at a path, None for what is no object of the API."""
-    current: type[BaseModel] | None = ModelDeployment
+def _type_at(root: type[BaseModel], path: Path) -> type[BaseModel] | None:
+    """The type of the object at a path below `root`, None for what is no object of it."""
+    current: type[BaseModel] | None = root
     for step in path:
-        if isinstance(step, int):
-            continue
-        fields = current.model_fields.values() if current else ()
-        annotation = next((field.annotation for field in fields if field.alias == step), None)
-        current = _model_in(annotation)
+        if isinstance(step, str):
+            field = _fields(current).get(step)
+            current = _model_in(field.annotation) if field else None
     return current
 
 

@@ -7,16 +7,26 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 
 from conclave.api.formats import DataClassName
+from conclave.api.rules import BrokenRulesError
 from conclave.errors import InvalidInput
+from conclave.policy.admission import explain
+
+MOST_CLASSES = 16
 
 
-def _unique(names: tuple[str, ...]) -> tuple[str, ...]:
+def _an_order(names: tuple[str, ...]) -> tuple[str, ...]:
+    if not 1 <= len(names) <= MOST_CLASSES:
+        raise BrokenRulesError([f"{len(names)} data classes are listed, 1 to {MOST_CLASSES} are expected"])
     if len(set(names)) < len(names):
-        raise ValueError(f"a data class is listed twice in {', '.join(names)}")
+        raise BrokenRulesError([f"a data class is listed twice in {', '.join(names)}"])
     return names
+
+
+DataClassOrder = Annotated[tuple[DataClassName, ...], AfterValidator(_an_order)]
+"""Names of data classes, least sensitive first."""
 
 
 class DataClasses(BaseModel):
@@ -24,12 +34,7 @@ class DataClasses(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    names: Annotated[tuple[DataClassName, ...], Field(min_length=1, max_length=16), AfterValidator(_unique)] = (
-        "public",
-        "internal",
-        "confidential",
-        "restricted",
-    )
+    names: DataClassOrder = ("public", "internal", "confidential", "restricted")
 
     def problem(self, name: str) -> str | None:
         """Why a class cannot be used, None where it is listed."""
@@ -51,3 +56,14 @@ class DataClasses(BaseModel):
 
 
 DEFAULT_DATA_CLASSES = DataClasses()
+
+
+def read_data_classes(text: str) -> DataClasses:
+    """From names separated by commas, as the command line has them; raises InvalidInput."""
+    try:
+        return DataClasses(names=tuple(name.strip() for name in text.split(",")))
+    except ValidationError as error:
+        reasons = "; ".join(dict.fromkeys(problem.message for problem in explain(error, DataClasses)))
+        raise InvalidInput(
+            f'--data-classes "{text}": {reasons}; give names separated by commas, such as public,internal'
+        ) from error

@@ -43,6 +43,8 @@ BROKEN = {
     "a merge key": ("a: &a {b: c}\nd:\n  <<: *a\n", "line 3: a key must be a string"),
     "a Python object": ("a: !!python/object:os.system {}\n", "has the tag tag:yaml.org,2002:python/object:os.system"),
     "a binary": ("a: !!binary aGVsbG8=\n", "model.yaml:1: a: has the tag tag:yaml.org,2002:binary"),
+    "half a surrogate pair": ('a: b\nc: "\\ud83d"\n', "model.yaml:2: c: holds half a surrogate pair"),
+    "half a surrogate pair in a key": ('a:\n  "\\ude00": b\n', "model.yaml:1: a: line 2: a key holds half a surrogate"),
     "an integer of five thousand digits": (f"a: {'9' * 5000}\n", "is not a value of its type"),
     "aliases that grow": (
         "a: &a [x, x, x, x, x, x, x, x, x]\n"
@@ -107,6 +109,11 @@ def test_several_documents_are_read_in_order(tmp_path: Path) -> None:
 def test_yaml_and_json_of_the_same_are_the_same(tmp_path: Path) -> None:
     (tmp_path / "model.json").write_text(json.dumps(BASE), encoding="utf-8")
     assert load_deployment(tmp_path / "model.json") == load_deployment(_file(tmp_path, GOOD))
+
+
+def test_a_character_that_json_escapes_as_a_pair_is_read(tmp_path: Path) -> None:
+    (document,) = read_documents(_file(tmp_path, '{"\\ud83d\\ude00": "\\ud83d\\ude00!", "plain": "\ufeffa"}'))
+    assert document.value == {"\U0001f600": "\U0001f600!", "plain": "\ufeffa"}
 
 
 def test_anchors_that_stay_small_are_taken(tmp_path: Path) -> None:

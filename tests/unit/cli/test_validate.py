@@ -145,5 +145,5 @@ def test_a_model_of_ones_own_is_judged_by_its_config(tmp_path: Path) -> None:
 def test_the_clusters_own_data_classes_are_asked() -> None:
     text = _model({"access": {"dataClass": "secret"}})
     assert _run("-f", "-", "--data-classes", "open,secret", stdin=text)[0] == 0
-    with pytest.raises(InvalidInput, match=r'--data-classes "a,a": .*listed twice'):
+    with pytest.raises(InvalidInput, match=r'--data-classes "a,a": a data class is listed twice in a, a; give'):
         _run("-f", "-", "--data-classes", "a,a", stdin=text)
