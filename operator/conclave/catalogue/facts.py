@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from conclave.catalogue.architectures import deepseek, dense, grok, llama4, mixture
+from conclave.catalogue.architectures.defaults import with_defaults
 from conclave.catalogue.architectures.fields import Fields
 from conclave.catalogue.shapes import ModelFacts
 from conclave.errors import UnknownModel
@@ -29,7 +30,7 @@ def known_architectures() -> tuple[str, ...]:
 
 
 def read_config(config: Mapping[str, object]) -> ModelFacts:
-    """Facts from a parsed `config.json`.
+    """Facts from a parsed `config.json`; an absent field is what Transformers takes it for.
 
     Raises UnknownModel for an architecture that no reader knows, InvalidInput naming the field for nonsense.
     """
@@ -41,4 +42,4 @@ def read_config(config: Mapping[str, object]) -> ModelFacts:
             f"config.json: architectures is {architecture!r}, which no reader knows; "
             f"known are {', '.join(known_architectures())}"
         )
-    return reader(fields)
+    return reader(Fields(with_defaults(config)))

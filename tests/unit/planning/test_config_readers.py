@@ -53,6 +53,18 @@ BAD = [
         "hqq",
     ),
     (
+        "GPTQ of a width without a kernel",
+        {"quantization_config": {"quant_method": "gptq", "bits": 3}},
+        InvalidInput,
+        "bits is 3; expected 4 or 8",
+    ),
+    (
+        "AWQ of a width without a kernel",
+        {"quantization_config": {"quant_method": "awq", "w_bit": 17}},
+        InvalidInput,
+        "w_bit is 17; expected 4",
+    ),
+    (
         "fp8 blocks of one size",
         {"quantization_config": {"quant_method": "fp8", "weight_block_size": [128]}},
         InvalidInput,
@@ -85,6 +97,55 @@ def test_every_tiny_config_is_read(name: str) -> None:
 def test_transformers_5_spelling_of_phi_moe_is_read_as_vllms_class() -> None:
     facts = read_config(TINY["phimoe"] | {"architectures": ["PhimoeForCausalLM"]})
     assert facts.architecture == "PhiMoEForCausalLM"
+
+
+ABSENT = [
+    ("Qwen 3 has heads of 128 whatever its width", "Qwen3ForCausalLM", "qwen3", {"hidden_size": 1024}, 32, 128),
+    ("Qwen 3's mixture has no size of its own", "Qwen3MoeForCausalLM", "qwen3_moe", {}, 4, 64),
+    ("Gemma 2 has heads of 256", "Gemma2ForCausalLM", "gemma2", {}, 4, 256),
+    ("gpt-oss has heads of 64", "GptOssForCausalLM", "gpt_oss", {}, 8, 64),
+    ("MiniMax-M2 has heads of 128", "MiniMaxM2ForCausalLM", "minimax_m2", {}, 8, 128),
+    ("Mixtral has 8 key-value heads", "MixtralForCausalLM", "mixtral", {}, 8, 128),
+    ("Llama has as many as heads", "LlamaForCausalLM", "llama", {"num_attention_heads": 16}, 16, 256),
+    ("null is not absent", "MixtralForCausalLM", "mixtral", {"num_key_value_heads": None}, 32, 128),
+]
+
+
+@pytest.mark.parametrize(
+    ("architecture", "model_type", "given", "kv_heads", "head_dim"),
+    [row[1:] for row in ABSENT],
+    ids=[row[0] for row in ABSENT],
+)
+def test_an_absent_field_is_what_transformers_takes_it_for(
+    architecture: str, model_type: str, given: dict[str, Any], kv_heads: int, head_dim: int
+) -> None:
+    attention = read_config({"architectures": [architecture], "model_type": model_type} | given).attention
+    assert isinstance(attention, GroupedAttention)
+    assert (attention.kv_heads, attention.head_dim) == (kv_heads, head_dim)
+
+
+def test_deepseek_3_compresses_its_queries_unless_its_config_says_null() -> None:
+    config: dict[str, Any] = {"architectures": ["DeepseekV3ForCausalLM"], "model_type": "deepseek_v3"}
+    facts = read_config(config)
+    assert [layer.moe is None for layer in facts.layers[:5]] == [True, True, True, False, False]
+    assert isinstance(facts.attention, LatentAttention)
+    assert facts.attention.query_rank == 1536
+    plain = read_config(config | {"q_lora_rank": None}).attention
+    assert isinstance(plain, LatentAttention)
+    assert plain.query_rank is None
+
+
+def test_the_older_name_of_a_rope_scaling_stands_instead_of_gpt_oss_default() -> None:
+    config = {"architectures": ["GptOssForCausalLM"], "model_type": "gpt_oss", "max_position_embeddings": 1024}
+    assert read_config(config).rotary[0].positions == 4096 * 32
+    assert read_config(config | {"rope_scaling": {"rope_type": "linear", "factor": 2.0}}).rotary[0].positions == 2048
+
+
+def test_a_mixture_that_transformers_5_saved_names_its_experts_otherwise() -> None:
+    config = {"architectures": ["Qwen3MoeForCausalLM"], "model_type": "qwen3_moe", "num_local_experts": 16}
+    moe = read_config(config).moe
+    assert moe is not None
+    assert moe.experts == 16
 
 
 def test_latent_attention_is_told_from_grouped() -> None:

@@ -34,11 +34,11 @@ def _read(quantization: Fields) -> WeightFormat:
     if method == "fbgemm_fp8":
         return WeightFormat(method="fp8", per_channel=True, excluded=excluded)
     if method in ("awq", "awq_marlin"):
-        bits = quantization.size("bits" if quantization.has("bits") else "w_bit", 4)
+        bits = _bits(quantization, "bits" if quantization.has("bits") else "w_bit", (4,))
         group = quantization.size("group_size" if quantization.has("group_size") else "q_group_size", 128)
         return WeightFormat(method="awq", bits=bits, group=group, zero_points=True, excluded=excluded)
     if method in ("gptq", "gptq_marlin"):
-        bits, group = quantization.size("bits", 4), quantization.size("group_size", 128, least=-1)
+        bits, group = _bits(quantization, "bits", (4, 8)), quantization.size("group_size", 128, least=-1)
         return WeightFormat(
             method="gptq",
             bits=bits,
@@ -54,6 +54,14 @@ def _read(quantization: Fields) -> WeightFormat:
     if method == "modelopt":
         return _modelopt(quantization, excluded)
     raise quantization.refuse("quant_method", _KNOWN)
+
+
+def _bits(quantization: Fields, name: str, kernels: tuple[int, ...]) -> int:
+    """Width of a weight, one of those that vLLM has a kernel for."""
+    bits = quantization.size(name, 4)
+    if bits not in kernels:
+        raise quantization.refuse(name, " or ".join(map(str, kernels)))
+    return bits
 
 
 def _excluded(quantization: Fields) -> tuple[str, ...]:
