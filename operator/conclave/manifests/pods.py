@@ -38,6 +38,8 @@ _ENVIRONMENT = {
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "HF_HUB_OFFLINE": "1",
     "HOME": HOME,
+    "RAY_ROTATION_BACKUP_COUNT": "1",
+    "RAY_ROTATION_MAX_BYTES": str(64 << 20),
     **RAY_ENVIRONMENT,
     "TRANSFORMERS_OFFLINE": "1",
     "USER": "conclave",
@@ -45,7 +47,7 @@ _ENVIRONMENT = {
     "VLLM_MEDIA_URL_ALLOW_REDIRECTS": "0",
     "VLLM_NO_USAGE_STATS": "1",
 }
-"""Nothing is reported or fetched; USER, since the image may not know the user's id."""
+"""Nothing is reported or fetched; USER, since the image may not know the user's id. Ray's default keeps 3 GiB a log."""
 
 SCRATCH_MOUNTS: list[JsonObject] = [
     {"name": "tmp", "mountPath": "/tmp"},  # noqa: S108 - a volume of the pod's own
@@ -53,6 +55,12 @@ SCRATCH_MOUNTS: list[JsonObject] = [
     {"name": "home", "mountPath": HOME},
 ]
 """The root is read-only. Ray's directory is apart, since KubeRay's autoscaler shares it with the head."""
+_SCRATCH_GIB = {"tmp": 4, "ray": 20, "home": 16}
+"""Caps, no reservations: a pod that fills one is evicted, before it fills its node's disk and takes others along.
+
+tmp holds sockets and what libraries unpack; ray the logs of Ray and Serve (Serve's at most 3 GiB each) and objects that
+its store has no room for; home the kernels that vLLM, Triton and CUDA compile (a few GiB).
+"""
 
 
 def head_template(deployment: ModelDeployment, settings: OperatorSettings) -> JsonObject:
@@ -160,7 +168,7 @@ def _template(
             "terminationGracePeriodSeconds": TERMINATION_GRACE_PERIOD_S,
             "tolerations": tolerations,
             "volumes": [
-                *({"name": mount["name"], "emptyDir": {}} for mount in SCRATCH_MOUNTS),
+                *({"name": name, "emptyDir": {"sizeLimit": f"{gib}Gi"}} for name, gib in _SCRATCH_GIB.items()),
                 {"name": "shared-memory", "emptyDir": {"medium": "Memory", "sizeLimit": f"{shared_memory_gib}Gi"}},
                 {
                     "name": names.TOKEN_VOLUME,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -103,6 +104,13 @@ def test_mounts_name_volumes_and_weights_are_read_only() -> None:
                 "subPath": "mixtral",
                 "readOnly": True,
             }
+
+
+def test_no_pod_can_fill_the_disk_of_its_node() -> None:
+    for template in templates(build_rayservice(make_deployment(), make_plan(), SETTINGS)).values():
+        scratch = {volume["name"]: volume["emptyDir"] for volume in template["spec"]["volumes"] if "emptyDir" in volume}
+        assert scratch.keys() == {"tmp", "ray", "home", "shared-memory"}
+        assert all(re.fullmatch("[1-9][0-9]*Gi", volume["sizeLimit"]) for volume in scratch.values())
 
 
 def test_an_image_source_becomes_an_image_volume() -> None:
