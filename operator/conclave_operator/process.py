@@ -87,6 +87,8 @@ async def run_operator(options: ProcessOptions, settings: OperatorSettings) -> N
         leader = _Leader(options, settings, client, cluster, lease, metrics)
         async with serve_probes(options.http_port, metrics.registry, leader.problem, leader.unready) as port:
             logger.info("conclave %s: probes and metrics on port %d", __version__, port)
+            if not settings.api_server_cidrs:
+                logger.warning("api_server_cidrs is empty: every Ray head may reach any address on ports 443 and 6443")
             try:
                 await lease.acquire()
                 await leader.lead()
