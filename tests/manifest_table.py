@@ -11,14 +11,22 @@ import yaml
 _TABLE = yaml.safe_load((Path(__file__).parent / "data" / "manifests" / "refused.yaml").read_text(encoding="utf-8"))
 
 
-class Case(NamedTuple):
-    """One manifest of the table."""
+class Accepted(NamedTuple):
+    """A manifest that is taken."""
 
     id: str
     manifest: dict[str, Any]
-    expected: str = ""
-    applied: str = ""
-    """What server-side apply says."""
+
+
+class Refused(NamedTuple):
+    """A manifest that is refused."""
+
+    id: str
+    manifest: dict[str, Any]
+    expected: str
+    """Part of the message."""
+    applied: str
+    """The same of server-side apply."""
 
 
 def merge(base: Any, change: Any) -> Any:
@@ -34,11 +42,18 @@ def merge(base: Any, change: Any) -> Any:
     return merged
 
 
-def _case(row: Mapping[str, Any]) -> Case:
-    expected = row.get("expected", "")
-    return Case(row["id"], merge(_TABLE["base"], row["change"]), expected, row.get("applied", expected))
+def _refused(row: Mapping[str, Any]) -> Refused:
+    refused = Refused(row["id"], _manifest(row), row["expected"], row.get("applied", row["expected"]))
+    if not (refused.expected and refused.applied):
+        raise ValueError(f"row {refused.id}: an empty message is part of every message; give the words expected")
+    return refused
+
+
+def _manifest(row: Mapping[str, Any]) -> dict[str, Any]:
+    manifest: dict[str, Any] = merge(BASE, row["change"])
+    return manifest
 
 
 BASE: dict[str, Any] = _TABLE["base"]
-REFUSED = [_case(row) for row in _TABLE["refused"]]
-ACCEPTED = [_case(row) for row in _TABLE["accepted"]]
+REFUSED = [_refused(row) for row in _TABLE["refused"]]
+ACCEPTED = [Accepted(row["id"], _manifest(row)) for row in _TABLE["accepted"]]

@@ -11,7 +11,7 @@ from urllib.parse import quote
 import pytest
 from kubernetes.client.exceptions import ApiException
 from tests.integration.testbed.kube import Kube, KubectlError
-from tests.manifest_table import ACCEPTED, BASE, REFUSED, Case, merge
+from tests.manifest_table import ACCEPTED, BASE, REFUSED, Accepted, Refused, merge
 
 from conclave.policy.admission import read_deployment
 from conclave.policy.arguments import (
@@ -109,14 +109,14 @@ def _post(kube: Kube, manifest: Mapping[str, Any], query: str = "") -> Answer:
 
 
 @pytest.mark.parametrize("case", REFUSED, ids=[case.id for case in REFUSED])
-def test_a_bad_manifest_is_refused_by_server_side_apply(kube: Kube, case: Case) -> None:
+def test_a_bad_manifest_is_refused_by_server_side_apply(kube: Kube, case: Refused) -> None:
     answer = _apply(kube, case.manifest)
     assert answer.status >= 400
     assert case.applied in answer.message
 
 
 @pytest.mark.parametrize("case", ACCEPTED, ids=[case.id for case in ACCEPTED])
-def test_a_good_manifest_is_stored_as_the_types_read_it(kube: Kube, name: str, case: Case) -> None:
+def test_a_good_manifest_is_stored_as_the_types_read_it(kube: Kube, name: str, case: Accepted) -> None:
     """The server's defaults are those of the types."""
     manifest = merge(case.manifest, {"metadata": {"name": name}})
     kube.apply(manifest, namespace="default")

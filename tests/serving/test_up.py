@@ -324,10 +324,13 @@ def test_a_model_that_was_never_released_is_refused(
 
 
 def test_more_ranks_than_cores_are_refused(start: Callable[..., Up], weights: Path, tmp_path: Path) -> None:
+    deep = copy_of(weights, tmp_path / "deep")
+    config = json.loads((deep / "config.json").read_text())
+    (deep / "config.json").write_text(json.dumps({**config, "num_hidden_layers": 64}))
     content = yaml.safe_load((ROOT / "examples" / "mixtral.yaml").read_text())
-    content["spec"]["parallelism"] = {"tensor": 2, "pipeline": 64}
-    content["spec"]["hardware"] = {"maxGpusPerReplica": 128}
+    content["spec"]["parallelism"] = {"tensor": 4, "pipeline": 64}
+    content["spec"]["hardware"] = {"maxGpusPerReplica": 256}
     (tmp_path / "model.yaml").write_text(yaml.safe_dump(content))
-    up = start("-f", tmp_path / "model.yaml", "--weights", weights, "--port", free_port())
-    assert up.process.wait(timeout=60) in (2, 3)
-    assert "128 ranks, this machine has" in up.stderr.read_text() or "pipeline" in up.stderr.read_text()
+    said = refusal(start("-f", tmp_path / "model.yaml", "--weights", deep, "--port", free_port()), 3)
+    assert "parallelism: 256 ranks, this machine has " in said
+    assert "lower spec.parallelism" in said

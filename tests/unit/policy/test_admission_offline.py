@@ -7,21 +7,21 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.manifest_table import ACCEPTED, BASE, REFUSED, Case, merge
+from tests.manifest_table import ACCEPTED, BASE, REFUSED, Accepted, Refused, merge
 
 from conclave.api.modeldeployment import ModelDeployment
 from conclave.policy.admission import read_deployment
 
 
 @pytest.mark.parametrize("case", REFUSED, ids=[case.id for case in REFUSED])
-def test_a_bad_manifest_is_refused_with_its_message(case: Case) -> None:
+def test_a_bad_manifest_is_refused_with_its_message(case: Refused) -> None:
     deployment, problems = read_deployment(case.manifest)
     assert deployment is None
     assert case.expected in "\n".join(map(str, problems))
 
 
 @pytest.mark.parametrize("case", ACCEPTED, ids=[case.id for case in ACCEPTED])
-def test_a_good_manifest_is_read_and_written_unchanged(case: Case) -> None:
+def test_a_good_manifest_is_read_and_written_unchanged(case: Accepted) -> None:
     deployment, problems = read_deployment(case.manifest)
     assert problems == ()
     assert deployment is not None

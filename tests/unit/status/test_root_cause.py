@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,7 +17,7 @@ from tests.scenes import (
     waiting,
 )
 
-from conclave.api.modeldeployment import Condition, ModelDeployment, ModelDeploymentStatus
+from conclave.api.modeldeployment import ModelDeployment
 from conclave.api.reasons import ConditionType, Reason
 from conclave.observation import (
     FOREIGN_OWNER,
@@ -29,6 +30,7 @@ from conclave.observation import (
     Outcome,
     Refusal,
 )
+from conclave.status import derive_status
 from conclave.status.exceptions import find_cause
 from conclave.status.finding import Scene
 from conclave.status.root_cause import explain, find_causes
@@ -65,6 +67,7 @@ SERVE_FAILURE = {
     }
 }
 
+NOW = datetime(2026, 11, 23, 12, tzinfo=UTC)
 HEAD, WORKER = make_pod("head"), make_pod("worker")
 CLUSTER: JsonObject = {
     "kind": "RayCluster",
@@ -428,23 +431,44 @@ def test_the_evidence_leads_from_the_object_to_the_line() -> None:
     assert root.evidence[-1].startswith("ImportError: libnuma.so.1")
 
 
-def refused(reason: str) -> ModelDeployment:
-    condition = Condition(
-        type="PlanReady",
-        status="False",
-        reason=reason,
-        message="ModelDeployment llm/mixtral: nothing fits",
-        observed_generation=1,
-        last_transition_time="2026-11-23T12:00:00Z",
+def with_derived_status(known: Scene) -> ModelDeployment:
+    """The deployment as the operator leaves it, which is all that `conclave explain` gets of what the operator knew."""
+    status = derive_status(known.deployment, known.observed, known.decision, known.outcome, NOW)
+    return known.deployment.model_copy(update={"status": status})
+
+
+OF_THE_OPERATOR_ONLY = {name for name, case in CASES.items() if "outcome" in case.seen}
+
+
+@pytest.mark.parametrize("name", sorted(CASES.keys() - OF_THE_OPERATOR_ONLY))
+def test_explain_finds_what_the_operator_found(name: str) -> None:
+    known = scene(**CASES[name].seen)
+    assert explain(with_derived_status(known), known.observed) == find_causes(known)
+
+
+@pytest.mark.parametrize("name", sorted(OF_THE_OPERATOR_ONLY))
+def test_what_only_the_operator_saw_stands_in_the_status(name: str) -> None:
+    known = scene(**CASES[name].seen)
+    deployment = with_derived_status(known)
+    assert explain(deployment, known.observed) == ()
+    assert deployment.status is not None
+    ready = next(condition for condition in deployment.status.conditions if condition.type == ConditionType.READY)
+    assert (ready.status, ready.reason) == ("False", CASES[name].reason)
+
+
+def test_a_refusal_of_a_newer_operator_is_no_reason_that_explain_knows() -> None:
+    known = scene(refusal=Refusal(reason="NothingFits", message="nothing fits"), rayservice=None, pods=())
+    deployment = with_derived_status(known)
+    assert deployment.status is not None
+    newer = tuple(
+        condition.model_copy(update={"reason": "SomethingOfANewerOperator"})
+        if condition.type == ConditionType.PLAN_READY
+        else condition
+        for condition in deployment.status.conditions
     )
-    return make_deployment().model_copy(update={"status": ModelDeploymentStatus(conditions=(condition,))})
-
-
-def test_explain_takes_a_refusal_from_the_status() -> None:
-    seen = Observed(kuberay=KubeRay(installed=True), claims={"weights": "Bound"})
-    (finding, *_) = explain(refused("NothingFits"), seen)
-    assert finding.message == "ModelDeployment llm/mixtral: nothing fits"
-    assert explain(refused("SomethingOfANewerOperator"), seen)[0].reason is Reason.ROLLING_OUT
+    status = deployment.status.model_copy(update={"conditions": newer})
+    (finding, *_) = explain(deployment.model_copy(update={"status": status}), known.observed)
+    assert finding.reason is Reason.ROLLING_OUT
 
 
 EXCEPTIONS: dict[str, tuple[str, Reason, str]] = {
