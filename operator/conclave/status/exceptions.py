@@ -13,11 +13,13 @@ from pydantic import BaseModel, ConfigDict
 from conclave.api.reasons import Reason
 
 _EXCEPTION = re.compile(
-    r"^(?:[A-Za-z_]\w*\.)*[A-Z]\w*(?:Error|Exception|Exit|Interrupt|Unfit)\b(?:\([^)]*\))?(?::.*)?$"
+    r"^(?:[A-Za-z_]\w*\.)*[A-Z]\w*(?:Error|Exception|Exit|Interrupt|Unfit|Refused)\b(?:\([^)]*\))?(?::.*)?$"
 )
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
-_PREFIX = re.compile(r"^\s*(?:\(\w[^)]*pid=\d+[^)]*\)\s*)?(?:(?:ERROR|WARNING|INFO) [\d:. -]+\[[^\]]*\]\s*)?")
-"""What Ray and vLLM put before a line: the process, then level, time and place."""
+_PREFIX = re.compile(
+    r"^\s*(?:\(\w[^)]*pid=\d+[^)]*\)\s*)?(?:(?:ERROR|WARNING|INFO) [\d:., -]+(?:\[[^\]]*\]|.*? --)\s*)?"
+)
+"""What Ray, vLLM and Serve put before a line: the process, then level, time and place."""
 
 
 class _Failure(BaseModel):
@@ -47,8 +49,11 @@ class Cause(NamedTuple):
 
 
 def find_cause(text: str) -> Cause | None:
-    """None where the text holds no exception. Python prints a cause before what it caused."""
-    lines = [_PREFIX.sub("", _COLOUR.sub("", line)).strip() for line in text.splitlines()]
+    """None where the text holds no exception. Python prints a cause before what it caused.
+
+    A traceback that was put into another exception's representation has its line breaks as two characters.
+    """
+    lines = [_PREFIX.sub("", _COLOUR.sub("", line)).strip() for line in text.replace("\\n", "\n").splitlines()]
     raised = [line for line in lines if _EXCEPTION.match(line)]
     if not raised:
         return None

@@ -28,10 +28,18 @@ RuntimeError: Engine core initialization failed. See root cause above.
         pytest.param(ENGINE_LOG, "ValueError: heads 5 must be divisible by tensor parallel size 2", id="engine's log"),
         pytest.param(
             SERVE_MESSAGE,
-            "RayTaskError: ray::Engine.start() failed",
-            id="only consequences: the first of them is better than none",
+            "RuntimeError: Engine core initialization failed. See root cause above.",
+            id="only consequences: the outermost is better than none",
         ),
-        pytest.param("torch.OutOfMemoryError: no memory\n", "OutOfMemoryError: no memory", id="a qualified name"),
+        pytest.param("torch.OutOfMemoryError: no memory\n", "torch.OutOfMemoryError: no memory", id="a qualified name"),
+        pytest.param(
+            "ERROR 2026-11-24 10:00:00,123 mixtral_engine x1y2 -- KeyError: 'gate'\n",
+            "KeyError: 'gate'",
+            id="a line of Serve's log",
+        ),
+        pytest.param(
+            r"RayTaskError: Traceback:\n  File x\nKeyError: 'gate'\n", "KeyError: 'gate'", id="a representation"
+        ),
         pytest.param("\x1b[31mKeyError: 'x'\x1b[0m\n", "KeyError: 'x'", id="coloured"),
         pytest.param(
             "RuntimeError: Traceback (most recent call last):\n  File x\nKeyError: 'gate'\n",
