@@ -139,7 +139,7 @@ class Client:
     async def open_api(self, group: str, version: str) -> JsonObject:
         """The OpenAPI v3 document of a group, which every authenticated user may read."""
         absent = Resource(group, version, "", "openapi", namespaced=False)
-        return await self._send("get", "GET", f"/openapi/v3/apis/{group}/{version}", absent)
+        return await self._send("GET", f"/openapi/v3/apis/{group}/{version}", _Failed("get", absent, "", ""), {})
 
     async def watch(self, resource: Resource, namespace: str, **query: str) -> AsyncIterator[JsonObject]:
         """Watch events until the server ends the stream or falls silent; the caller resumes."""
@@ -172,25 +172,21 @@ class Client:
         query: Mapping[str, str] | None = None,
     ) -> JsonObject:
         path = resource.path(namespace if resource.namespaced else "", name, subresource)
-        return await self._send(verb, method, path, resource, namespace, name, body, content_type, query, subresource)
+        failed = _Failed(verb, resource, namespace, name, subresource)
+        return await self._send(method, path, failed, query or {}, body, content_type)
 
     async def _send(
         self,
-        verb: str,
         method: str,
         path: str,
-        resource: Resource,
-        namespace: str = "",
-        name: str = "",
+        failed: _Failed,
+        query: Mapping[str, str],
         body: object = None,
-        content_type: str = "application/json",
-        query: Mapping[str, str] | None = None,
-        subresource: str = "",
+        content_type: str = "",
     ) -> JsonObject:
-        failed = _Failed(verb, resource, namespace, name, subresource)
         timeout = aiohttp.ClientTimeout(total=READ_TIMEOUT_S if method == "GET" else WRITE_TIMEOUT_S)
         try:
-            response = await self._exchange(method, path, query or {}, body, content_type, timeout)
+            response = await self._exchange(method, path, query, body, content_type, timeout)
             answer = await response.read()
         except (TimeoutError, aiohttp.ClientError) as error:
             raise failed.by_silence(error) from error

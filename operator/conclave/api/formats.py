@@ -8,7 +8,7 @@ from pydantic import Field, GetCoreSchemaHandler, GetJsonSchemaHandler
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, core_schema
 
-from conclave.api.rules import BrokenRulesError, Entries, Format
+from conclave.api.rules import BrokenRulesError, Checked, Format
 
 DNS_1035 = Format(
     "[a-z]([-a-z0-9]{0,38}[a-z0-9])?",
@@ -55,7 +55,7 @@ _LABEL_KEY = Format(
     "a label key: an optional DNS prefix and a slash, then letters, digits and -_. between letters or digits",
 )
 LabelKey = Annotated[str, Field(max_length=317), _LABEL_KEY]
-NodeSelector = Annotated[dict[str, LabelValue], Field(max_length=16), Entries((_LABEL_KEY.keys_rule(),))]
+NodeSelector = Annotated[dict[str, LabelValue], Field(max_length=16), Checked((_LABEL_KEY.keys_rule(),))]
 AcceleratorName = Annotated[
     str,
     Field(max_length=63),

@@ -180,6 +180,26 @@ class ChangeRule:
 
 
 @dataclass(frozen=True)
+class Checked:
+    """Rules of a value: metadata of an annotated type."""
+
+    rules: tuple[AdmissionRule, ...]
+
+    def _check(self, value: Any) -> Any:
+        if broken := [sentence for rule in self.rules for sentence in rule.violations(value)]:
+            raise BrokenRulesError(broken)
+        return value
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_after_validator_function(self._check, handler(source))
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        json_schema = handler(schema)
+        json_schema["x-kubernetes-validations"] = [rule.cel() for rule in self.rules]
+        return json_schema
+
+
+@dataclass(frozen=True)
 class Format:
     """How a string must be spelled: metadata of an annotated `str`."""
 
@@ -215,35 +235,8 @@ class Format:
             f"a key is not {self.allowed}",
         )
 
-    def _check(self, value: str) -> str:
-        if broken := self.rule.violations(value):
-            raise BrokenRulesError(broken)
-        return value
-
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        return core_schema.no_info_after_validator_function(self._check, handler(source))
+        return Checked((self.rule,)).__get_pydantic_core_schema__(source, handler)
 
     def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
-        json_schema = handler(schema)
-        json_schema["x-kubernetes-validations"] = [self.rule.cel()]
-        return json_schema
-
-
-@dataclass(frozen=True)
-class Entries:
-    """Rules of a map of strings: metadata of an annotated `dict`."""
-
-    rules: tuple[EntryRule, ...]
-
-    def _check(self, value: dict[str, str]) -> dict[str, str]:
-        if broken := [sentence for rule in self.rules for sentence in rule.violations(value)]:
-            raise BrokenRulesError(broken)
-        return value
-
-    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        return core_schema.no_info_after_validator_function(self._check, handler(source))
-
-    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
-        json_schema = handler(schema)
-        json_schema["x-kubernetes-validations"] = [rule.cel() for rule in self.rules]
-        return json_schema
+        return Checked((self.rule,)).__get_pydantic_json_schema__(schema, handler)
