@@ -6,18 +6,17 @@ from datetime import datetime
 
 from pydantic import ValidationError
 
+from conclave.api.modeldeployment import ModelDeployment
 from conclave.api.reasons import ConditionType, Reason
 from conclave.observation import JsonObject
+from conclave.policy.admission import explain
 
 LONGEST_MESSAGE = 4096
 
 
 def unreadable_status(item: JsonObject, error: ValidationError, now: datetime) -> JsonObject:
     """What the object showed before, with the three conditions that tell its owner what to change."""
-    problems = "; ".join(
-        f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}, found {problem['input']!r}"
-        for problem in error.errors(include_url=False)
-    )
+    problems = "; ".join(map(str, explain(error, ModelDeployment)))
     message = f"this version of the operator cannot read the object: {problems}; correct these fields"[:LONGEST_MESSAGE]
     status = item.get("status") or {}
     before = {condition["type"]: condition for condition in status.get("conditions", [])}

@@ -135,8 +135,8 @@ def _of_type(json_type: str) -> Callable[..., str]:
 
 _WORDING: Mapping[str, Callable[[str, Any, dict[str, Any]], str]] = {
     "string_type": _of_type("string"),
-    "int_type": _of_type("integer"),
-    "bool_type": _of_type("boolean"),
+    **dict.fromkeys(("int_type", "int_parsing", "int_from_float"), _of_type("integer")),
+    **dict.fromkeys(("bool_type", "bool_parsing"), _of_type("boolean")),
     "model_type": _of_type("object"),
     "dict_type": _of_type("object"),
     "tuple_type": _of_type("array"),

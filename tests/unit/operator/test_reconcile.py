@@ -282,15 +282,34 @@ def test_a_config_map_that_comes_late_is_found() -> None:
     assert (CONFIG_MAP, NAMESPACE, "own") in world.cluster.objects
 
 
-def test_an_object_that_cannot_be_read_says_which_field() -> None:
+UNREADABLE: dict[str, tuple[Json, str]] = {
+    "a field of a newer version": ({"newer": {"field": 1}}, "spec.newer: field not declared in schema; declared are"),
+    "a word where a number is due": (
+        {"scaling": {"minReplicas": "many"}},
+        'spec.scaling.minReplicas: Invalid value: "string": spec.scaling.minReplicas in body must be of type integer',
+    ),
+    "a part of a replica": (
+        {"scaling": {"minReplicas": 1.5}},
+        'spec.scaling.minReplicas: Invalid value: "number": spec.scaling.minReplicas in body must be of type integer',
+    ),
+    "a word where a switch is due": (
+        {"suspend": "perhaps"},
+        'spec.suspend: Invalid value: "string": spec.suspend in body must be of type boolean',
+    ),
+}
+
+
+@pytest.mark.parametrize(("spec", "problem"), UNREADABLE.values(), ids=UNREADABLE)
+def test_an_object_that_cannot_be_read_says_which_field_in_the_words_of_admission(spec: Json, problem: str) -> None:
     world = Simulation()
     deployment = model_deployment()
-    deployment["spec"]["newer"] = {"field": 1}
+    deployment["spec"] |= spec
     world.put(deployment)
     world.settle()
     ready = world.condition("Ready")
     assert ready["reason"] == "InvalidSpec"
-    assert "spec.newer" in ready["message"]
+    assert problem in ready["message"]
+    assert ready["message"].endswith("; correct these fields")
 
 
 def test_events_tell_transitions_once() -> None:
