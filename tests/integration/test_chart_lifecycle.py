@@ -97,18 +97,29 @@ def test_a_release_of_another_name_takes_the_crd_up_only_when_told_to(kube: Kube
     assert _model(kube) is not None
 
 
-def test_an_older_crd_that_kubectl_applied_is_taken_up_when_told_to(kube: Kube, helm: Helm, older_chart: Path) -> None:
+def test_an_older_crd_that_kubectl_applied_is_taken_up_only_with_both_flags(
+    kube: Kube, helm: Helm, older_chart: Path
+) -> None:
     kube.install_crds(*(older_chart / "files" / "crds").glob("*.yaml"))
     _create_model(kube)
-    with pytest.raises(HelmError, match="invalid ownership metadata"):
-        _install(helm)
+    for options in ([], ["--force-conflicts"]):
+        with pytest.raises(HelmError, match="invalid ownership metadata"):
+            _install(helm, RELEASE, *options)
+    _install(helm, RELEASE, "--take-ownership", "--force-conflicts")
+    _took_up_the_older_crd(kube)
+
+
+def test_an_install_that_stopped_at_an_older_crd_is_repaired_by_an_upgrade(
+    kube: Kube, helm: Helm, older_chart: Path
+) -> None:
+    kube.install_crds(*(older_chart / "files" / "crds").glob("*.yaml"))
+    _create_model(kube)
     with pytest.raises(HelmError, match=r"conflict with \"tests\": .spec.versions"):
         _install(helm, RELEASE, "--take-ownership")
+    assert "suspend" not in _spec_fields(kube)
     over = ["--take-ownership", "--force-conflicts", "--server-side=true"]
     helm.run("upgrade", "--install", RELEASE, CHART, f"--namespace={NAMESPACE}", *over)
-    assert "suspend" in _spec_fields(kube)
-    assert _owner(kube) == (RELEASE, NAMESPACE)
-    assert _model(kube) is not None
+    _took_up_the_older_crd(kube)
 
 
 def test_without_its_crds_the_chart_leaves_those_of_others_alone(kube: Kube, helm: Helm) -> None:
@@ -143,6 +154,12 @@ def test_the_notes_say_what_is_missing_and_how_to_go_on(kuberay: KubeRay, helm: 
     assert pod["metadata"]["annotations"]["helm.sh/hook"] == "test"
 
 
+def test_the_notes_say_when_the_heads_may_call_any_address(helm: Helm) -> None:
+    assert "may open connections to ANY\naddress on ports 443 and 6443" in _install(helm)
+    addresses = """--set-json=network.apiServerCidrs=["10.0.0.1/32"]"""
+    assert "ANY" not in helm.run("upgrade", RELEASE, CHART, f"--namespace={NAMESPACE}", addresses)
+
+
 def test_users_with_the_built_in_roles_handle_models(kube: Kube, helm: Helm) -> None:
     _install(helm)
     for role in ("view", "edit"):
@@ -161,6 +178,12 @@ def test_users_with_the_built_in_roles_handle_models(kube: Kube, helm: Helm) -> 
 
 def _install(helm: Helm, release: str = RELEASE, *options: str, chart: Path = CHART) -> str:
     return helm.run("install", release, chart, f"--namespace={NAMESPACE}", *options)
+
+
+def _took_up_the_older_crd(kube: Kube) -> None:
+    assert "suspend" in _spec_fields(kube)
+    assert _owner(kube) == (RELEASE, NAMESPACE)
+    assert _model(kube) is not None
 
 
 def _create_model(kube: Kube) -> dict[str, Any]:

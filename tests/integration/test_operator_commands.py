@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +12,27 @@ import pytest
 from tests.integration.testbed.kube import Kube
 from tests.integration.testbed.operator import CONCLAVE, model_deployment
 
-READY = {
-    "type": "Ready",
-    "status": "False",
-    "reason": "Forbidden",
-    "message": "patch rayservices.ray.io: the API server forbids it",
-    "observedGeneration": 1,
-    "lastTransitionTime": "2026-11-23T00:00:00Z",
-}
+from conclave.api.modeldeployment import ModelDeployment
+from conclave.observation import ApiFailure, Decision, KubeRay, Observed, Outcome
+from conclave.status import derive_status
+
+
+def derived_status(manifest: dict[str, Any], namespace: str) -> dict[str, Any]:
+    """What an operator reports that may not write RayServices."""
+    metadata = {**manifest["metadata"], "namespace": namespace, "generation": 1}
+    deployment = ModelDeployment.model_validate({**manifest, "metadata": metadata})
+    observed = Observed(kuberay=KubeRay(installed=True), claims={"weights": "Bound"})
+    denied = ApiFailure(
+        verb="patch",
+        group="ray.io",
+        resource="rayservices",
+        namespace=namespace,
+        name="mixtral",
+        code=403,
+        reason="Forbidden",
+        message="not granted",
+    )
+    return derive_status(deployment, observed, Decision(), Outcome(failures=(denied,)), datetime.now(UTC)).to_wire()
 
 
 def conclave(*arguments: str, kubeconfig: Path | str) -> subprocess.CompletedProcess[str]:
@@ -29,8 +43,9 @@ def conclave(*arguments: str, kubeconfig: Path | str) -> subprocess.CompletedPro
 @pytest.fixture
 def deployed(kube: Kube, conclave_crds: None, namespace: str) -> str:
     """Two ModelDeployments without an operator; one has a status."""
-    kube.apply(model_deployment("mixtral"), model_deployment("other"), namespace=namespace)
-    status: dict[str, Any] = {"status": {"observedGeneration": 1, "conditions": [READY]}}
+    mixtral = model_deployment("mixtral")
+    kube.apply(mixtral, model_deployment("other"), namespace=namespace)
+    status = {"status": derived_status(mixtral, namespace)}
     arguments = ["patch", "mdl", "mixtral", "-n", namespace, "--subresource=status", "--type=merge"]
     kube.kubectl(*arguments, "-p", json.dumps(status))
     return namespace
@@ -57,6 +72,7 @@ def test_explain_looks_for_itself_and_says_what_only_the_operator_knows(kube: Ku
     assert told.returncode == 0, told.stderr
     assert "is not ready: Forbidden" in told.stdout
     assert "the operator reports Forbidden" in told.stdout
+    assert "forbids the operator to patch rayservices.ray.io: not granted; grant the verb patch" in told.stdout
     answer = json.loads(conclave("explain", "other", "-n", deployed, "-o", "json", kubeconfig=kube.kubeconfig).stdout)
     causes = {cause["reason"]: cause for cause in answer["causes"]}
     assert causes["ClaimMissing"]["remedy"]
