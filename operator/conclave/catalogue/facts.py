@@ -7,11 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
+from pydantic import ValidationError
+
 from conclave.catalogue.architectures import deepseek, dense, grok, llama4, mixture
 from conclave.catalogue.architectures.defaults import with_defaults
 from conclave.catalogue.architectures.fields import Fields
 from conclave.catalogue.shapes import ModelFacts
-from conclave.errors import UnknownModel
+from conclave.errors import InvalidInput, UnknownModel
 
 __all__ = ["ModelFacts", "known_architectures", "read_config"]
 
@@ -42,4 +44,11 @@ def read_config(config: Mapping[str, object]) -> ModelFacts:
             f"config.json: architectures is {architecture!r}, which no reader knows; "
             f"known are {', '.join(known_architectures())}"
         )
-    return reader(Fields(with_defaults(config)))
+    try:
+        return reader(Fields(with_defaults(config)))
+    except ValidationError as error:  # what only the shape as a whole can tell
+        first = error.errors()[0]
+        name = ".".join(map(str, first["loc"]))
+        raise InvalidInput(
+            f"config.json: {name} comes out as {first['input']!r:.80}; expected: {first['msg']}"
+        ) from error

@@ -65,6 +65,24 @@ BAD = [
         "w_bit is 17; expected 4",
     ),
     (
+        "a scaling that leaves no position",
+        {"rope_scaling": {"rope_type": "linear", "factor": 1e-9}},
+        InvalidInput,
+        "rope_scaling: factor is 1e-09; expected a factor that leaves some of",
+    ),
+    (
+        "an exception that takes for ever to match",
+        {"quantization_config": {"quant_method": "fp8", "ignored_layers": ["re:(a+)+$"]}},
+        InvalidInput,
+        "ignored_layers is ['re:(a+)+$']; expected names or regular expressions of at most 3 wildcards",
+    ),
+    (
+        "an exception that is no regular expression",
+        {"quantization_config": {"quant_method": "fp8", "ignored_layers": ["re:("]}},
+        InvalidInput,
+        "ignored_layers is ['re:(']",
+    ),
+    (
         "fp8 blocks of one size",
         {"quantization_config": {"quant_method": "fp8", "weight_block_size": [128]}},
         InvalidInput,
@@ -79,6 +97,14 @@ def test_nonsense_is_refused_by_name(changes: dict[str, Any], error: type[Concla
     with pytest.raises(error) as refusal:
         read_config(MIXTRAL | changes)
     assert words in str(refusal.value)
+
+
+def test_what_only_the_shape_as_a_whole_can_tell_is_refused_as_well() -> None:
+    config = TINY["llama4-vision"] | {
+        "vision_config": TINY["llama4-vision"]["vision_config"] | {"pixel_shuffle_ratio": 3}
+    }
+    with pytest.raises(InvalidInput, match=r"config\.json: pixel_shuffle_ratio comes out as 3\.0; expected: .* 1"):
+        read_config(config)
 
 
 def test_what_is_known_is_said_where_an_architecture_is_not() -> None:

@@ -57,7 +57,8 @@ def rotary(fields: Fields, dim: int, *, rotated_share: float = 1.0) -> tuple[Rot
     share = fields.number("partial_rotary_factor", rotated_share)
     if nested is None:
         return (_rotary_table(fields, Fields({}), dim, share),)
-    by_type = () if nested.has("rope_type") or nested.has("rope_theta") else fields.objects("rope_parameters")
+    is_one = any(map(nested.has, ("rope_type", "type", "rope_theta")))
+    by_type = () if is_one else fields.objects("rope_parameters")
     return tuple(_rotary_table(fields, parameters, dim, share) for parameters in by_type or (nested,))
 
 
@@ -70,9 +71,16 @@ def _rotary_table(fields: Fields, parameters: Fields, dim: int, share: float) ->
     if kind in ("yarn", "deepseek_yarn"):
         positions = parameters.size("original_max_position_embeddings", positions)
     if kind in ("yarn", "deepseek_yarn", "linear"):
-        positions = int(positions * parameters.number("factor", 1.0))
+        positions = _stretched(positions, parameters)
     rotated = fields.optional_size("rotary_dim") or int(dim * parameters.number("partial_rotary_factor", share))
     return Rotary(positions=positions, dim=max(1, rotated))
+
+
+def _stretched(positions: int, scaling: Fields) -> int:
+    stretched = int(positions * scaling.number("factor", 1.0))
+    if not stretched:
+        raise scaling.refuse("factor", f"a factor that leaves some of {positions} positions")
+    return stretched
 
 
 def decoder(
@@ -105,4 +113,4 @@ def _context_tokens(fields: Fields) -> int:
     if scaling is None or "gemma3" in fields.text("model_type"):
         return positions
     kind = scaling.text("rope_type") or scaling.text("type", "default")
-    return int(positions * scaling.number("factor", 1.0)) if kind in ("linear", "dynamic", "ntk") else positions
+    return _stretched(positions, scaling) if kind in ("linear", "dynamic", "ntk") else positions
