@@ -6,15 +6,17 @@ the error of every row; that of the KV cache is bounded in the middle, because t
 
 from __future__ import annotations
 
+import re
 from statistics import median
 from typing import Any
 
 import pytest
 from tools.published_starts import GIB, PUBLISHED, Start, read_starts
 
-from conclave.planning.evaluate import Device, Misfit, evaluate
+from conclave.planning.evaluate import Misfit
 from conclave.planning.kv_cache import kv_cache
-from conclave.planning.settings import block_tokens, kv_entry_bytes
+from conclave.planning.parallelism import refusals
+from conclave.planning.settings import block_tokens, kv_entry_bytes, weight_format
 
 WEIGHTS_TOLERANCE = 0.03
 OUTSIDE_TOLERANCE = {"DeepSeek-R1 in AWQ over sixteen 3090": 0.032}
@@ -27,6 +29,11 @@ ROWS = read_starts()
 
 def rows_with(*fields: str) -> list[Any]:
     chosen = [row for row in ROWS if row.is_current and all(field in row.observed for field in fields)]
+    return [pytest.param(row, id=row.values["id"]) for row in chosen]
+
+
+def rows_of(outcome: str, *, is_current: bool) -> list[Any]:
+    chosen = [row for row in ROWS if row.observed["outcome"] == outcome and row.is_current is is_current]
     return [pytest.param(row, id=row.values["id"]) for row in chosen]
 
 
@@ -70,18 +77,22 @@ def test_tokens_that_the_observed_pool_holds(row: Start) -> None:
     assert cache.concurrency(length, blocks) == pytest.approx(observed, rel=KV_TOKENS_TOLERANCE)
 
 
-@pytest.mark.parametrize(
-    "row",
-    [pytest.param(row, id=row.values["id"]) for row in ROWS if row.observed["outcome"] == "refused" and row.is_current],
-)
-def test_a_refused_parallel_size_is_refused(row: Start) -> None:
-    device = Device.of("NVIDIA-H100-80GB-HBM3", 0)
-    assert isinstance(evaluate(row.facts, row.settings, device, row.layout), Misfit)
+def size_refusals(row: Start) -> tuple[str, ...]:
+    return refusals(row.facts, row.layout, weight_format(row.facts, row.settings))
 
 
-@pytest.mark.parametrize(
-    "row", [pytest.param(row, id=row.values["id"]) for row in ROWS if row.observed["outcome"] == "oom"]
-)
+@pytest.mark.parametrize("row", rows_of("refused", is_current=True))
+def test_a_refused_parallel_size_is_refused_for_the_number_that_vllm_named(row: Start) -> None:
+    named = set(re.findall(r"\d+", row.observed["message"]))
+    assert any(set(re.findall(r"\d+", reason)) <= named for reason in size_refusals(row)), size_refusals(row)
+
+
+@pytest.mark.parametrize("row", rows_of("refused", is_current=False))
+def test_a_size_that_vllm_accepts_since_is_not_refused(row: Start) -> None:
+    assert size_refusals(row) == ()
+
+
+@pytest.mark.parametrize("row", rows_of("oom", is_current=True))
 def test_nothing_fits_that_did_not(row: Start) -> None:
     assert isinstance(row.planned, Misfit)
 
