@@ -77,7 +77,7 @@ def plan(
     expert_parallel: Annotated[
         bool | None, typer.Option("--expert-parallel/--no-expert-parallel", help="Spread experts instead of slicing.")
     ] = None,
-    quantization: Annotated[Quantization | None, typer.Option(help="fp8 quantizes at load.")] = None,
+    quantization: Annotated[Quantization | None, typer.Option(help="fp8_per_tensor quantizes at load.")] = None,
     dtype: Annotated[Dtype | None, typer.Option(help="Type of unquantized weights.")] = None,
     kv_cache_dtype: Annotated[KvCacheDtype | None, typer.Option(help="Type of the KV cache.")] = None,
     max_model_len: Annotated[int | None, typer.Option(min=1, help="Longest request; the longest that fits.")] = None,

@@ -117,9 +117,10 @@ class Dtype(StrEnum):
 
 
 class Quantization(StrEnum):
-    """`none` keeps what the checkpoint's own config says; `fp8` quantizes at load."""
+    """`none` keeps what the checkpoint says; `fp8_per_tensor` quantizes at load, as does `fp8`, its older name."""
 
     NONE = "none"
+    FP8_PER_TENSOR = "fp8_per_tensor"
     FP8 = "fp8"
     AWQ = "awq"
     GPTQ = "gptq"

@@ -152,8 +152,11 @@ def _quantization(request: PlanRequest) -> str | None:
     if request.facts.weight_format is not None or request.settings.quantization is not Quantization.NONE:
         return None
     for change, words in (
-        ({"quantization": Quantization.FP8}, "engine.quantization fp8"),
-        ({"quantization": Quantization.FP8, "kv_cache_dtype": KvCacheDtype.FP8}, "fp8 weights and an fp8 KV cache"),
+        ({"quantization": Quantization.FP8_PER_TENSOR}, "engine.quantization fp8_per_tensor"),
+        (
+            {"quantization": Quantization.FP8_PER_TENSOR, "kv_cache_dtype": KvCacheDtype.FP8},
+            "engine.quantization fp8_per_tensor and engine.kvCacheDtype fp8",
+        ),
         ({"quantization": Quantization.AWQ}, "a 4-bit AWQ copy of the weights"),
     ):
         settings = request.settings.model_copy(update=change)

@@ -58,7 +58,8 @@ def weight_format(facts: ModelFacts, settings: EngineSettings) -> WeightFormat |
     stored = facts.weight_format
     wanted = {
         Quantization.NONE: None,
-        Quantization.FP8: _FP8_ONLINE,
+        Quantization.FP8_PER_TENSOR: _FP8_ONLINE,
+        Quantization.FP8: _FP8_ONLINE,  # the older name, which vLLM 0.32 still takes with a warning
         Quantization.AWQ: _AWQ_USUAL,
         Quantization.GPTQ: _GPTQ_USUAL,
     }[settings.quantization]

@@ -135,7 +135,7 @@ REFUSED = [
         nodes(H100, 8),
         {},
         ("TP=8 on NVIDIA-H100-80GB-HBM3", "73.5 GiB of weights"),
-        "engine.quantization fp8 would fit: 8 GPUs",
+        "engine.quantization fp8_per_tensor would fit: 8 GPUs",
     ),
     (
         "Llama 3.1 405B on one node",
@@ -360,3 +360,19 @@ def test_slices_of_a_gpu_cannot_join() -> None:
     outcome = make_plan(request("mistralai/Mixtral-8x7B-v0.1", machine, tensor=4))
     assert outcome.plan is None
     assert "MIG slices cannot join in tensor or pipeline parallelism" in outcome.explanation
+
+
+def test_the_older_name_of_fp8_at_load_gives_the_same_plan() -> None:
+    old, new = (
+        plan("mistralai/Mixtral-8x7B-v0.1", nodes(H100, 8), quantization=name) for name in ("fp8", "fp8_per_tensor")
+    )
+    assert old.memory == new.memory
+    assert any("weights (fp8 made at load)" in reason for reason in new.because)
+
+
+def test_fp8_at_load_is_refused_for_a_checkpoint_that_is_fp8_already() -> None:
+    outcome = make_plan(request("Qwen/Qwen3-235B-A22B-FP8", nodes(H100, 8), quantization="fp8_per_tensor"))
+    assert (
+        "engine.quantization is fp8_per_tensor, but the checkpoint's weights are fp8; leave it out"
+        in outcome.explanation
+    )
