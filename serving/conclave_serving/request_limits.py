@@ -221,6 +221,11 @@ def limits_page() -> str:
         for name, limit in limits.fields.items()
     ]
     schema = limits.schema_
+    costs = [
+        f"| {name.replace('_', ' ')} | {cost:g} |"
+        for name, cost in schema.costs_ms.model_dump(exclude={"formats"}).items()
+    ]
+    costs += [f"| format `{name}` | {cost:g} |" for name, cost in schema.costs_ms.formats.items()]
     return "\n".join(
         [
             "# Request limits",
@@ -248,8 +253,12 @@ def limits_page() -> str:
             f"- depth at most {schema.depth}; `$ref` only inside the same schema",
             f"- lengths and counts at most {schema.count}; `enum` at most {schema.enum_items} values;"
             f" at most {schema.properties} properties an object",
-            f"- a pattern at most {schema.pattern_characters} characters; the product of its counted repeats at most"
-            f" {schema.pattern_repeats}",
+            f"- a pattern at most {schema.pattern_characters} characters",
+            f"- all together at most {schema.compile_ms} ms of CPU to compile, estimated from these costs:",
+            "",
+            "| Construct | ms |",
+            "|---|---|",
+            *costs,
             "",
             "## Taken and dropped",
             "",

@@ -5,15 +5,32 @@ Pure; called by `request_limits.py`. The engine compiles a grammar before it ans
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
 from conclave_serving.errors import invalid
+from conclave_serving.grammar_costs import GrammarCosts
 
 COUNTS = ("minLength", "maxLength", "minItems", "maxItems", "minProperties", "maxProperties")
-_COUNTED_REPEAT = re.compile(r"\{(\d+)(?:,(\d*))?\}")
+
+
+class _Bill:
+    """What the grammars of one request cost; a pair of lengths is compiled once, however often it is used."""
+
+    def __init__(self, costs: GrammarCosts) -> None:
+        self.costs = costs
+        self.ms = 0.0
+        self._lengths: set[tuple[float, float]] = set()
+
+    def add_node(self, node: dict[str, Any]) -> None:
+        """One object of a JSON schema, without its children."""
+        self.ms += self.costs.of_node(node)
+        least, most = (node.get(key) for key in ("minLength", "maxLength"))
+        lengths = tuple(value if isinstance(value, int | float) else 0 for value in (least, most))
+        if lengths not in self._lengths:
+            self._lengths.add(lengths)
+            self.ms += self.costs.of_length(int(max(lengths)))
 
 
 class SchemaLimits(BaseModel):
@@ -26,24 +43,26 @@ class SchemaLimits(BaseModel):
     enum_items: int
     properties: int
     pattern_characters: int
-    pattern_repeats: int
     structured_outputs: tuple[str, ...]
+    compile_ms: int
+    costs_ms: GrammarCosts
 
     def check_request(self, request: dict[str, Any]) -> None:
-        """Check every schema and pattern of a request."""
+        """Check every schema and pattern of a request, and what they cost together."""
+        bill = _Bill(self.costs_ms)
         response_format = request.get("response_format")
         if response_format is not None:
-            self._check_response_format(response_format)
+            self._check_response_format(response_format, bill)
         structured = request.get("structured_outputs")
         if structured is not None:
-            self._check_structured_outputs(structured)
+            self._check_structured_outputs(structured, bill)
         for tool in request.get("tools") or ():
             function = tool.get("function")
             if tool.get("type") != "function" or not isinstance(function, dict):
                 raise invalid("Each of 'tools' must be of type 'function'.", "tools")
-            self._check_schema(function.get("parameters"), "tools", 0)
+            self._check_schema(function.get("parameters"), "tools", bill)
 
-    def _check_response_format(self, response_format: dict[str, Any]) -> None:
+    def _check_response_format(self, response_format: dict[str, Any], bill: _Bill) -> None:
         kind = response_format.get("type")
         if kind not in ("text", "json_object", "json_schema"):
             raise invalid("'response_format.type' must be text, json_object or json_schema.", "response_format")
@@ -51,36 +70,51 @@ class SchemaLimits(BaseModel):
             described = response_format.get("json_schema")
             if not isinstance(described, dict) or not isinstance(described.get("schema"), dict):
                 raise invalid("'response_format.json_schema.schema' must be an object.", "response_format")
-            self._check_schema(described["schema"], "response_format", 0)
+            self._check_schema(described["schema"], "response_format", bill)
 
-    def _check_structured_outputs(self, structured: dict[str, Any]) -> None:
+    def _check_structured_outputs(self, structured: dict[str, Any], bill: _Bill) -> None:
+        param = "structured_outputs"
         for key, value in structured.items():
             if key not in self.structured_outputs:
-                raise invalid(
-                    f"'structured_outputs' takes {', '.join(self.structured_outputs)} only.", "structured_outputs"
-                )
+                raise invalid(f"'{param}' takes {', '.join(self.structured_outputs)} only.", param)
             if key == "regex":
-                self._check_pattern(value, "structured_outputs")
+                self._check_pattern(value, param)
+                bill.ms += self.costs_ms.of_pattern(value)
             elif key == "json":
                 if not isinstance(value, dict):
-                    raise invalid("'structured_outputs.json' must be an object.", "structured_outputs")
-                self._check_schema(value, "structured_outputs", 0)
-            elif key == "choice" and (not isinstance(value, list) or len(value) > self.enum_items):
-                raise invalid(
-                    f"'structured_outputs.choice' must be an array of at most {self.enum_items}.", "structured_outputs"
-                )
+                    raise invalid(f"'{param}.json' must be an object.", param)
+                self._check_schema(value, param, bill)
+            elif key == "choice":
+                if not isinstance(value, list) or len(value) > self.enum_items:
+                    raise invalid(f"'{param}.choice' must be an array of at most {self.enum_items}.", param)
+                bill.ms += self.costs_ms.of_values(value)
+        self._check_bill(bill, param)
 
-    def _check_schema(self, node: object, param: str, depth: int) -> None:
+    def _check_schema(self, schema: object, param: str, bill: _Bill) -> None:
+        self._check_node(schema, param, bill, 0)
+        self._check_bill(bill, param)
+
+    def _check_bill(self, bill: _Bill, param: str) -> None:
+        if bill.ms > self.compile_ms:
+            raise invalid(
+                f"The grammars of the request, up to and with '{param}', would take about {bill.ms:.0f} ms of CPU to"
+                f" compile; at most {self.compile_ms} ms are given. Use fewer or simpler patterns, formats, number"
+                " bounds, enum values and properties, and fewer different string lengths.",
+                param,
+            )
+
+    def _check_node(self, node: object, param: str, bill: _Bill, depth: int) -> None:
         if depth > self.depth:
             raise invalid(f"A JSON schema is nested deeper than {self.depth} levels.", param)
         if isinstance(node, list):
             for item in node:
-                self._check_schema(item, param, depth + 1)
+                self._check_node(item, param, bill, depth + 1)
         if not isinstance(node, dict):
             return
         for key, value in node.items():
             self._check_keyword(key, value, param)
-            self._check_schema(value, param, depth + 1)
+            self._check_node(value, param, bill, depth + 1)
+        bill.add_node(node)
 
     def _check_keyword(self, key: str, value: object, param: str) -> None:
         if key in COUNTS and isinstance(value, int | float) and not 0 <= value <= self.count:
@@ -103,8 +137,3 @@ class SchemaLimits(BaseModel):
             raise invalid("A regular expression must be a string.", param, "invalid_type")
         if len(pattern) > self.pattern_characters:
             raise invalid(f"A regular expression is longer than {self.pattern_characters} characters.", param)
-        repeats = 1
-        for least, most in _COUNTED_REPEAT.findall(pattern):
-            repeats *= max(int(least), int(most or 0), 1)
-            if repeats > self.pattern_repeats:
-                raise invalid(f"A regular expression repeats more than {self.pattern_repeats} times.", param)

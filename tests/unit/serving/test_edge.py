@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -128,6 +128,17 @@ def completion(**fields: object) -> dict[str, object]:
 
 def schema(node: object) -> dict[str, object]:
     return chat(response_format={"type": "json_schema", "json_schema": {"name": "x", "schema": node}})
+
+
+def strings(count: int, **keywords: object) -> dict[str, object]:
+    """A schema of so many strings; a callable keyword is asked for each."""
+    return properties(
+        count, lambda i: {"type": "string", **{k: v(i) if callable(v) else v for k, v in keywords.items()}}
+    )
+
+
+def properties(count: int, build: Callable[[int], object]) -> dict[str, object]:
+    return {"type": "object", "properties": {f"p{i}": build(i) for i in range(count)}}
 
 
 @pytest.mark.parametrize(
@@ -275,6 +286,35 @@ def test_a_sound_request_gets_through_whole(client: Client, path: str, body: dic
     assert client.application.scope[REQUEST] == body
 
 
+UUID = "^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$"
+
+
+@pytest.mark.parametrize(
+    "node",
+    [
+        pytest.param(strings(10, pattern=UUID), id="UUIDs"),
+        pytest.param(strings(10, pattern=r"^\+?[1-9]\d{1,14}$"), id="telephone numbers"),
+        pytest.param(strings(5, pattern=r"^(?:[a-z0-9-]+\.){1,10}[a-z]{2,}$"), id="host names"),
+        pytest.param(strings(100, maxLength=255), id="one length for all"),
+        pytest.param(strings(4, maxLength=lambda i: [10, 20, 50, 100][i]), id="four lengths"),
+        pytest.param(strings(40, format="date-time"), id="dates"),
+        pytest.param(properties(200, lambda i: {"minimum": 0, "maximum": 100}), id="small numbers"),
+        pytest.param(properties(20, lambda i: {"enum": [f"value-{j}" for j in range(20)]}), id="enumerations"),
+        pytest.param(
+            {"$defs": {"n": properties(200, lambda i: {"$ref": "#/$defs/n"})}, "$ref": "#/$defs/n"}, id="a recursion"
+        ),
+    ],
+)
+def test_schemas_of_everyday_use_are_within_the_budget(client: Client, node: dict[str, object]) -> None:
+    assert client.send("POST", CHAT, schema(node)).status == 200
+
+
+def test_the_refusal_of_a_dear_grammar_says_what_it_costs_and_what_helps(client: Client) -> None:
+    message = client.send("POST", CHAT, schema(strings(200, format="email"))).error["message"]
+    for said in ("'response_format'", "8491 ms", f"at most {LIMITS.schema_.compile_ms} ms", "Use fewer"):
+        assert said in message
+
+
 def test_what_names_an_identity_is_dropped(client: Client) -> None:
     headers = [
         ("Authorization", f"bearer {TOKEN}"),
@@ -292,6 +332,25 @@ def test_what_names_an_identity_is_dropped(client: Client) -> None:
     assert scope[REQUEST] == chat()
     assert scope[REQUEST_ID] != "theirs"
 
+
+DEAR_SCHEMAS: dict[str, object] = {
+    "600 bounded numbers": properties(
+        600, lambda i: {"type": "number", "minimum": -1e14 / (i + 3), "maximum": 1e14 / 3}
+    ),
+    "600 integers of 19 digits": properties(600, lambda i: {"minimum": -(10**18) - i, "maximum": 10**18 + i}),
+    "numbers of 300 digits": properties(100, lambda i: {"type": "number", "maximum": 1.7e300 / (i + 1)}),
+    "900 patterns": strings(900, pattern=lambda i: f"^[a-z]+{i}$"),
+    "900 patterns of names": {"patternProperties": {f"^x{i}.*$": {} for i in range(900)}},
+    "200 e-mail addresses": strings(200, format="email"),
+    "20 lengths": strings(20, maxLength=lambda i: 100 + i),
+    "20 least lengths": strings(20, minLength=lambda i: 100 + i),
+    "pairs of lengths": strings(20, minLength=lambda i: i, maxLength=lambda i: 300),
+    "1000 optional properties": properties(1000, lambda i: {}),
+    "counted properties": {**properties(200, lambda i: {}), "maxProperties": 100},
+    "a long constant": {"const": "x" * 60_000},
+    "long values": {"enum": ["x" * 10_000] * 6},
+    "many array bounds": properties(600, lambda i: {"type": "array", "minItems": i, "maxItems": 5000}),
+}
 
 BAD_BODIES: dict[str, tuple[object, str | None]] = {
     "no body": (b"", None),
@@ -373,6 +432,25 @@ BAD_BODIES: dict[str, tuple[object, str | None]] = {
     "a tool with a huge pattern": (
         chat(tools=[{"type": "function", "function": {"name": "f", "parameters": {"pattern": "(a{99}){99}"}}}]),
         "tools",
+    ),
+    **{f"a grammar of {name}": (schema(node), "response_format") for name, node in DEAR_SCHEMAS.items()},
+    "tools that are dear together": (
+        chat(tools=[{"type": "function", "function": {"name": "f", "parameters": strings(40, format="email")}}] * 4),
+        "tools",
+    ),
+    "a format and tools that are dear together": (
+        {
+            **chat(tools=[{"type": "function", "function": {"name": "f", "parameters": strings(70, format="uri")}}]),
+            **schema(strings(70, format="uri")),
+        },
+        "tools",
+    ),
+    "a choice of 60 kB": (chat(structured_outputs={"choice": ["x" * 60] * 1000}), "structured_outputs"),
+    "a pattern of many wildcards": (chat(structured_outputs={"regex": ".*" * 40}), "structured_outputs"),
+    "a pattern of many optional groups": (chat(structured_outputs={"regex": "(.|)" * 60}), "structured_outputs"),
+    "a pattern of endless digits": (
+        chat(structured_outputs={"regex": "(" * 9 + "a" + "){99999999999999999999}" * 9}),
+        "structured_outputs",
     ),
     "an unknown format": (chat(response_format={"type": "structural_tag"}), "response_format"),
     "a pattern of a million": (chat(structured_outputs={"regex": "(a{1000}){1000}"}), "structured_outputs"),

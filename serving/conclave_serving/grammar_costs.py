@@ -1,0 +1,111 @@
+"""What a grammar costs the engine to compile, estimated before it does: milliseconds of CPU (request_limits.yaml).
+
+Pure; `schema_limits.py` adds the costs of one request up. The figures err on the dear side: they were measured with
+xgrammar 0.2.8 and a vocabulary of 131,072 tokens, where a state that takes any character costs the most.
+"""
+
+from __future__ import annotations
+
+import re
+from decimal import Decimal
+from itertools import chain
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+NUMBER_BOUNDS = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum")
+ITEM_COUNTS = ("minItems", "maxItems")
+PROPERTY_COUNTS = ("minProperties", "maxProperties")
+
+_ATOM = re.compile(r"\((?:\?(?:[:=!]|<[=!]|P?<\w+>))?|\\.|\[\^?\]?(?:\\.|[^\]\\])*\]|.", re.DOTALL)
+_QUANTIFIER = re.compile(r"(?:[*+?]|\{(?P<least>\d+)(?P<range>,(?P<most>\d*))?\})\??")
+_WIDE = re.compile(r"\.|\[\^.*|\\[SDWw]", re.DOTALL)
+_CLASS = re.compile(r"\[.*|\\[dsbB]", re.DOTALL)
+_MANY = 10**6
+
+
+class GrammarCosts(BaseModel):
+    """Milliseconds of each construct; `choice_share` is what one optional part adds to every part of a pattern."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    node: float
+    name_character: float
+    value_character: float
+    bound_digit: float
+    item_count: float
+    length_character: float
+    length_characters: int
+    property_pair: float
+    counted_property_triple: float
+    pattern_wide: float
+    pattern_class: float
+    pattern_literal: float
+    choice_share: float
+    formats: dict[str, float]
+
+    def of_node(self, node: dict[str, Any]) -> float:
+        """One object of a JSON schema, without its children and its string lengths."""
+        cost = self.node + self.formats.get(str(node.get("format")), 0)
+        cost += sum(self.bound_digit * _digits(node[key]) for key in NUMBER_BOUNDS if _is_number(node.get(key)))
+        cost += sum(self.item_count for key in ITEM_COUNTS if key in node)
+        for key in ("properties", "patternProperties", "$defs"):
+            if isinstance(node.get(key), dict):
+                cost += self.name_character * sum(map(len, node[key]))
+        if isinstance(node.get("properties"), dict):
+            properties = len(node["properties"])
+            cost += self.property_pair * properties**2
+            if any(key in node for key in PROPERTY_COUNTS):
+                cost += self.counted_property_triple * properties**3
+        cost += self.of_values([node["const"]] if "const" in node else [])
+        cost += self.of_values(node["enum"] if isinstance(node.get("enum"), list) else [])
+        patterns = node["patternProperties"] if isinstance(node.get("patternProperties"), dict) else ()
+        own = [node["pattern"]] if isinstance(node.get("pattern"), str) else ()
+        return cost + sum(map(self.of_pattern, chain(patterns, own)))
+
+    def of_values(self, values: list[Any]) -> float:
+        """The literals of an `enum`, a `const` or a `choice`."""
+        return sum(self.node + self.value_character * len(str(value)) for value in values)
+
+    def of_length(self, characters: int) -> float:
+        """One pair of `minLength` and `maxLength`, by the larger; the engine compiles equal pairs once."""
+        return self.length_character * min(characters, self.length_characters)
+
+    def of_pattern(self, pattern: str) -> float:
+        """A regular expression: its parts times their counts, each the dearer the more parts there are to skip to."""
+        groups = [(0.0, 0.0)]
+        position = 0
+        while atom := _ATOM.match(pattern, position):
+            position = atom.end()
+            text = atom[0]
+            if text.startswith("("):
+                groups.append((0.0, 0.0))
+                continue
+            cost, choices = groups.pop() if text == ")" and len(groups) > 1 else (self._of_atom(text), text == "|")
+            quantifier = _QUANTIFIER.match(pattern, position)
+            if quantifier:
+                position = quantifier.end()
+                times = _times(quantifier)
+                cost *= times
+                choices = choices * times + (quantifier["least"] is None or quantifier["range"] is not None)
+            groups[-1] = (groups[-1][0] + cost, groups[-1][1] + choices)
+        total, choices = map(sum, zip(*groups, strict=True))
+        return float(total * (1 + self.choice_share * choices))
+
+    def _of_atom(self, text: str) -> float:
+        if _WIDE.fullmatch(text):
+            return self.pattern_wide
+        return self.pattern_class if _CLASS.fullmatch(text) else self.pattern_literal
+
+
+def _times(quantifier: re.Match[str]) -> int:
+    counts = (quantifier["least"], quantifier["most"])
+    return min(_MANY, max([1, *(int(count) for count in counts if count)]))
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _digits(number: float) -> int:
+    return len(format(Decimal(repr(number)), "f"))
