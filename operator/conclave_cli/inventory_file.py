@@ -6,14 +6,16 @@ Called by `conclave plan`. Every problem names the node and the field. Without p
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from conclave.api.modeldeployment import Toleration
-from conclave.catalogue.accelerators import find_accelerator
+from conclave.catalogue.accelerators import all_accelerators, find_accelerator
 from conclave.errors import InvalidInput
 from conclave.planning.inventory import Inventory, Node
+from conclave.planning.settings import CPU
 from conclave_cli.manifest_files import read_documents
 from conclave_cluster.inventory import make_inventory
 
@@ -55,13 +57,26 @@ def product_memory(product: str, where: str) -> tuple[str, int]:
     """The node label's spelling of a product or short name, and its memory; raises InvalidInput for an unknown one."""
     match = find_accelerator(product)
     if match is None:
+        is_cpu = product.lower() == CPU
+        unknown = (
+            f"accelerator is {product!r}, which the catalogue does not know{_meant(product)}; give its memory as well"
+        )
         raise InvalidInput(
-            f"{where}: accelerator is {product!r}, which the catalogue does not know; give its memory as well "
+            f"{where}: {'a cpu needs the memory that one rank may use' if is_cpu else unknown} "
             "(memoryGib in a file, --gpu-memory-gib here)"
         )
     spellings = (match.accelerator.name, *match.accelerator.aliases)
     is_short = product.lower() in {spelling.lower() for spelling in spellings}
     return match.accelerator.products[0] if is_short else product, match.memory_bytes
+
+
+def _meant(product: str) -> str:
+    known = [name for entry in all_accelerators() for name in (entry.name, *entry.products)]
+    wanted = product.replace(" ", "-")
+    longer = [name for name in known if wanted and name.lower().startswith(wanted.lower())]
+    if close := longer or get_close_matches(wanted, known):
+        return f" (did you mean {' or '.join(close[:3])}?)"
+    return f" (it knows {', '.join(entry.name for entry in all_accelerators())})"
 
 
 def _nodes(file: str, value: object, tolerations: Sequence[Toleration]) -> list[Node]:
@@ -71,6 +86,10 @@ def _nodes(file: str, value: object, tolerations: Sequence[Toleration]) -> list[
         entries = value["nodes"]
         if not isinstance(entries, list):
             raise InvalidInput(f"{file}: nodes is {type(entries).__name__}; expected a list")
+        if not entries:
+            raise InvalidInput(
+                f"{file}: nodes is []: no node with accelerators; each has a name, an accelerator and gpus"
+            )
         return [node for index, entry in enumerate(entries) for node in _short(f"{file}: nodes[{index}]", entry)]
     kind = value.get("kind")
     items = [value] if kind == "Node" else value.get("items")
@@ -100,8 +119,6 @@ def _short(where: str, entry: object) -> list[Node]:
         field = ".".join(str(part) for part in first["loc"]) or "the entry"
         raise InvalidInput(f"{where}: {field}: {first['msg']}") from error
     product, memory_bytes = short.accelerator, int((short.memory_gib or 0) * _GIB)
-    if product.lower() == "cpu" and not memory_bytes:
-        raise InvalidInput(f"{where}: memoryGib: a cpu needs the memory that one rank may use")
     if not memory_bytes:
         product, memory_bytes = product_memory(product, where)
     free = short.gpus if short.free is None else short.free

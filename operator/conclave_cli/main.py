@@ -6,6 +6,7 @@ A command lives in a module of its own beside this one and imports what is heavy
 from __future__ import annotations
 
 import sys
+from typing import Annotated
 
 import typer
 
@@ -40,8 +41,18 @@ def version() -> None:
     typer.echo(f"conclave {__version__}")
 
 
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        version()
+        raise typer.Exit
+
+
 @app.callback()
-def root() -> None:
+def root(
+    show_version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
     """Plan, run and explain large mixture-of-experts models on your own hardware."""
 
 

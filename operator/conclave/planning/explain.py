@@ -22,8 +22,8 @@ def option_name(layout: Layout, product: str) -> str:
 
 def no_such_nodes(product: str, inventory: Inventory) -> RejectedOption:
     """An accelerator of the spec that no node has, or no node with any."""
-    present = ", ".join(sorted({node.accelerator for node in inventory.nodes if node.schedulable})) or "none"
-    reason = f"no schedulable node allowed to this deployment has it; what they have: {present}"
+    present = ", ".join(sorted({node.accelerator for node in inventory.nodes if node.schedulable and node.gpus}))
+    reason = f"no schedulable node allowed to this deployment has it; what they have: {present or 'none'}"
     return RejectedOption(option=product or "any accelerator", reason=reason[:1024])
 
 

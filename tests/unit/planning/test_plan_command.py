@@ -9,6 +9,7 @@ import pytest
 import yaml
 from typer.testing import CliRunner, Result
 
+from conclave import __version__
 from conclave.api.plan import Plan
 from conclave.errors import ConclaveError
 from conclave_cli.main import app
@@ -87,6 +88,11 @@ def test_the_table_shows_a_bar_of_a_gpu_and_the_reasons() -> None:
     assert "not      TP=4 on NVIDIA-H100-80GB-HBM3" in text
 
 
+def test_the_version_is_an_option_as_well() -> None:
+    result = CliRunner().invoke(app, ["--version"])
+    assert (result.exit_code, result.stdout) == (0, f"conclave {__version__}\n")
+
+
 def test_all_shows_every_option() -> None:
     flags = ("--model", "mistralai/Mixtral-8x7B-v0.1", "--accelerator", "H100", "--nodes", "4")
     assert "more with --all" in run(*flags).stdout
@@ -114,7 +120,17 @@ BAD = [
     ("neither a file nor a model", ("--accelerator", "H100"), "give either -f FILE"),
     ("both", ("-f", "x.yaml", "--model", "y", "--accelerator", "H100"), "give either -f FILE"),
     ("no hardware", ("--model", "mistralai/Mixtral-8x7B-v0.1"), "give either --inventory FILE, or --accelerator"),
-    ("an unknown accelerator", ("--model", "mistralai/Mixtral-8x7B-v0.1", "--accelerator", "ABC"), "'ABC'"),
+    ("an unknown accelerator", ("--model", "mistralai/Mixtral-8x7B-v0.1", "--accelerator", "XYZ"), "(it knows A10, "),
+    (
+        "a cpu without memory",
+        ("--model", "google/gemma-2b", "--accelerator", "cpu"),
+        "a cpu needs the memory that one rank may use (memoryGib in a file, --gpu-memory-gib here)",
+    ),
+    (
+        "an accelerator misspelt",
+        ("--model", "mistralai/Mixtral-8x7B-v0.1", "--accelerator", "NVIDIA H100"),
+        "'NVIDIA H100', which the catalogue does not know (did you mean NVIDIA-H100-",
+    ),
     ("a model that was never released", ("--model", "apple/MM1", "--accelerator", "H100"), "never released"),
     ("a provider's model", ("--model", "gpt-4o", "--accelerator", "H100"), "served by its provider only"),
     ("an unknown model", ("--model", "nobody/knows", "--accelerator", "H100"), "not in the catalogue"),
@@ -158,7 +174,13 @@ def test_a_number_that_no_machine_has_is_refused_by_option(option: str, value: s
 
 
 BAD_INVENTORIES = [
-    ("no nodes", {"nodes": []}, "no node with accelerators"),
+    ("no nodes", {"nodes": []}, "nodes is []: no node with accelerators; each has a name, an accelerator and gpus"),
+    ("a cluster without GPUs", {"kind": "NodeList", "items": []}, "no node with accelerators; each needs the labels"),
+    (
+        "nodes without GPUs",
+        {"nodes": [{"name": "a", "accelerator": "H100", "gpus": 0}]},
+        "any accelerator: no schedulable node allowed to this deployment has it; what they have: none",
+    ),
     ("nodes that are no list", {"nodes": {"a": 1}}, "nodes is dict; expected a list"),
     ("an unknown field", {"nodes": [{"name": "a", "accelerator": "H100", "gpus": 1, "gpu": 2}]}, "nodes[0]: gpu"),
     ("a text for a number", {"nodes": [{"name": "a", "accelerator": "H100", "gpus": "8"}]}, "nodes[0]: gpus"),
