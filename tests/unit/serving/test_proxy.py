@@ -14,7 +14,7 @@ CANARY = "canary-91ab"
 
 
 def ask(
-    status: int, content_type: str, body: bytes, headers: list[tuple[bytes, bytes]]
+    status: int, content_type: str, body: bytes, headers: list[tuple[bytes, bytes]], path: str = "/"
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """The scope that Serve sees, and the messages that the client gets."""
     seen: dict[str, Any] = {}
@@ -33,7 +33,7 @@ def ask(
     async def receive() -> Any:
         raise AssertionError
 
-    asyncio.run(OutermostLayer(serve)({"type": "http", "path": "/", "headers": headers}, receive, send))
+    asyncio.run(OutermostLayer(serve)({"type": "http", "path": path, "headers": headers}, receive, send))
     return seen, sent
 
 
@@ -73,6 +73,17 @@ def test_an_error_in_plain_text_is_replaced(status: int, code: str) -> None:
 def test_every_other_answer_passes(status: int, content_type: str) -> None:
     _, sent = ask(status, content_type, b"chunk", [])
     assert [message.get("body") for message in sent] == [None, b"chunk", b"chunk"]
+
+
+def test_the_list_of_routes_is_not_told() -> None:
+    seen, (start, body) = ask(200, "application/json", CANARY.encode(), [], "/-/routes")
+    assert (seen, start["status"]) == ({}, 404)
+    assert json.loads(body["body"])["error"]["code"] == "unknown_url"
+
+
+def test_health_is_answered_by_serve() -> None:
+    seen, (_, body, *_) = ask(200, "text/plain", b"success", [], "/-/healthz")
+    assert (seen["path"], body["body"]) == ("/-/healthz", b"success")
 
 
 def test_serve_finds_the_layer() -> None:
