@@ -75,17 +75,17 @@ class World:
         arguments: Json = yaml.safe_load(self.rayservice(name)["spec"]["serveConfigV2"])["applications"][0]["args"]
         return arguments
 
-    def writes(self, since: int) -> list[tuple[str, str, str]]:
-        """Verb, resource and name of the operator's mutating requests, the Lease's excepted."""
+    def writes(self, since: int) -> list[tuple[str, str, str, str]]:
+        """Verb, resource, namespace and name of the operator's mutating requests anywhere, the Lease's excepted."""
         requests = self.kube.audit.requests(user=self.user, since=since, mutating=True)
         return [
-            (request.verb, request.resource, request.name)
+            (request.verb, request.resource, request.namespace, request.name)
             for request in requests
-            if request.resource != "leases" and request.namespace == self.namespace
+            if request.resource != "leases"
         ]
 
     def settle(self, *names: str) -> None:
-        """Until all have a RayService and pods, and the operator has nothing more to write."""
+        """Until all have a RayService and pods, and the operator has nothing more to write, here or elsewhere."""
         for name in names:
             self.has_rayservice(name)
             eventually(lambda name=name: self.pods(name), timeout=60)
