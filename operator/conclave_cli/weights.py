@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from threading import Lock
 from typing import Annotated
 
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
-from conclave_weights.digest import digest_of, hash_files, list_files, read_manifest, verify, write_manifest
+from conclave.errors import InvalidInput
+from conclave_weights.digest import (
+    WeightsFile,
+    digest_of,
+    hash_files,
+    list_files,
+    read_manifest,
+    verify,
+    write_manifest,
+)
 from conclave_weights.soundness import check_weights
 
 app = typer.Typer(
@@ -19,6 +30,8 @@ app = typer.Typer(
 )
 
 WeightsPath = Annotated[Path, typer.Argument(metavar="PATH", help="Directory of the weights.")]
+_LONG_WORK_BYTES = 2**30
+"""From here on a pipe, too, is told how far the work is: ten lines."""
 
 
 @app.command()
@@ -26,34 +39,84 @@ def digest(
     path: WeightsPath,
     manifest: Annotated[Path | None, typer.Option(help="Also write each file's hash and size to this file.")] = None,
 ) -> None:
-    """Print the digest of the weights, as spec.model.digest takes it."""
+    """Print the digest of the weights, as spec.model.digest takes it. Exits 4 where they are damaged."""
+    if manifest is not None and manifest.resolve().is_relative_to(path.resolve()):
+        raise InvalidInput(f"--manifest {manifest}: lies among the weights, where it would be one file too many")
     check_weights(path)
-    with _progress(path) as on_progress:
+    with _progress("hashing", _size_bytes(path)) as on_progress:
         files = hash_files(path, on_progress=on_progress)
     if manifest is not None:
-        manifest.write_text(write_manifest(files))
+        _write_text(manifest, write_manifest(files))
     typer.echo(digest_of(files))
 
 
 @app.command(name="verify")
 def verify_command(
     path: WeightsPath,
-    digest: Annotated[str, typer.Option(help="The digest that the weights must have.")],
-    manifest: Annotated[Path | None, typer.Option(help="What `digest --manifest` wrote: names the files.")] = None,
+    digest: Annotated[str | None, typer.Option(help="The digest that the weights must have.")] = None,
+    manifest: Annotated[
+        Path | None, typer.Option(help="What `digest --manifest` wrote: says which file differs, and how.")
+    ] = None,
 ) -> None:
-    """Check that the weights are whole and have this digest."""
-    check_weights(path)
-    expected = None if manifest is None else read_manifest(manifest.read_text())
-    with _progress(path) as on_progress:
+    """Check that the weights are those of this digest, of this manifest, or of both, and whole.
+
+    Exits 4 where they are not: a file corrupt, truncated, exchanged with another, renamed, missing, extra or a link.
+    """
+    if digest is None and manifest is None:
+        raise InvalidInput("give --digest sha256:..., or --manifest FILE, or both")
+    if digest is not None and not re.fullmatch("sha256:[0-9a-f]{64}", digest):
+        raise InvalidInput(f"--digest {digest!r}: expected sha256: and 64 hex digits (0-9a-f), as `digest` prints it")
+    expected = None if manifest is None else _read_manifest(manifest)
+    if expected is None:
+        check_weights(path)
+    with _progress("hashing", _size_bytes(path)) as on_progress:
         files = verify(path, digest, manifest=expected, on_progress=on_progress)
-    typer.echo(f"{path}: {len(files)} files, {sum(file.size_bytes for file in files)} bytes: {digest}")
+    check_weights(path)
+    typer.echo(f"{path}: {len(files)} files, {sum(file.size_bytes for file in files)} bytes: {digest_of(files)}")
+
+
+def _read_manifest(manifest: Path) -> tuple[WeightsFile, ...]:
+    try:
+        return read_manifest(manifest.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise InvalidInput(f"--manifest {manifest}: cannot be read: {error}; give what `digest` wrote") from error
+
+
+def _write_text(path: Path, text: str) -> None:
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise InvalidInput(f"{path}: cannot be written: {error.strerror or error}") from error
+
+
+def _size_bytes(path: Path) -> int:
+    return sum(size_bytes for _, size_bytes in list_files(path))
 
 
 @contextmanager
-def _progress(path: Path) -> Iterator[Callable[[int], None]]:
-    total_bytes = sum(size_bytes for _, size_bytes in list_files(path))
-    columns = (TextColumn("hashing"), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+def _progress(verb: str, total_bytes: int) -> Iterator[Callable[[int], None]]:
+    """A bar on a terminal; on a pipe a line on stderr at each tenth of long work."""
     console = Console(stderr=True)
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+    if not console.is_terminal:
+        yield _Tenths(verb, total_bytes) if total_bytes >= _LONG_WORK_BYTES else lambda _bytes: None
+        return
+    columns = (TextColumn(verb), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True) as progress:
         task = progress.add_task("", total=total_bytes)
         yield lambda count_bytes: progress.advance(task, count_bytes)
+
+
+class _Tenths:
+    """Says on stderr when another tenth is done; may be called from several threads."""
+
+    def __init__(self, verb: str, total_bytes: int) -> None:
+        self._verb, self._total_bytes, self._done_bytes, self._told = verb, total_bytes, 0, 0
+        self._lock = Lock()
+
+    def __call__(self, count_bytes: int) -> None:
+        with self._lock:
+            self._done_bytes += count_bytes
+            tenth = self._done_bytes * 10 // self._total_bytes
+            if tenth > self._told:
+                self._told = tenth
+                typer.echo(f"{self._verb}: {tenth * 10} % of {self._total_bytes / 2**30:.1f} GiB", err=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import stat
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -19,6 +20,8 @@ from conclave_weights.errors import DigestMismatch, WeightsUnfit
 CHUNK_BYTES = 4 * 1024**2
 MAX_THREADS = 16
 """Beyond this, storage is the limit, not SHA-256."""
+_SHA256 = re.compile("[0-9a-f]{64}")
+_SIZE = re.compile("[0-9]{1,18}")
 
 
 @dataclass(frozen=True, order=True)
@@ -116,57 +119,73 @@ def digest_of(files: Iterable[WeightsFile]) -> str:
 
 
 def differences(expected: Iterable[WeightsFile], seen: Iterable[WeightsFile]) -> tuple[str, ...]:
-    """One sentence for each file that is not as expected; a renamed file is named as such."""
+    """One sentence for each file that is not as expected: what is seen, what is expected, what to do."""
     wanted = {file.path: file for file in expected}
     found = {file.path: file for file in seen}
     missing = {path: wanted[path] for path in sorted(wanted.keys() - found.keys())}
     extra = {path: found[path] for path in sorted(found.keys() - wanted.keys())}
-    sentences = [_difference(wanted[path], found[path]) for path in sorted(wanted.keys() & found.keys())]
+    sentences = [
+        _difference(path, wanted, found)
+        for path in sorted(wanted.keys() & found.keys())
+        if wanted[path].line() != found[path].line()
+    ]
     for path, file in missing.items():
         twin = next((name for name, other in extra.items() if other.sha256 == file.sha256), None)
         if twin is not None:
             del extra[twin]
-            sentences.append(f"{path}: renamed to {twin}")
+            sentences.append(f"{path}: renamed to {twin}; rename it back")
         else:
-            sentences.append(f"{path}: missing")
-    sentences += [f"{path}: not part of the weights" for path in extra]
-    return tuple(sentence for sentence in sentences if sentence)
+            sentences.append(f"{path}: missing, expected {file.size_bytes} bytes; copy it")
+    sentences += [
+        f"{path}: not part of the weights ({file.size_bytes} bytes); remove it" for path, file in extra.items()
+    ]
+    return tuple(sentences)
 
 
-def _difference(wanted: WeightsFile, found: WeightsFile) -> str:
-    if found.size_bytes < wanted.size_bytes:
-        return f"{wanted.path}: {found.size_bytes} bytes, expected {wanted.size_bytes}: truncated"
-    if found.size_bytes > wanted.size_bytes:
-        return f"{wanted.path}: {found.size_bytes} bytes, expected {wanted.size_bytes}"
-    if found.sha256 != wanted.sha256:
-        return f"{wanted.path}: sha256 {found.sha256}, expected {wanted.sha256}: content changed"
-    return ""
+def _difference(path: str, wanted: dict[str, WeightsFile], found: dict[str, WeightsFile]) -> str:
+    want, have = wanted[path], found[path]
+    origin = next((name for name, file in wanted.items() if name != path and file.sha256 == have.sha256), None)
+    if origin is not None:
+        is_exchanged = origin in found and found[origin].sha256 == want.sha256
+        return f"{path}: holds the contents of {origin} (sha256 {have.sha256}), expected sha256 {want.sha256}: " + (
+            f"exchanged with {origin}; exchange their names" if is_exchanged else "overwritten; copy it anew"
+        )
+    if have.size_bytes != want.size_bytes:
+        kind = "truncated" if have.size_bytes < want.size_bytes else "too long"
+        return f"{path}: {have.size_bytes} bytes, expected {want.size_bytes}: {kind}; copy it anew"
+    return f"{path}: sha256 {have.sha256}, expected {want.sha256}: content changed; copy it anew"
 
 
 def verify(
     root: Path,
-    digest: str,
+    digest: str | None,
     *,
     manifest: Iterable[WeightsFile] | None = None,
     on_progress: Callable[[int], None] = lambda _bytes: None,
 ) -> tuple[WeightsFile, ...]:
-    """The files, where their digest is `digest`; otherwise DigestMismatch, which names the files that differ from
-    `manifest` (the lines that the digest was made of), or all files where there is none."""
+    """The files, where they are those of `digest`, of `manifest` (the lines that a digest is made of), or of both.
+
+    Raises DigestMismatch naming the files that differ from the manifest, or all files where there is none.
+    """
     expected = None if manifest is None else tuple(manifest)
-    if expected is not None and digest_of(expected) != digest:
+    own = None if expected is None else digest_of(expected)
+    if digest is None and own is None:
+        raise ValueError("verify: neither digest nor manifest given")
+    if None not in (digest, own) and digest != own:
         raise DigestMismatch(
-            f"weights manifest: its digest is {digest_of(expected)}, expected {digest}; "
+            f"weights manifest: its digest is {own}, expected {digest}; "
             "use the manifest that was written together with the digest"
         )
     seen = hash_files(root, on_progress=on_progress)
-    if digest_of(seen) == digest:
+    seen_digest, wanted_digest = digest_of(seen), digest or own
+    if seen_digest == wanted_digest:
         return seen
     if expected is not None:
         details = differences(expected, seen)
     else:
         details = tuple(f"{file.path}: {file.size_bytes} bytes, sha256 {file.sha256}" for file in seen)
     raise DigestMismatch(
-        f"weights {root}: digest {digest_of(seen)}, expected {digest}; copy the weights anew, or correct "
+        f"weights {root}: digest {seen_digest}, expected {wanted_digest}; copy the weights anew, or correct "
         "spec.model.digest if these are the ones you want\n" + "\n".join(f"  {line}" for line in details)
     )
 
@@ -177,12 +196,14 @@ def write_manifest(files: Iterable[WeightsFile]) -> str:
 
 
 def read_manifest(text: str) -> tuple[WeightsFile, ...]:
-    """The inverse of `write_manifest`."""
-    files = []
-    for number, line in enumerate(text.splitlines(), 1):
+    """The inverse of `write_manifest`; refuses a malformed line and a file that is named twice."""
+    files: dict[str, WeightsFile] = {}
+    for number, line in enumerate(text.removesuffix("\n").split("\n"), 1):
         sha256, _, rest = line.partition(" ")
         size, _, path = rest.partition(" ")
-        if len(sha256) != 64 or not size.isdigit() or not path:
+        if not _SHA256.fullmatch(sha256) or not _SIZE.fullmatch(size) or not path:
             raise WeightsUnfit(f"weights manifest, line {number}: {line[:80]!r}, expected `sha256 size path`")
-        files.append(WeightsFile(path, int(size), sha256))
-    return tuple(files)
+        if path in files:
+            raise WeightsUnfit(f"weights manifest, line {number}: {path} for the second time; keep one line of it")
+        files[path] = WeightsFile(path, int(size), sha256)
+    return tuple(files.values())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -89,34 +90,76 @@ def rename(root: Path) -> None:
     (root / "a/shard-1.safetensors").rename(root / "a/shard-2.safetensors")
 
 
+def overwrite(root: Path) -> None:
+    (root / "a-b.txt").write_bytes((root / "config.json").read_bytes())
+
+
 def swap_two(root: Path) -> None:
     first, second = (root / "config.json").read_bytes(), (root / "a-b.txt").read_bytes()
     (root / "config.json").write_bytes(second)
     (root / "a-b.txt").write_bytes(first)
 
 
+SHA256 = {name: hashlib.sha256(content).hexdigest() for name, content in FILES.items()}
 CHANGES = [
-    pytest.param(flip_a_byte, ["a/shard-1.safetensors", "content changed"], id="one byte flipped"),
-    pytest.param(truncate, ["a/shard-1.safetensors: 4999 bytes, expected 5000: truncated"], id="a file truncated"),
-    pytest.param(append, ["a/shard-1.safetensors: 5001 bytes, expected 5000"], id="a byte appended"),
-    pytest.param(remove, ["config.json: missing"], id="a file missing"),
-    pytest.param(add, ["model.py: not part of the weights"], id="a file added"),
-    pytest.param(rename, ["a/shard-1.safetensors: renamed to a/shard-2.safetensors"], id="a file renamed"),
-    pytest.param(swap_two, ["config.json: 1 bytes", "a-b.txt: 2 bytes"], id="two files swapped"),
+    pytest.param(
+        flip_a_byte,
+        rf"a/shard-1.safetensors: sha256 \w+, expected {SHA256['a/shard-1.safetensors']}: "
+        "content changed; copy it anew",
+        id="one byte flipped",
+    ),
+    pytest.param(
+        truncate, "a/shard-1.safetensors: 4999 bytes, expected 5000: truncated; copy it anew", id="a file truncated"
+    ),
+    pytest.param(
+        append, "a/shard-1.safetensors: 5001 bytes, expected 5000: too long; copy it anew", id="a byte appended"
+    ),
+    pytest.param(remove, "config.json: missing, expected 2 bytes; copy it", id="a file missing"),
+    pytest.param(add, r"model.py: not part of the weights \(9 bytes\); remove it", id="a file added"),
+    pytest.param(
+        rename, "a/shard-1.safetensors: renamed to a/shard-2.safetensors; rename it back", id="a file renamed"
+    ),
+    pytest.param(
+        overwrite,
+        rf"a-b.txt: holds the contents of config.json \(sha256 {SHA256['config.json']}\), "
+        rf"expected sha256 {SHA256['a-b.txt']}: overwritten; copy it anew",
+        id="a file overwritten by another",
+    ),
+    pytest.param(
+        swap_two,
+        rf"a-b.txt: holds the contents of config.json .*: exchanged with config.json; exchange their names\n"
+        rf"  config.json: holds the contents of a-b.txt \(sha256 {SHA256['a-b.txt']}\), "
+        rf"expected sha256 {SHA256['config.json']}: exchanged with a-b.txt; exchange their names",
+        id="two files swapped",
+    ),
 ]
 
 
 @pytest.mark.parametrize(("change", "named"), CHANGES)
-def test_every_change_is_refused_and_named(weights: Path, change: Callable[[Path], None], named: list[str]) -> None:
+def test_every_change_is_refused_and_told_apart(weights: Path, change: Callable[[Path], None], named: str) -> None:
     manifest = hash_files(weights)
     digest = digest_of(manifest)
-    assert verify(weights, digest) == manifest
+    assert verify(weights, digest) == verify(weights, None, manifest=manifest) == manifest
     change(weights)
-    with pytest.raises(DigestMismatch) as refusal:
-        verify(weights, digest, manifest=manifest)
-    assert [part for part in named if part not in str(refusal.value)] == []
+    for wanted in (digest, None):
+        with pytest.raises(DigestMismatch) as refusal:
+            verify(weights, wanted, manifest=manifest)
+        assert re.fullmatch(named, str(refusal.value).partition("\n  ")[2])
     with pytest.raises(DigestMismatch, match=digest):
         verify(weights, digest)
+
+
+def test_a_file_replaced_by_a_link_is_refused_as_a_link(weights: Path, tmp_path: Path) -> None:
+    manifest = hash_files(weights)
+    (weights / "config.json").rename(tmp_path / "elsewhere")
+    (weights / "config.json").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(WeightsUnfit, match=r"config.json is a symbolic link to .*elsewhere.*cp -rL"):
+        verify(weights, None, manifest=manifest)
+
+
+def test_nothing_to_verify_against_is_an_error(weights: Path) -> None:
+    with pytest.raises(ValueError, match="neither digest nor manifest"):
+        verify(weights, None)
 
 
 def test_a_manifest_that_is_not_the_digests_own_is_refused(weights: Path) -> None:
@@ -174,12 +217,20 @@ def test_two_sets_have_one_digest_exactly_when_nothing_differs(
     assert (digest_of(one) == digest_of(other)) == (differences(one, other) == ())
 
 
-@given(WEIGHTS_FILES.map(lambda files: [f for f in files if not set(f.path) & set("\x85\u2028\u2029")]))
+@given(WEIGHTS_FILES.filter(bool))
 def test_a_manifest_reads_back_as_written(files: list[WeightsFile]) -> None:
     assert read_manifest(write_manifest(files)) == tuple(sorted(files))
 
 
-@pytest.mark.parametrize("line", ["", "abc 1 x", "0" * 64 + " x config.json", "0" * 64 + " 12 "])
+@pytest.mark.parametrize(
+    "line", ["", "abc 1 x", "0" * 64 + " x config.json", "0" * 64 + " ² x", "g" * 64 + " 1 x", "0" * 64 + " 12 "]
+)
 def test_a_malformed_manifest_line_is_named(line: str) -> None:
     with pytest.raises(WeightsUnfit, match="line 1"):
         read_manifest(line + "\n")
+
+
+def test_a_file_named_twice_in_a_manifest_is_refused() -> None:
+    line = "0" * 64 + " 1 config.json\n"
+    with pytest.raises(WeightsUnfit, match=r"line 2: config\.json for the second time"):
+        read_manifest(line + line)
