@@ -292,7 +292,13 @@ def _try(request: PlanRequest, option: _Option) -> _Candidate | RejectedOption:
 
 
 def _rank(request: PlanRequest, candidate: _Candidate) -> tuple[object, ...]:
-    """The least is the best: a useful context, the preferred accelerator, no stage over nodes, few stages, few GPUs."""
+    """The least is the best. What comes first outweighs all that follows:
+
+    a useful context, or else the longest; the owner's order of accelerators; a stage inside one node, because tensor
+    parallelism exchanges activations twice a layer; few pipeline stages, because a token passes them one after the
+    other, so that TP=8 answers sooner than TP=4, PP=2 on as many GPUs; few GPUs; experts sliced rather than spread,
+    which loads all ranks alike; the smaller device, which leaves the larger to models that need it.
+    """
     useful = min(request.facts.context_tokens, USEFUL_CONTEXT_TOKENS)
     layout, placement = candidate.option.layout, candidate.placement
     is_useful = request.settings.max_model_len is not None or candidate.fit.max_model_len >= useful
