@@ -6,13 +6,14 @@ in the scope for `ingress.py`; of the client's headers only the trace context go
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Awaitable, Callable, MutableMapping
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 from conclave_serving.authorization import BearerToken
-from conclave_serving.errors import RequestError, internal_error
+from conclave_serving.errors import RequestError, internal_error, place_of
 from conclave_serving.request_body import DisconnectError, Message, Receive, parse_object, read_body
 from conclave_serving.request_limits import LIMITS, Endpoint
 from conclave_serving.routes import Route, find_route
@@ -20,6 +21,8 @@ from conclave_serving.routes import Route, find_route
 Scope = MutableMapping[str, Any]
 Send = Callable[[Message], Awaitable[None]]
 AsgiApp = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+logger = logging.getLogger("ray.serve")
 
 REQUEST = "conclave.request"
 """Key of the checked request in the ASGI scope."""
@@ -54,10 +57,10 @@ class Edge:
             await reply.refuse(refusal)
         except DisconnectError:
             return
-        except Exception:
-            # Serve logs what is raised, under the request id that its proxy puts on the response.
+        except Exception as error:  # noqa: BLE001 - logged here: whoever logs it above would log its message
+            # Serve puts the request id of the response on the line.
+            logger.error("request failed: %s", place_of(error))
             await reply.refuse(internal_error())
-            raise
 
     async def _admit(self, scope: Scope, receive: Receive) -> Scope:
         """The scope as the ingress may see it, or a RequestError."""

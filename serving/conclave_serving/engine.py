@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import logging
 import time
-import traceback
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Any, cast
@@ -16,6 +15,7 @@ from ray.serve.llm.deployment import LLMServer
 from ray.serve.llm.openai_api_models import CompletionRequest, ErrorResponse
 
 from conclave_serving.coalescing import coalesce
+from conclave_serving.errors import place_of
 from conclave_serving.warm_up import Rehearsal, rehearsals
 
 MESSAGES_PER_S = 160
@@ -76,8 +76,7 @@ class Engine(LLMServer):
                 async for answer in paced:
                     yield answer
         except Exception as error:  # noqa: BLE001 - raised again, without its message
-            frames = "".join(traceback.format_tb(error.__traceback__))
-            logger.error("request failed: %s at\n%s", type(error).__name__, frames)
+            logger.error("request failed: %s", place_of(error))
             raise EngineError(f"the engine failed with {type(error).__name__}") from None
         finally:
             self._streams -= streams

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import re
+import traceback
 from collections.abc import Mapping
 
 Headers = list[tuple[bytes, bytes]]
@@ -142,3 +143,8 @@ def engine_refusal(status: int, message: str) -> RequestError:
         kind="invalid_request_error" if status < 500 else "server_error",
         code="context_length_exceeded" if context else "engine_refused",
     )
+
+
+def place_of(error: BaseException) -> str:
+    """Type and frames of an error for the log, without its message: that may hold what a client sent."""
+    return f"{type(error).__name__} at\n{''.join(traceback.format_tb(error.__traceback__))}"

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -17,6 +17,7 @@ from ray.serve.llm.ingress import OpenAiIngress
 from ray.serve.llm.openai_api_models import ChatCompletionRequest, CompletionRequest
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
+from vllm.exceptions import VLLMClientError
 
 from conclave_serving.authorization import read_token
 from conclave_serving.edge import REQUEST, REQUEST_ID
@@ -66,8 +67,6 @@ class Ingress(OpenAiIngress):
             raise overloaded(self._retry_after_s) from None
         except (DeploymentUnavailableError, RayActorError) as error:
             raise engine_unavailable(self._retry_after_s) from error
-        except ValueError:  # pydantic validates parts of messages only when they are read; its message repeats them
-            raise invalid("The request is invalid.") from None
         except Exception as error:
             status = getattr(error, "status_code", None)  # Ray LLM's OpenAIHTTPException is not public
             if isinstance(status, int) and 400 <= status < 500:
@@ -79,12 +78,15 @@ def _validated(model: type[RequestModel], request: Request) -> RequestModel:
     """The checked body as vLLM's own type, with our request id: the engine must not take the client's."""
     fields = {**request.scope[REQUEST], "request_id": request.scope[REQUEST_ID]}
     try:
-        return model.model_validate(fields)
+        checked = model.model_validate(fields)
+        for message in getattr(checked, "messages", ()):
+            for name, value in message.items():
+                if isinstance(value, Iterator):  # pydantic validates such a part only when it is read
+                    message[name] = list(value)
+        return checked
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False, include_input=False)[0]
         param = str(first["loc"][0]) if first["loc"] and first["loc"][0] in fields else None
         raise invalid(f"'{param}' has an invalid value." if param else "The request is invalid.", param) from None
-    except Exception as error:
-        if "vllm" in type(error).__module__:  # VLLMValidationError: a client's mistake, the message repeats the value
-            raise engine_refusal(400, str(error)) from None
-        raise
+    except VLLMClientError as error:  # its message repeats the value
+        raise engine_refusal(400, str(error)) from None
