@@ -54,7 +54,18 @@ LARGEST = merge(
     BASE,
     {
         "spec": {
-            "model": {"servedName": "a" * 96, "source": {"persistentVolumeClaim": {"path": "a" * 512}}},
+            "model": {
+                "servedName": "a" * 96,
+                "source": {"persistentVolumeClaim": {"path": "a" * 512}},
+                "adapters": [
+                    {
+                        "name": f"{index:a>96}",
+                        "source": {"persistentVolumeClaim": {"claimName": LABEL, "path": "a" * 512}},
+                        "digest": f"sha256:{'0' * 64}",
+                    }
+                    for index in range(16)
+                ],
+            },
             "engine": {
                 "extraArgs": {
                     name: _largest_value(setting) for name, setting in list(engine_argument_list().allowed.items())[:32]

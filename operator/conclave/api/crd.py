@@ -6,6 +6,7 @@ Called by tools/generate.py, which adds the rules of `conclave.policy`. Pure: ty
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from copy import deepcopy
 from typing import Any
 
 from conclave.api.formats import DNS_1035
@@ -81,7 +82,7 @@ def structural_schema(kind: type[ModelDeployment]) -> Schema:
     schema["required"] = ["spec"]
     schema["x-kubernetes-validations"] = [
         DNS_1035.field_rule("metadata.name"),  # metadata cannot be described, only bound from the root
-        *(rule.cel() for rule in kind.change_rules),
+        *(rule.cel() for rule in (*kind.rules, *kind.change_rules)),
     ]
     return schema
 
@@ -97,7 +98,7 @@ def _structural(schema: Schema, definitions: Mapping[str, Schema]) -> Schema:
     """A JSON schema of pydantic's, rewritten; `description` and `default` beside a reference win over its own."""
     if "$ref" in schema:
         own = {key: value for key, value in schema.items() if key != "$ref"}
-        return _structural(definitions[schema["$ref"].removeprefix("#/$defs/")] | own, definitions)
+        return _structural(deepcopy(definitions[schema["$ref"].removeprefix("#/$defs/")]) | own, definitions)
     if "anyOf" in schema:  # an optional field: the other arm is null
         own = {key: value for key, value in schema.items() if key not in ("anyOf", "default")}
         return _structural(schema["anyOf"][0] | own, definitions)

@@ -125,4 +125,20 @@ class _IntegerOrAuto:
         }
 
 
+class OwnNames:
+    """Entries of a list that are told apart by `name`, a map to the API server: metadata of an annotated tuple."""
+
+    def _check(self, entries: Any) -> Any:
+        names = [entry.name for entry in entries]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise BrokenRulesError([f'Duplicate value: {{"name":"{name}"}}' for name in twice])
+        return entries
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_after_validator_function(self._check, handler(source))
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        return handler(schema) | {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]}
+
+
 TargetConcurrency = Annotated[int | Literal["auto"], _IntegerOrAuto()]

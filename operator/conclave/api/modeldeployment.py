@@ -26,6 +26,7 @@ from conclave.api.formats import (
     ModelId,
     NamespaceName,
     NodeSelector,
+    OwnNames,
     PinnedImageReference,
     Quantity,
     RelativePath,
@@ -89,8 +90,30 @@ class Licence(ApiModel):
     """The licence's id, as `conclave models show` prints it."""
 
 
+class Adapter(ApiModel):
+    """A LoRA adapter as PEFT saves it: adapter_config.json and adapter_model.safetensors."""
+
+    name: ServedName
+    """The model name that clients send to be answered with it; another one than the base model's."""
+    source: ModelSource
+    """Where its files are: `persistentVolumeClaim` or `image`; the model's own claim may hold them too."""
+    max_rank: Literal[1, 8, 16, 32, 64, 128, 256, 320, 512] = 16
+    """At least its `r` in adapter_config.json. Each GPU sets memory for the largest of all adapters aside for each."""
+    digest: Sha256Digest | None = None
+    """Digest of its files, as `conclave weights digest` prints it; checked before the engine starts."""
+
+
 class Model(ApiModel):
     """Which model, under which name, from which weights."""
+
+    rules = (
+        Rule(
+            "!has(self.servedName) || !has(self.adapters)"
+            " || self.adapters.all(adapter, adapter.name != self.servedName)",
+            lambda model: model.served_name not in [adapter.name for adapter in model.adapters],
+            Message('adapters: the name "{servedName}" is the servedName of the base model: give each one of its own'),
+        ),
+    )
 
     id: ModelId
     """A catalogue entry, for instance `mistralai/Mixtral-8x7B-Instruct-v0.1`; another id needs `configRef`."""
@@ -105,6 +128,8 @@ class Model(ApiModel):
     digest: Sha256Digest | None = None
     """Digest of the weights' files, as `conclave weights digest` prints it; checked before the engine starts."""
     licence: Licence | None = None
+    adapters: Annotated[tuple[Adapter, ...], Field(max_length=16), OwnNames()] = ()
+    """LoRA adapters, each served under its own name beside the base model and by the same replicas."""
 
 
 class Dtype(StrEnum):
@@ -395,6 +420,20 @@ class ModelDeployment(ApiModel):
             "(has({object}.spec.model.servedName) ? {object}.spec.model.servedName : {object}.metadata.name)",
             "spec.model.servedName never changes, because clients send it: it is {before} (the object's name where "
             "left out) and cannot become {after}; make a new ModelDeployment for a new name",
+        ),
+    )
+    rules = (
+        Rule(
+            "has(self.spec.model.servedName) || !has(self.spec.model.adapters)"
+            " || self.spec.model.adapters.all(adapter, adapter.name != self.metadata.name)",
+            lambda deployment: (
+                deployment.spec.model.served_name is not None
+                or deployment.metadata.name not in [adapter.name for adapter in deployment.spec.model.adapters]
+            ),
+            Message(
+                'spec.model.adapters: the name "{metadata.name}" is the base model\'s, since servedName is left out: '
+                "give each one of its own"
+            ),
         ),
     )
 
