@@ -21,16 +21,19 @@ class _Bill:
     def __init__(self, costs: GrammarCosts) -> None:
         self.costs = costs
         self.ms = 0.0
-        self._lengths: set[tuple[float, float]] = set()
+        self._lengths: set[tuple[int, int]] = set()
 
     def add_node(self, node: dict[str, Any]) -> None:
         """One object of a JSON schema, without its children."""
         self.ms += self.costs.of_node(node)
-        least, most = (node.get(key) for key in ("minLength", "maxLength"))
-        lengths = tuple(value if isinstance(value, int | float) else 0 for value in (least, most))
+        lengths = (_length(node.get("minLength")), _length(node.get("maxLength")))
         if lengths not in self._lengths:
             self._lengths.add(lengths)
-            self.ms += self.costs.of_length(int(max(lengths)))
+            self.ms += self.costs.of_length(max(lengths))
+
+
+def _length(value: object) -> int:
+    return int(value) if isinstance(value, int | float) else 0
 
 
 class SchemaLimits(BaseModel):
