@@ -7,8 +7,8 @@ from functools import partial
 from typing import Any
 
 import pytest
+from tests.eventually import eventually
 from tests.integration.testbed.audit import Right
-from tests.integration.testbed.eventually import eventually
 from tests.integration.testbed.helm import Helm, OperatorAccount, install_operator_account
 from tests.integration.testbed.kube import Kube, KubectlError
 from tests.integration.testbed.kuberay import KubeRay

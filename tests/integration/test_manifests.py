@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import yaml
-from tests.integration.testbed.eventually import eventually
+from tests.eventually import eventually
 from tests.integration.testbed.kube import Kube
 from tests.integration.testbed.kuberay import KubeRay
 from tests.scenes import DIGEST, SETTINGS, make_deployment, make_plan

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import yaml
-from tests.integration.testbed.eventually import eventually
+from tests.eventually import eventually
 from tests.integration.testbed.helm import Helm, OperatorAccount, install_operator_account
 from tests.integration.testbed.kube import Kube
 from tests.integration.testbed.kuberay import KubeRay

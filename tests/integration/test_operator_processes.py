@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.eventually import eventually
 from tests.integration.testbed.audit import Request
-from tests.integration.testbed.eventually import eventually
 from tests.integration.testbed.helm import OperatorAccount
 from tests.integration.testbed.kube import Kube
 from tests.integration.testbed.kuberay import KubeRay

@@ -7,8 +7,8 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from tests.eventually import eventually
 from tests.integration.testbed.audit import Right
-from tests.integration.testbed.eventually import eventually
 from tests.integration.testbed.kube import Kube
 from tests.integration.testbed.kuberay import KubeRay
 

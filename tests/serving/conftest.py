@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.serving.deployed import TOKEN, Endpoint, eventually, log_text, serving_arguments
+from tests.eventually import eventually
+from tests.serving.deployed import TOKEN, Endpoint, log_text, serving_arguments
 from tools.tiny_checkpoint import make_checkpoint
 
 from conclave_cli.local.ray_head import RayHead, free_port
@@ -63,8 +64,8 @@ def endpoint(
             return False
         failure = failure_of(application)
         if failure:
-            raise AssertionError(f"{failure}\n{os.linesep.join(log_text(head.logs).splitlines()[-200:])}")
+            pytest.fail(f"{failure}\n{os.linesep.join(log_text(head.logs).splitlines()[-200:])}")
         return application.status == "RUNNING"
 
-    eventually(is_running, DEPLOY_TIMEOUT_S, f"{architecture} is RUNNING")
+    eventually(is_running, DEPLOY_TIMEOUT_S)
     return Endpoint(architecture, checkpoint, port, head.logs, log_text(head.logs))

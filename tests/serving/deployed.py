@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
-import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,16 +23,6 @@ TOKEN = "the-tests-own-token-0123456789"
 MAX_MODEL_LEN = 512
 ACCEPTED, QUEUED = 4, 4
 TENSOR_PARALLEL = {"mixtral": 2, "llama-3": 1, "gemma": 1, "phi-3": 1}
-
-
-def eventually(check: Callable[[], Any], timeout_s: float, what: str) -> Any:
-    """The first truthy answer of `check`."""
-    deadline = time.monotonic() + timeout_s
-    while not (answer := check()):
-        if time.monotonic() > deadline:
-            raise AssertionError(f"not within {timeout_s:g} s: {what}")
-        time.sleep(0.25)
-    return answer
 
 
 def serving_arguments(architecture: str, checkpoint: Path, token_path: Path) -> ServingArguments:

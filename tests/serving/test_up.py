@@ -9,7 +9,6 @@ import socket
 import stat
 import subprocess
 import sys
-import time
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,20 +16,13 @@ from typing import Any
 
 import pytest
 import yaml
+from tests.eventually import eventually
 
 from conclave_weights.digest import digest_of, hash_files
 
 ROOT = Path(__file__).parents[2]
 READY_TIMEOUT_S = 420.0
 END_TIMEOUT_S = 90.0
-
-
-def eventually(condition: Callable[[], Any], timeout_s: float, what: str) -> Any:
-    deadline = time.monotonic() + timeout_s
-    while not (found := condition()):
-        assert time.monotonic() < deadline, f"not within {timeout_s:.0f} s: {what}"
-        time.sleep(0.2)
-    return found
 
 
 def free_port() -> int:
@@ -150,7 +142,7 @@ def test_from_manifest_to_tokens_and_back_to_nothing(
     port = free_port()
     digest = digest_of(hash_files(weights))
     up = start("-f", manifest(digest=digest), "--weights", weights, "--port", port, "--model-name", "tiny")
-    eventually(up.is_ready, READY_TIMEOUT_S, "conclave up is ready")
+    eventually(up.is_ready, READY_TIMEOUT_S)
     assert "verifying the weights" in up.stderr.read_text()
     (state_file,) = up.state.glob("conclave/mixtral-*/endpoint.json")
     assert stat.S_IMODE(state_file.stat().st_mode) == 0o600
@@ -214,7 +206,7 @@ def test_a_signal_while_it_starts_leaves_nothing(
 ) -> None:
     before = leftovers()
     up = start("-f", manifest(), "--weights", weights, "--port", free_port())
-    eventually(lambda: any("gcs_server" in process for process in up.processes()), 120, "Ray is starting")
+    eventually(lambda: any("gcs_server" in process for process in up.processes()), 120)
     assert up.end(number) == 130
     assert up.processes() == []
     assert leftovers() - before == set()
@@ -226,7 +218,7 @@ def test_two_at_once_do_not_get_into_each_others_way(
     before = leftovers()
     ups = [start("-f", manifest(), "--weights", weights, "--port", free_port()) for _ in range(2)]
     for up in ups:
-        eventually(lambda up=up: "building the application" in up.stderr.read_text(), 180, "Serve has the config")
+        eventually(lambda up=up: "building the application" in up.stderr.read_text(), 180)
     assert [up.end(signal.SIGTERM) for up in ups] == [130, 130]
     assert [up.processes() for up in ups] == [[], []]
     assert leftovers() - before == set()
@@ -236,9 +228,9 @@ def test_killed_outright_its_processes_end_by_themselves(
     start: Callable[..., Up], manifest: Callable[..., Path], weights: Path
 ) -> None:
     up = start("-f", manifest(), "--weights", weights, "--port", free_port())
-    eventually(lambda: any("raylet" in process for process in up.processes()), 120, "Ray is starting")
+    eventually(lambda: any("raylet" in process for process in up.processes()), 120)
     up.end(signal.SIGKILL)
-    eventually(lambda: up.processes() == [], 90, "Ray ended after its parent was killed")
+    eventually(lambda: up.processes() == [], 90)
 
 
 def refusal(up: Up, exit_code: int) -> str:

@@ -15,9 +15,9 @@ import urllib.request
 from collections.abc import Sequence
 from pathlib import Path
 
+from tests.eventually import eventually
 from tests.integration.testbed.audit import POLICY, AuditLog
 from tests.integration.testbed.certificates import Authority
-from tests.integration.testbed.eventually import eventually
 from tests.integration.testbed.processes import Process, free_port
 from tools.build_tools import program
 

@@ -11,9 +11,9 @@ from typing import Any
 
 from kubernetes import client, config, dynamic
 from kubernetes.client.exceptions import ApiException
+from tests.eventually import eventually
 from tests.integration.testbed.audit import AuditLog
 from tests.integration.testbed.control_plane import ControlPlane
-from tests.integration.testbed.eventually import eventually
 from tools.build_tools import program
 
 Manifest = Mapping[str, Any]

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tests.integration.testbed.eventually import eventually
+from tests.eventually import eventually
 from tests.integration.testbed.helm import OperatorAccount
 from tests.integration.testbed.kube import Kube
 from tests.integration.testbed.processes import Process, free_port

@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+
+from tests.eventually import eventually
 
 from conclave_cli.local.ray_head import free_port, session_processes, shared_memory_files, without_trackers
 
@@ -34,14 +34,6 @@ time.sleep(60)
 """
 
 
-def eventually(condition: Callable[[], Any], timeout_s: float = 20.0) -> Any:
-    deadline = time.monotonic() + timeout_s
-    while not (found := condition()):
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    return found
-
-
 @contextmanager
 def session() -> Iterator[tuple[subprocess.Popen[str], set[str], int]]:
     """A process in a session of its own, with a child in another process group."""
@@ -61,9 +53,9 @@ def test_all_processes_of_a_session_are_found_whatever_their_group() -> None:
         assert {process.pid, child} <= set(session_processes(process.pid))
         os.kill(process.pid, 9)
         process.wait()
-        assert eventually(lambda: session_processes(process.pid) == (child,))
+        eventually(lambda: session_processes(process.pid) == (child,))
         os.kill(child, 9)
-        assert eventually(lambda: session_processes(process.pid) == ())
+        eventually(lambda: session_processes(process.pid) == ())
 
 
 def test_shared_memory_and_semaphores_are_known_while_their_owner_lives() -> None:
