@@ -19,8 +19,10 @@ PROPERTY_COUNTS = ("minProperties", "maxProperties")
 
 _ATOM = re.compile(r"\((?:\?(?:[:=!]|<[=!]|P?<\w+>))?|\\.|\[\^?\]?(?:\\.|[^\]\\])*\]|.", re.DOTALL)
 _QUANTIFIER = re.compile(r"(?:[*+?]|\{(?P<least>\d+)(?P<range>,(?P<most>\d*))?\})\??")
-_WIDE = re.compile(r"\.|\[\^.*|\\[SDWw]", re.DOTALL)
-_CLASS = re.compile(r"\[.*|\\[dsbB]", re.DOTALL)
+_WIDE = re.compile(r"\.|\[.*|\\[SDWw]", re.DOTALL)
+_NARROW = re.compile(
+    r"\\[ds]|\[(?!\^)-?(?:[a-z]-[a-z]|[A-Z]-[A-Z]|[0-9]-[0-9]|\\[^sSwWDpPuxc0-9]|[^\\\]\s-]|-(?=\]))*\]"
+)
 _MANY = 10**6
 
 
@@ -93,9 +95,9 @@ class GrammarCosts(BaseModel):
         return float(total * (1 + self.choice_share * choices))
 
     def _of_atom(self, text: str) -> float:
-        if _WIDE.fullmatch(text):
-            return self.pattern_wide
-        return self.pattern_class if _CLASS.fullmatch(text) else self.pattern_literal
+        if _NARROW.fullmatch(text):
+            return self.pattern_class
+        return self.pattern_wide if _WIDE.fullmatch(text) else self.pattern_literal
 
 
 def _times(quantifier: re.Match[str]) -> int:

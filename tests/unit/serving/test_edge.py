@@ -444,6 +444,8 @@ BAD_BODIES: dict[str, tuple[object, str | None]] = {
     "a choice of 60 kB": (chat(structured_outputs={"choice": ["x" * 60] * 1000}), "structured_outputs"),
     "a pattern of many wildcards": (chat(structured_outputs={"regex": ".*" * 40}), "structured_outputs"),
     "a pattern of many optional groups": (chat(structured_outputs={"regex": "(.|)" * 60}), "structured_outputs"),
+    "a pattern of optional classes": (chat(structured_outputs={"regex": "[ -~]?" * 40}), "structured_outputs"),
+    "a pattern of optional words": (chat(structured_outputs={"regex": "[A-Za-z ]?" * 40}), "structured_outputs"),
     "a pattern of endless digits": (
         chat(structured_outputs={"regex": "(" * 9 + "a" + "){99999999999999999999}" * 9}),
         "structured_outputs",
