@@ -1,15 +1,18 @@
-"""`conclave weights digest|verify`: the digest that a ModelDeployment names, made and checked."""
+"""`conclave weights`: what weights hold and whether they are whole, and the digest that a ModelDeployment names."""
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from enum import StrEnum
 from pathlib import Path
 from threading import Lock
 from typing import Annotated
 
 import typer
+import yaml
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
@@ -23,15 +26,85 @@ from conclave_weights.digest import (
     verify,
     write_manifest,
 )
+from conclave_weights.errors import WeightsUnfit
+from conclave_weights.inspection import DtypeSum, Inspection, inspect_weights
 from conclave_weights.soundness import check_weights
 
 app = typer.Typer(
-    name="weights", no_args_is_help=True, rich_markup_mode=None, help="Digest and verify the weights of a model."
+    name="weights",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    help="Inspect, digest and verify the weights of a model.",
 )
 
 WeightsPath = Annotated[Path, typer.Argument(metavar="PATH", help="Directory of the weights.")]
 _LONG_WORK_BYTES = 2**30
 """From here on a pipe, too, is told how far the work is: ten lines."""
+
+
+class Output(StrEnum):
+    """Formats of the answer."""
+
+    TEXT = "text"
+    JSON = "json"
+    YAML = "yaml"
+
+
+@app.command()
+def inspect(
+    path: WeightsPath,
+    output: Annotated[Output, typer.Option("--output", "-o", help="Format of the answer.")] = Output.TEXT,
+) -> None:
+    """Tell what the weights hold, and everything that is wrong with them; reads headers only.
+
+    Exits 0 where they are sound (notes do not count), 4 where a problem is found.
+    """
+    inspection = inspect_weights(path)
+    if output is Output.TEXT:
+        typer.echo("\n".join(_inspection_lines(inspection)))
+    else:
+        answer = _inspection_data(inspection)
+        typer.echo(json.dumps(answer, indent=2) if output is Output.JSON else yaml.safe_dump(answer, sort_keys=False))
+    if inspection.problems:
+        raise typer.Exit(WeightsUnfit.exit_code)
+
+
+def _inspection_data(inspection: Inspection) -> dict[str, object]:
+    return {
+        "sound": not inspection.problems,
+        "path": inspection.path,
+        "architecture": inspection.architecture,
+        "configDtype": inspection.config_dtype,
+        "comparedWith": inspection.compared_with,
+        "shards": inspection.shards,
+        **_sums(inspection.total),
+        "dtypes": {dtype: _sums(part) for dtype, part in sorted(inspection.dtypes.items())},
+        "problems": inspection.problems,
+        "notes": inspection.notes,
+    }
+
+
+def _sums(part: DtypeSum) -> dict[str, int]:
+    return {"tensors": part.tensors, "parameters": part.parameters, "bytes": part.size_bytes}
+
+
+def _inspection_lines(inspection: Inspection) -> Iterator[str]:
+    yield f"weights       {inspection.path}"
+    yield f"architecture  {inspection.architecture or 'unknown'}"
+    yield f"stored        {_amount(inspection.total)} in {inspection.shards} safetensors files"
+    if len(inspection.dtypes) > 1:
+        for dtype, part in sorted(inspection.dtypes.items()):
+            yield f"  {dtype:<12}{_amount(part)}"
+    else:
+        yield f"type          {', '.join(inspection.dtypes) or 'none'}"
+    yield f"compared with {inspection.compared_with}"
+    for kind, sentences in (("problem", inspection.problems), ("note", inspection.notes)):
+        yield from (f"{kind:<14}{sentence}" for sentence in sentences)
+    yield "unsound" if inspection.problems else "sound"
+
+
+def _amount(part: DtypeSum) -> str:
+    return f"{part.tensors} tensors, {part.parameters:,} parameters, {part.size_bytes / 2**30:.2f} GiB"
 
 
 @app.command()

@@ -1,0 +1,110 @@
+"""The header of a safetensors file: names, types and shapes of its tensors, and whether the file is whole.
+
+The format is 8 bytes of length, that much JSON, then the data, without gaps. Reads no tensor; standard library only.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from conclave_weights.errors import WeightsUnfit
+
+MAX_HEADER_BYTES = 100_000_000
+"""The safetensors format's own limit."""
+DTYPE_BITS = {
+    "F64": 64, "I64": 64, "U64": 64, "C64": 64, "F32": 32, "I32": 32, "U32": 32,
+    "BF16": 16, "F16": 16, "I16": 16, "U16": 16,
+    "I8": 8, "U8": 8, "BOOL": 8, "F8_E4M3": 8, "F8_E5M2": 8, "F8_E8M0": 8, "F8_E4M3FNUZ": 8, "F8_E5M2FNUZ": 8,
+    "F6_E2M3": 6, "F6_E3M2": 6, "F4": 4,
+}  # fmt: skip
+REMEDY = "copy it anew"
+
+
+@dataclass(frozen=True)
+class TensorHeader:
+    """What a file says of one of its tensors."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    size_bytes: int
+
+    @property
+    def elements(self) -> int:
+        return math.prod(self.shape)
+
+
+def read_header(shard: Path) -> Mapping[str, TensorHeader]:
+    """The tensors of a safetensors file by name; WeightsUnfit where it is damaged or not of the size it says."""
+    try:
+        with shard.open("rb") as file:
+            prefix = file.read(8)
+            header_bytes = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else 0
+            text = file.read(header_bytes) if header_bytes <= MAX_HEADER_BYTES else b""
+            size_bytes = shard.stat().st_size
+    except OSError as error:
+        raise WeightsUnfit(f"weights file {shard}: cannot be read: {error.strerror or error}") from error
+    if header_bytes > MAX_HEADER_BYTES:
+        raise _damaged(shard, "its first 8 bytes are no safetensors header length")
+    if len(prefix) < 8 or len(text) < header_bytes:
+        raise WeightsUnfit(f"weights file {shard}: {size_bytes} bytes, shorter than its header: truncated; {REMEDY}")
+    try:
+        tensors, data_bytes = _parse(text)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise _damaged(shard, f"its safetensors header is invalid ({error})") from error
+    expected_bytes = 8 + header_bytes + data_bytes
+    if size_bytes != expected_bytes:
+        kind = ": truncated" if size_bytes < expected_bytes else ""
+        raise WeightsUnfit(
+            f"weights file {shard}: {size_bytes} bytes, its header says {expected_bytes}{kind}; {REMEDY}"
+        )
+    return tensors
+
+
+def write_header(tensors: Mapping[str, tuple[str, tuple[int, ...]]]) -> bytes:
+    """The start of a safetensors file whose data are these tensors (type, shape), one after the other."""
+    entries: dict[str, object] = {"__metadata__": {"format": "pt"}}
+    offset = 0
+    for name, (dtype, shape) in tensors.items():
+        end = offset + math.prod(shape) * DTYPE_BITS[dtype] // 8
+        entries[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [offset, end]}
+        offset = end
+    text = json.dumps(entries, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return struct.pack("<Q", len(text)) + text
+
+
+def _parse(text: bytes) -> tuple[dict[str, TensorHeader], int]:
+    """Tensors and bytes of data; ValueError, KeyError, TypeError or AttributeError where the header is invalid."""
+    header = json.loads(text)
+    spans = {name: _span(name, entry) for name, entry in header.items() if name != "__metadata__"}
+    reached = 0
+    for name, (begin, end) in sorted(spans.items(), key=lambda item: item[1]):
+        if begin != reached:
+            raise ValueError(f"{name}: data from byte {begin}, expected {reached}")
+        reached = end
+    tensors = {
+        name: TensorHeader(str(header[name]["dtype"]), tuple(header[name]["shape"]), end - begin)
+        for name, (begin, end) in spans.items()
+    }
+    return tensors, reached
+
+
+def _span(name: str, entry: Mapping[str, Any]) -> tuple[int, int]:
+    """Begin and end of the tensor's data, counted from the header's end."""
+    (begin, end), shape = entry["data_offsets"], entry["shape"]
+    if not all(type(number) is int and number >= 0 for number in (begin, end - begin, *shape)):
+        raise ValueError(f"{name}: offsets {begin}, {end} and shape {shape}, expected whole numbers in order")
+    bits = DTYPE_BITS.get(entry["dtype"])
+    if bits is not None and (end - begin) * 8 != bits * math.prod(shape):
+        raise ValueError(f"{name}: {end - begin} bytes for shape {shape} of {entry['dtype']}")
+    return begin, end
+
+
+def _damaged(shard: Path, what: str) -> WeightsUnfit:
+    return WeightsUnfit(f"weights file {shard}: {what}: damaged; {REMEDY}")
