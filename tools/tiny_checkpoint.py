@@ -9,9 +9,10 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from safetensors import TensorSpec, serialize_file
@@ -70,6 +71,46 @@ MIXTRAL_EXPERTS = {
     "model.layers.{layer}.block_sparse_moe.experts.{expert}.w2.weight": "hidden intermediate",
     "model.layers.{layer}.block_sparse_moe.experts.{expert}.w3.weight": "intermediate hidden",
 }
+BIASES = {
+    f"model.layers.{{layer}}.{name}.bias": symbol
+    for name, symbol in {
+        "input_layernorm": "hidden",
+        "post_attention_layernorm": "hidden",
+        "self_attn.q_proj": "query",
+        "self_attn.k_proj": "key_value",
+        "self_attn.v_proj": "key_value",
+        "self_attn.o_proj": "hidden",
+    }.items()
+}
+DBRX_TENSORS = {
+    "transformer.wte.weight": "vocabulary hidden",
+    "transformer.blocks.{layer}.norm_attn_norm.norm_1.weight": "hidden",
+    "transformer.blocks.{layer}.norm_attn_norm.attn.Wqkv.weight": "query_key_value hidden",
+    "transformer.blocks.{layer}.norm_attn_norm.attn.out_proj.weight": "hidden query",
+    "transformer.blocks.{layer}.norm_attn_norm.norm_2.weight": "hidden",
+    "transformer.blocks.{layer}.ffn.router.layer.weight": "experts hidden",
+    "transformer.blocks.{layer}.ffn.experts.mlp.w1": "experts_intermediate hidden",
+    "transformer.blocks.{layer}.ffn.experts.mlp.v1": "experts_intermediate hidden",
+    "transformer.blocks.{layer}.ffn.experts.mlp.w2": "experts_intermediate hidden",
+    "transformer.norm_f.weight": "hidden",
+    "lm_head.weight": "vocabulary hidden",
+}
+GROK_1_TENSORS = {
+    "model.embed_tokens.weight": "vocabulary hidden",
+    "model.layers.{layer}.attn.q_proj.weight": "query hidden",
+    "model.layers.{layer}.attn.k_proj.weight": "key_value hidden",
+    "model.layers.{layer}.attn.v_proj.weight": "key_value hidden",
+    "model.layers.{layer}.attn.o_proj.weight": "hidden query",
+    "model.layers.{layer}.moe_block.gate.weight": "experts hidden",
+    "model.layers.{layer}.moe_block.experts.{expert}.linear.weight": "intermediate hidden",
+    "model.layers.{layer}.moe_block.experts.{expert}.linear_v.weight": "intermediate hidden",
+    "model.layers.{layer}.moe_block.experts.{expert}.linear_1.weight": "hidden intermediate",
+    "model.layers.{layer}.pre_attn_norm.scale": "hidden",
+    "model.layers.{layer}.post_attn_norm.scale": "hidden",
+    "model.layers.{layer}.pre_moe_norm.scale": "hidden",
+    "model.layers.{layer}.post_moe_norm.scale": "hidden",
+    "model.norm.scale": "hidden",
+}
 TIED_ENDS = {"model.embed_tokens.weight": "vocabulary hidden", "model.norm.weight": "hidden"}
 ENDS = TIED_ENDS | {"lm_head.weight": "vocabulary hidden"}
 
@@ -100,6 +141,7 @@ class Sizes:
             "intermediate": self.intermediate,
             "gate_up": 2 * self.intermediate,
             "experts": self.experts,
+            "experts_intermediate": self.experts * self.intermediate,
             "vocabulary": VOCABULARY_TOKENS,
         }
 
@@ -116,6 +158,11 @@ class Architecture:
     """Centre of norm weights: 0 where the model adds 1 itself."""
     embedding_scale: float = 0.25
     """Standard deviation of embeddings and head; small where tied, or every token would only repeat itself."""
+    gains: Mapping[str, float] = field(default_factory=dict)
+    """Factor of the tensors whose names end so, which makes a feature of the architecture bite."""
+    names: Mapping[str, str] = field(default_factory=dict)
+    """What config.json calls a field here, `a.b` for field b of a; an empty name leaves it out."""
+    shards: int = 1
 
 
 ARCHITECTURES = {
@@ -168,10 +215,90 @@ ARCHITECTURES = {
         FUSED_ATTENTION | FUSED_DENSE | ENDS,
         sizes=Sizes(key_value_heads=4),
     ),
+    "phi-3.5-moe": Architecture(
+        {
+            "architectures": ["PhiMoEForCausalLM"],
+            "model_type": "phimoe",
+            "hidden_act": "silu",
+            "num_experts_per_tok": 2,
+            "attention_bias": True,
+            "lm_head_bias": True,
+            "router_jitter_noise": 0.01,
+            "input_jitter_noise": 0.01,
+            "original_max_position_embeddings": 2048,
+            "rope_scaling": {
+                "type": "longrope",
+                "short_factor": [1.0 + 0.05 * pair for pair in range(16)],
+                "long_factor": [1.0 + 0.5 * pair for pair in range(16)],
+                "short_mscale": 1.243163121016122,
+                "long_mscale": 1.243163121016122,
+                "original_max_position_embeddings": 2048,
+            },
+            "sliding_window": None,
+            "rope_theta": 10000.0,
+        },
+        SPLIT_ATTENTION | BIASES | MIXTRAL_EXPERTS | ENDS | {"model.norm.bias": "hidden", "lm_head.bias": "vocabulary"},
+        sizes=Sizes(hidden=192, intermediate=176, experts=16),
+        gains={"gate.weight": 3.0},
+        shards=3,
+    ),
+    "dbrx": Architecture(
+        {
+            "architectures": ["DbrxForCausalLM"],
+            "model_type": "dbrx",
+            "num_experts_per_tok": 4,
+            "attn_config.clip_qkv": 1.5,
+            "attn_config.rope_theta": 500000,
+            "ffn_config.moe_jitter_eps": 0.01,
+            "ffn_config.moe_loss_weight": 0.05,
+        },
+        DBRX_TENSORS,
+        sizes=Sizes(layers=3, hidden=192, intermediate=208, experts=16),
+        gains={"router.layer.weight": 3.0},
+        names={
+            "hidden_size": "d_model",
+            "intermediate_size": "ffn_config.ffn_hidden_size",
+            "num_hidden_layers": "n_layers",
+            "num_attention_heads": "n_heads",
+            "num_key_value_heads": "attn_config.kv_n_heads",
+            "head_dim": "",
+            "max_position_embeddings": "max_seq_len",
+            "rms_norm_eps": "",
+            "num_local_experts": "ffn_config.moe_num_experts",
+            "num_experts_per_tok": "ffn_config.moe_top_k",
+        },
+        shards=3,
+    ),
+    "grok-1": Architecture(
+        {
+            "architectures": ["Grok1ModelForCausalLM"],
+            "model_type": "grok-1",
+            "num_experts_per_tok": 2,
+            "tie_word_embeddings": True,
+            "rope_theta": 10000.0,
+            "attn_output_multiplier": 0.08838834764831845,
+            "max_attn_value": 30.0,
+            "embedding_multiplier_scale": 78.38367176906169,
+            "output_multiplier_scale": 0.5773502691896257,
+        },
+        GROK_1_TENSORS,
+        sizes=Sizes(layers=3, hidden=192, intermediate=144),
+        embedding_scale=0.05,
+        gains={
+            "q_proj.weight": 6.0,
+            "k_proj.weight": 6.0,
+            "gate.weight": 3.0,
+            "post_attn_norm.scale": 24.0,
+            "post_moe_norm.scale": 24.0,
+            "model.norm.scale": 5.0,
+        },
+        names={"num_local_experts": "num_experts"},
+        shards=3,
+    ),
 }
 
 
-def make_checkpoint(architecture: str, path: Path, seed: int = 0, **sizes: int) -> Path:
+def make_checkpoint(architecture: str, path: Path, seed: int = 0, shards: int | None = None, **sizes: int) -> Path:
     """Write the checkpoint into the directory `path` (made where missing) and return it; `sizes` as in Sizes."""
     kind = ARCHITECTURES[architecture]
     chosen = replace(kind.sizes, **sizes)
@@ -184,18 +311,40 @@ def make_checkpoint(architecture: str, path: Path, seed: int = 0, **sizes: int) 
     )
     _write_json(path / "tokenizer_config.json", _tokenizer_config())
     (path / "tokenizer.json").write_text(_tokenizer().to_str(pretty=True) + "\n")
-    tensors = dict(_tensors(kind, chosen, seed))
-    specifications = {
-        name: TensorSpec(dtype="bfloat16", shape=bits.shape, data_ptr=bits.ctypes.data, data_len=bits.nbytes)
-        for name, bits in tensors.items()
-    }
-    serialize_file(specifications, str(path / "model.safetensors"), {"format": "pt"})
+    _write_shards(dict(_tensors(kind, chosen, seed)), path, shards or kind.shards)
     return path
+
+
+def _write_shards(tensors: Mapping[str, np.ndarray], path: Path, shards: int) -> None:
+    if shards == 1:
+        files = {"model.safetensors": list(tensors)}
+    else:
+        bounds = [len(tensors) * shard // shards for shard in range(shards + 1)]
+        files = {
+            f"model-{shard + 1:05}-of-{shards:05}.safetensors": list(tensors)[bounds[shard] : bounds[shard + 1]]
+            for shard in range(shards)
+        }
+        index = {
+            "metadata": {"total_size": sum(bits.nbytes for bits in tensors.values())},
+            "weight_map": {name: file for file, names in files.items() for name in names},
+        }
+        _write_json(path / "model.safetensors.index.json", index)
+    for file, names in files.items():
+        specifications = {
+            name: TensorSpec(
+                dtype="bfloat16",
+                shape=tensors[name].shape,
+                data_ptr=tensors[name].ctypes.data,
+                data_len=tensors[name].nbytes,
+            )
+            for name in names
+        }
+        serialize_file(specifications, str(path / file), {"format": "pt"})
 
 
 def _config(kind: Architecture, sizes: Sizes) -> dict[str, object]:
     experts: dict[str, object] = {"num_local_experts": sizes.experts} if "num_experts_per_tok" in kind.config else {}
-    return {
+    content = {
         "vocab_size": VOCABULARY_TOKENS,
         "hidden_size": sizes.hidden,
         "intermediate_size": sizes.intermediate,
@@ -214,6 +363,15 @@ def _config(kind: Architecture, sizes: Sizes) -> dict[str, object]:
         **experts,
         **kind.config,
     }
+    config: dict[str, Any] = {}
+    for common_name, value in content.items():
+        *parents, name = kind.names.get(common_name, common_name).split(".")
+        holder = config
+        for parent in parents:
+            holder = holder.setdefault(parent, {})
+        if name:
+            holder[name] = value
+    return config
 
 
 def _tokenizer() -> Tokenizer:
@@ -253,18 +411,23 @@ def _tensors(kind: Architecture, sizes: Sizes, seed: int) -> Iterator[tuple[str,
         experts = range(sizes.experts) if "{expert}" in template else range(1)
         for layer, expert in product(layers, experts):
             name = template.format(layer=layer, expert=expert)
-            yield name, _bfloat16(_values(random, symbols, shape, kind))
+            gain = next((gain for ending, gain in kind.gains.items() if name.endswith(ending)), 1.0)
+            yield name, _bfloat16(np.float32(gain) * _values(random, name, symbols, shape, kind))
 
 
-def _values(random: np.random.Generator, symbols: str, shape: tuple[int, ...], kind: Architecture) -> np.ndarray:
+def _values(
+    random: np.random.Generator, name: str, symbols: str, shape: tuple[int, ...], kind: Architecture
+) -> np.ndarray:
     values = random.standard_normal(shape, dtype=np.float32)
-    if len(shape) == 1:
+    if len(shape) == 1 and not name.endswith(".bias"):
         return kind.norm_offset + 0.1 * values
     if symbols.startswith("vocabulary"):
         # Single bytes and special tokens are never the most likely: what a random model says stays readable UTF-8,
         # and it goes on to the end of its budget.
         values[:FIRST_WORD_ID] *= 0.1
         return kind.embedding_scale * values
+    if len(shape) == 1:
+        return np.float32(0.2) * values
     return values / np.float32(np.sqrt(shape[1]))
 
 
@@ -283,11 +446,13 @@ def main() -> None:
     parser.add_argument("architecture", choices=sorted(ARCHITECTURES))
     parser.add_argument("path", type=Path)
     parser.add_argument("--seed", type=int, default=0)
-    for field in fields(Sizes):
-        parser.add_argument("--" + field.name.replace("_", "-"), type=int, default=None)
+    parser.add_argument("--shards", type=int, default=None)
+    for size in fields(Sizes):
+        parser.add_argument("--" + size.name.replace("_", "-"), type=int, default=None)
     arguments = vars(parser.parse_args())
-    sizes = {field.name: arguments[field.name] for field in fields(Sizes) if arguments[field.name] is not None}
-    print(make_checkpoint(arguments["architecture"], arguments["path"], arguments["seed"], **sizes))
+    sizes = {size.name: arguments[size.name] for size in fields(Sizes) if arguments[size.name] is not None}
+    shards: int | None = arguments["shards"]
+    print(make_checkpoint(arguments["architecture"], arguments["path"], arguments["seed"], shards, **sizes))
 
 
 if __name__ == "__main__":
