@@ -51,8 +51,7 @@ async def observe(cluster: Cluster, deployment: ModelDeployment) -> Observed:
     revisions = found(await cluster.list(REVISION, namespace, {names.MODEL_DEPLOYMENT: name}))
     policies = found(await cluster.list(NETWORK_POLICY, namespace, {names.MODEL_DEPLOYMENT: name}))
     model = deployment.spec.model
-    claim = model.source.persistent_volume_claim
-    claims = found(await cluster.get(CLAIM, namespace, claim.claim_name)) if claim else ()
+    claims = [item for claim in model.claims for item in found(await cluster.get(CLAIM, namespace, claim))]
     config = model.config_ref
     config_maps = found(await cluster.get(CONFIG_MAP, namespace, config.name)) if config else ()
     return Observed(

@@ -165,6 +165,6 @@ def _result(reconciled: Reconciled) -> str:
 
 def _waits_for_unwatched(deployment: ModelDeployment, reconciled: Reconciled) -> bool:
     """ConfigMaps and claims are read by request, so nobody tells when one comes or changes."""
-    claim = deployment.spec.model.source.persistent_volume_claim
-    is_bound = claim is None or reconciled.observed.claims.get(claim.claim_name) == "Bound"
+    phases = reconciled.observed.claims
+    is_bound = all(phases.get(claim) == "Bound" for claim in deployment.spec.model.claims)
     return not is_bound or (reconciled.decision.plan is None and deployment.spec.model.config_ref is not None)

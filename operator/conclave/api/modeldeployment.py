@@ -131,6 +131,13 @@ class Model(ApiModel):
     adapters: Annotated[tuple[Adapter, ...], Field(max_length=16), OwnNames()] = ()
     """LoRA adapters, each served under its own name beside the base model and by the same replicas."""
 
+    @property
+    def claims(self) -> tuple[str, ...]:
+        """Names of the PersistentVolumeClaims that hold the model and its adapters, each once."""
+        sources = (self.source, *(adapter.source for adapter in self.adapters))
+        claims = (source.persistent_volume_claim for source in sources)
+        return tuple(dict.fromkeys(claim.claim_name for claim in claims if claim))
+
 
 class Dtype(StrEnum):
     """Type of weights without quantization, and of activations."""

@@ -37,11 +37,14 @@ REFRESH = f"{PREFIX}/refresh"
 RAY_CONTAINER = "ray"
 AUTOSCALER_CONTAINER = "autoscaler"
 VERIFY_CONTAINER = "verify-weights"
+"""The model's; an adapter's has its number behind it."""
 WORKER_GROUP = "gpu"
 WEIGHTS_VOLUME = "weights"
+"""The model's; other volumes, of adapters, have a number behind it."""
 TOKEN_VOLUME = "endpoint-token"  # noqa: S105 - a volume's name
 API_TOKEN_VOLUME = "kubernetes-api"  # noqa: S105 - a volume's name
 MODEL_PATH = "/models/weights"
+ADAPTERS_PATH = "/models/adapters"
 TOKEN_DIRECTORY = "/var/run/secrets/conclave.dev"  # noqa: S105 - a path
 TOKEN_KEY = "token"  # noqa: S105 - a key's name
 TOKEN_PATH = f"{TOKEN_DIRECTORY}/{TOKEN_KEY}"
@@ -70,6 +73,16 @@ AMD = GpuVendor(resource="amd.com/gpu", product_label="amd.com/gpu.product-name"
 def gpu_vendor(accelerator: str) -> GpuVendor:
     """By the product's name: AMD's labeller begins them with AMD."""
     return AMD if accelerator.startswith("AMD") else NVIDIA
+
+
+def is_verification(container: str) -> bool:
+    """Whether an init container compares files with their digest."""
+    return container.startswith(VERIFY_CONTAINER)
+
+
+def adapter_path(adapter: str) -> str:
+    """Where the pods see an adapter's files; flat, since a mount cannot be made inside a read-only one."""
+    return f"{ADAPTERS_PATH}/{adapter.replace('/', '+')}"
 
 
 def rayservice(deployment: str) -> str:

@@ -6,7 +6,15 @@ tolerations.
 
 from __future__ import annotations
 
-from conclave.api.modeldeployment import ImageSource, ModelDeployment, PersistentVolumeClaimSource, PodResources
+from collections.abc import Iterator
+
+from conclave.api.modeldeployment import (
+    ImageSource,
+    ModelDeployment,
+    ModelSource,
+    PersistentVolumeClaimSource,
+    PodResources,
+)
 from conclave.api.plan import Plan
 from conclave.errors import InvalidInput
 from conclave.manifests import names
@@ -148,7 +156,7 @@ def _template(
             *SCRATCH_MOUNTS,
             {"name": "shared-memory", "mountPath": "/dev/shm"},  # noqa: S108 - a volume of the pod's own
             {"name": names.TOKEN_VOLUME, "mountPath": names.TOKEN_DIRECTORY, "readOnly": True},
-            _weights_mount(deployment),
+            *_weights_mounts(deployment),
         ],
         "livenessProbe": _probe(names.DASHBOARD_AGENT_PORT, "/api/healthz", failures=30),
         "readinessProbe": readiness_probe,
@@ -174,7 +182,7 @@ def _template(
                     "name": names.TOKEN_VOLUME,
                     "secret": {"secretName": names.token_secret(deployment.metadata.name), "defaultMode": 0o440},
                 },
-                _weights_volume(deployment),
+                *_weights_volumes(deployment),
                 *(volumes or []),
             ],
         }
@@ -201,44 +209,72 @@ def _probe(port: int, path: str, *, failures: int) -> JsonObject:
 
 
 def _verification(deployment: ModelDeployment, settings: OperatorSettings) -> list[JsonObject]:
-    digest = deployment.spec.model.digest
-    if digest is None:
-        return []
+    model = deployment.spec.model
+    digests = (model.digest, *(adapter.digest for adapter in model.adapters))
     return [
         {
-            "name": names.VERIFY_CONTAINER,
+            "name": _numbered(names.VERIFY_CONTAINER, number),
             "image": image(deployment, settings),
             "imagePullPolicy": settings.image_pull_policy,
-            "command": ["python", "-m", "conclave_weights", "verify", "--digest", digest, names.MODEL_PATH],
+            "command": ["python", "-m", "conclave_weights", "verify", "--digest", digest, mount["mountPath"]],
             "resources": {part: {"cpu": "1", "memory": "1Gi"} for part in ("requests", "limits")},
-            "volumeMounts": [SCRATCH_MOUNTS[0], _weights_mount(deployment)],
+            "volumeMounts": [SCRATCH_MOUNTS[0], mount],
             "securityContext": CONTAINER_SECURITY,
             "terminationMessagePolicy": "FallbackToLogsOnError",
         }
+        for number, (digest, mount) in enumerate(zip(digests, _weights_mounts(deployment), strict=True))
+        if digest is not None
     ]
 
 
-def _source(deployment: ModelDeployment) -> PersistentVolumeClaimSource | ImageSource:
-    source = deployment.spec.model.source
+def _directories(deployment: ModelDeployment) -> Iterator[tuple[PersistentVolumeClaimSource | ImageSource, str]]:
+    """Where the model's files and then each adapter's come from, and where they are mounted."""
+    model = deployment.spec.model
+    yield _chosen(model.source), names.MODEL_PATH
+    for adapter in model.adapters:
+        yield _chosen(adapter.source), names.adapter_path(adapter.name)
+
+
+def _chosen(source: ModelSource) -> PersistentVolumeClaimSource | ImageSource:
     chosen = source.persistent_volume_claim or source.image
     if chosen is None:
         raise InvalidInput("spec.model.source is empty; expected persistentVolumeClaim or image: name one of them")
     return chosen
 
 
-def _weights_volume(deployment: ModelDeployment) -> JsonObject:
-    source = _source(deployment)
+def _volume_names(deployment: ModelDeployment) -> dict[PersistentVolumeClaimSource | ImageSource, str]:
+    """By the source without its path: what two of them name is one volume, mounted twice."""
+    whole = dict.fromkeys(source.model_copy(update={"path": ""}) for source, _ in _directories(deployment))
+    return {source: _numbered(names.WEIGHTS_VOLUME, number) for number, source in enumerate(whole)}
+
+
+def _numbered(name: str, number: int) -> str:
+    return f"{name}-{number}" if number else name
+
+
+def _weights_volumes(deployment: ModelDeployment) -> list[JsonObject]:
+    return [_weights_volume(name, source) for source, name in _volume_names(deployment).items()]
+
+
+def _weights_volume(name: str, source: PersistentVolumeClaimSource | ImageSource) -> JsonObject:
     if isinstance(source, ImageSource):
-        artifact = {"reference": source.reference, "pullPolicy": "IfNotPresent"}
-        return {"name": names.WEIGHTS_VOLUME, "image": artifact}
-    claim = {"claimName": source.claim_name, "readOnly": True}
-    return {"name": names.WEIGHTS_VOLUME, "persistentVolumeClaim": claim}
+        return {"name": name, "image": {"reference": source.reference, "pullPolicy": "IfNotPresent"}}
+    return {"name": name, "persistentVolumeClaim": {"claimName": source.claim_name, "readOnly": True}}
 
 
-def _weights_mount(deployment: ModelDeployment) -> JsonObject:
-    path = _source(deployment).path.strip("/")
-    mount = {"name": names.WEIGHTS_VOLUME, "mountPath": names.MODEL_PATH, "readOnly": True, "subPath": path}
-    return without_empty(mount)
+def _weights_mounts(deployment: ModelDeployment) -> list[JsonObject]:
+    volumes = _volume_names(deployment)
+    return [
+        without_empty(
+            {
+                "name": volumes[source.model_copy(update={"path": ""})],
+                "mountPath": mount_path,
+                "readOnly": True,
+                "subPath": source.path,
+            }
+        )
+        for source, mount_path in _directories(deployment)
+    ]
 
 
 def _api_token_volume() -> JsonObject:

@@ -39,7 +39,12 @@ def build_rayservice(deployment: ModelDeployment, plan: Plan, settings: Operator
     `excludeHeadPodFromServeSvc` stays unset: false is its default, and KubeRay drops it when it sets its finalizer.
     """
     serve_config = build_serve_config(
-        deployment, plan, model_path=names.MODEL_PATH, token_path=names.TOKEN_PATH, http_port=names.SERVE_PORT
+        deployment,
+        plan,
+        model_path=names.MODEL_PATH,
+        token_path=names.TOKEN_PATH,
+        adapter_paths={adapter.name: names.adapter_path(adapter.name) for adapter in deployment.spec.model.adapters},
+        http_port=names.SERVE_PORT,
     )
     model = deployment.spec.model
     annotations = without_empty(

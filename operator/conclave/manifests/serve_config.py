@@ -5,11 +5,14 @@ Pure. Only paths and the listening address differ between the two (docs/adr/0001
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Literal
 
 from conclave.api.modeldeployment import ModelDeployment, Quantization
 from conclave.api.plan import Plan
 from conclave.manifests.serving_arguments import (
+    AdapterArguments,
     AutoscalingArguments,
     EngineArguments,
     PlacementArguments,
@@ -19,6 +22,7 @@ from conclave.manifests.serving_arguments import (
 from conclave.policy.arguments import engine_arguments
 
 IMPORT_PATH = "conclave_serving.app:build"
+NO_ADAPTERS: Mapping[str, str] = MappingProxyType({})
 DEFAULT_MAX_NUM_SEQS = 256
 """Sequences that vLLM batches at once where nobody says otherwise."""
 
@@ -29,11 +33,17 @@ def build_serve_config(
     *,
     model_path: str,
     token_path: str,
+    adapter_paths: Mapping[str, str] = NO_ADAPTERS,
     http_host: str = "0.0.0.0",  # noqa: S104 - a pod answers on its own address; the NetworkPolicy says to whom
     http_port: int = 8000,
 ) -> dict[str, object]:
-    """The config that Serve's REST API and `serveConfigV2` take; one application, named after the deployment."""
-    arguments = serving_arguments(deployment, plan, model_path=model_path, token_path=token_path)
+    """The config that Serve's REST API and `serveConfigV2` take; one application, named after the deployment.
+
+    `adapter_paths` has the directory of each adapter by its name.
+    """
+    arguments = serving_arguments(
+        deployment, plan, model_path=model_path, token_path=token_path, adapter_paths=adapter_paths
+    )
     return {
         "proxy_location": "EveryNode",
         "http_options": {"host": http_host, "port": http_port},
@@ -48,7 +58,14 @@ def build_serve_config(
     }
 
 
-def serving_arguments(deployment: ModelDeployment, plan: Plan, *, model_path: str, token_path: str) -> ServingArguments:
+def serving_arguments(
+    deployment: ModelDeployment,
+    plan: Plan,
+    *,
+    model_path: str,
+    token_path: str,
+    adapter_paths: Mapping[str, str] = NO_ADAPTERS,
+) -> ServingArguments:
     """What `conclave_serving.app:build` is called with."""
     engine = _engine(deployment, plan)
     autoscaling, queue = _load_bounds(deployment, plan, engine)
@@ -63,6 +80,10 @@ def serving_arguments(deployment: ModelDeployment, plan: Plan, *, model_path: st
         ),
         autoscaling=autoscaling,
         queue=queue,
+        adapters=tuple(
+            AdapterArguments(name=adapter.name, path=adapter_paths[adapter.name], max_rank=adapter.max_rank)
+            for adapter in deployment.spec.model.adapters
+        ),
         env=deployment.spec.engine.env,
     )
 

@@ -35,6 +35,17 @@ class EngineArguments(_Arguments):
     """Allowlisted extra engine arguments, already typed, names with underscores."""
 
 
+class AdapterArguments(_Arguments):
+    """A LoRA adapter that every replica loads."""
+
+    name: str
+    """The model name that clients send."""
+    path: str
+    """Directory of its files on every pod (or on this machine)."""
+    max_rank: int = Field(ge=1)
+    """Of the ranks that vLLM has kernels for, one that is at least the adapter's."""
+
+
 class PlacementArguments(_Arguments):
     """The placement group of one replica: one bundle a rank."""
 
@@ -80,5 +91,7 @@ class ServingArguments(_Arguments):
     placement: PlacementArguments
     autoscaling: AutoscalingArguments
     queue: QueueArguments
+    adapters: tuple[AdapterArguments, ...] = Field(default=(), exclude_if=lambda adapters: not adapters)
+    """Left out where there are none, as older serving images expect."""
     env: dict[str, str] = Field(default_factory=dict)
     """Allowlisted environment of the engine's processes."""

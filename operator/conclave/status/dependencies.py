@@ -99,39 +99,40 @@ def plan_refused(scene: Scene) -> Finding | None:
 
 
 def claim_unusable(scene: Scene) -> Finding | None:
-    source = scene.deployment.spec.model.source.persistent_volume_claim
-    if source is None or _is_unreadable(scene, "persistentvolumeclaims"):
+    if _is_unreadable(scene, "persistentvolumeclaims"):
         return None
-    phase = scene.observed.claims.get(source.claim_name)
-    subject = scene.name_of("PersistentVolumeClaim", source.claim_name)
-    if phase is None:
-        return Finding(
-            condition=ConditionType.WEIGHTS_READY,
-            reason=Reason.CLAIM_MISSING,
-            subject=subject,
-            seen="spec.model.source names it, and it does not exist",
-            remedy="create it with the weights in it, or correct the name",
-        )
-    if phase == "Lost":
-        return Finding(
-            condition=ConditionType.WEIGHTS_READY,
-            reason=Reason.CLAIM_LOST,
-            subject=subject,
-            seen="phase Lost, expected Bound: its volume is gone",
-            remedy="restore the volume, or name another claim",
-        )
+    for claim in scene.deployment.spec.model.claims:
+        phase = scene.observed.claims.get(claim)
+        subject = scene.name_of("PersistentVolumeClaim", claim)
+        if phase is None:
+            return Finding(
+                condition=ConditionType.WEIGHTS_READY,
+                reason=Reason.CLAIM_MISSING,
+                subject=subject,
+                seen="spec.model names it, and it does not exist",
+                remedy="create it with the weights in it, or correct the name",
+            )
+        if phase == "Lost":
+            return Finding(
+                condition=ConditionType.WEIGHTS_READY,
+                reason=Reason.CLAIM_LOST,
+                subject=subject,
+                seen="phase Lost, expected Bound: its volume is gone",
+                remedy="restore the volume, or name another claim",
+            )
     return None
 
 
 def claim_pending(scene: Scene) -> Finding | None:
     """After the pods' own troubles, since a claim may wait for its first pod to be placed."""
-    source = scene.deployment.spec.model.source.persistent_volume_claim
-    if source is None or scene.observed.claims.get(source.claim_name) != "Pending":
+    phases = scene.observed.claims
+    claim = next((claim for claim in scene.deployment.spec.model.claims if phases.get(claim) == "Pending"), None)
+    if claim is None:
         return None
     return Finding(
         condition=ConditionType.WEIGHTS_READY,
         reason=Reason.CLAIM_PENDING,
-        subject=scene.name_of("PersistentVolumeClaim", source.claim_name),
+        subject=scene.name_of("PersistentVolumeClaim", claim),
         seen="phase Pending, expected Bound",
         remedy="`kubectl describe` it to see what its storage class waits for",
         is_stalled=False,

@@ -39,7 +39,7 @@ def _unmounted(scene: Scene, pod: JsonObject, words: str) -> Finding:
     missing = _MISSING_OBJECT.search(words)
     kind, name = missing.groups() if missing else ("", "")
     is_secret = kind.lower() == "secret"
-    is_weights = f'volume "{names.WEIGHTS_VOLUME}"' in words
+    is_weights = f'volume "{names.WEIGHTS_VOLUME}' in words
     own_token = is_secret and name == names.token_secret(scene.deployment.metadata.name)
     remedy = f"create the {kind} {name} in namespace {scene.deployment.metadata.namespace}" if missing else ""
     return _on_pod(
@@ -84,7 +84,7 @@ def container_not_created(scene: Scene) -> Finding | None:
                 condition=ConditionType.WEIGHTS_READY if is_weights else ConditionType.PROVISIONED,
                 reason=Reason.WEIGHTS_MISSING if is_weights else Reason.CONTAINER_NOT_CREATED,
                 seen=f"{container.reason} for container {container.name}: {container.message}",
-                remedy="the directory that spec.model.source.*.path names must exist on the volume"
+                remedy="the directory that the source's path in spec.model names must exist on the volume"
                 if is_weights
                 else "correct what the message names",
             )
@@ -95,13 +95,13 @@ def weights_rejected(scene: Scene) -> Finding | None:
     """The init container found the files to be others than those of the digest."""
     for pod in in_trouble(scene.observed):
         for container in dead_containers(pod):
-            if container.name == names.VERIFY_CONTAINER and not _ran_out_of_memory(container):
+            if names.is_verification(container.name) and not _ran_out_of_memory(container):
                 return _on_pod(
                     scene,
                     pod,
                     condition=ConditionType.WEIGHTS_READY,
                     reason=Reason.WEIGHTS_REJECTED,
-                    seen=f"the weights are not those of spec.model.digest: {_last_line(container.message)}",
+                    seen=f"the files are not those of the digest in spec.model: {_last_line(container.message)}",
                     remedy="copy the weights again, or correct the digest (`conclave weights digest` prints it)",
                     evidence=tuple(container.message.splitlines()),
                 )
@@ -128,7 +128,7 @@ def out_of_memory(scene: Scene) -> Finding | None:
 def container_crashed(scene: Scene) -> Finding | None:
     for pod in in_trouble(scene.observed):
         for container in dead_containers(pod):
-            if _ran_out_of_memory(container) or container.name == names.VERIFY_CONTAINER:
+            if _ran_out_of_memory(container) or names.is_verification(container.name):
                 continue
             cause = find_cause(container.message)
             words = cause.line if cause else _last_line(container.message) or container.reason

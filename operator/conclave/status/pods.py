@@ -81,7 +81,7 @@ def dead_containers(pod: JsonObject) -> Iterator[ContainerState]:
 def is_verifying(pod: JsonObject) -> bool:
     """Whether the init container is reading the weights."""
     return any(
-        status["name"] == names.VERIFY_CONTAINER and "running" in status.get("state", {}) for status in _statuses(pod)
+        names.is_verification(status["name"]) and "running" in status.get("state", {}) for status in _statuses(pod)
     )
 
 

@@ -142,6 +142,36 @@ def test_the_serve_config_reads_the_mounted_token_and_weights() -> None:
     assert application["args"]["placement"]["bundles"] == 2
 
 
+ADAPTER = {"name": "acme/tone", "source": {"persistentVolumeClaim": {"claimName": "weights", "path": "tone"}}}
+
+
+def test_what_two_sources_name_is_one_volume_and_every_mount_a_directory_of_its_own() -> None:
+    own = {"name": "acme/tone/formal", "source": {"persistentVolumeClaim": {"claimName": "own"}}, "digest": DIGEST}
+    deployment = make_deployment({"model": {"adapters": [ADAPTER, own]}})
+    rayservice = build_rayservice(deployment, make_plan(), SETTINGS)
+    for template in templates(rayservice).values():
+        volumes = [volume for volume in template["spec"]["volumes"] if "persistentVolumeClaim" in volume]
+        assert [volume["persistentVolumeClaim"]["claimName"] for volume in volumes] == ["weights", "own"]
+        mounts = {mount["mountPath"]: mount for mount in template["spec"]["containers"][0]["volumeMounts"]}
+        tone, formal = mounts["/models/adapters/acme+tone"], mounts["/models/adapters/acme+tone+formal"]
+        assert (tone["name"], tone["subPath"], tone["readOnly"]) == ("weights", "tone", True)
+        assert (formal["name"], formal["readOnly"]) == (volumes[1]["name"], True)
+    (verify,) = templates(rayservice)["worker"]["spec"]["initContainers"]
+    assert names.is_verification(verify["name"])
+    assert verify["command"][-2:] == [DIGEST, "/models/adapters/acme+tone+formal"]
+    (application,) = yaml.safe_load(rayservice["spec"]["serveConfigV2"])["applications"]
+    assert application["args"]["adapters"] == [
+        {"name": "acme/tone", "path": "/models/adapters/acme+tone", "max_rank": 16},
+        {"name": "acme/tone/formal", "path": "/models/adapters/acme+tone+formal", "max_rank": 16},
+    ]
+
+
+def test_without_adapters_an_older_application_is_told_nothing_of_them() -> None:
+    rayservice = build_rayservice(make_deployment(), make_plan(), SETTINGS)
+    (application,) = yaml.safe_load(rayservice["spec"]["serveConfigV2"])["applications"]
+    assert "adapters" not in application["args"]
+
+
 RUNTIME = {
     "image": "images.test/own:1",
     "imagePullSecrets": ["pull"],
@@ -171,6 +201,7 @@ ROLLS = {
     "a node selector": {"hardware": {"nodeSelector": {"pool": "gpu"}}},
     "another directory of weights": {"model": {"source": {"persistentVolumeClaim": {"path": "other"}}}},
     "a served name": {"model": {"servedName": "other"}},
+    "an adapter from the model's own claim": {"model": {"adapters": [ADAPTER]}},
     "an image": {"runtime": {"image": "images.test/own:2"}},
 }
 STAYS: dict[str, dict[str, Any]] = {

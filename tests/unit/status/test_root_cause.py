@@ -112,6 +112,7 @@ def broken_worker(status: JsonObject) -> JsonObject:
     return make_pod("worker", **status)
 
 
+ADAPTED = {"model": {"adapters": [{"name": "tone", "source": {"persistentVolumeClaim": {"claimName": "adapters"}}}]}}
 PENDING = make_pod("worker", phase="Pending", conditions=[])
 CREATING = broken_worker(waiting("ContainerCreating"))
 UNSCHEDULABLE = make_pod(
@@ -198,6 +199,15 @@ CASES: dict[str, Case] = {
     ),
     "the claim does not exist": Case(
         {"claims": {}, **starting(UNSCHEDULABLE)}, Reason.CLAIM_MISSING, WEIGHTS, ("PersistentVolumeClaim llm/weights",)
+    ),
+    "the claim of an adapter does not exist": Case(
+        {"spec": ADAPTED, **starting(PENDING)}, Reason.CLAIM_MISSING, WEIGHTS, ("PersistentVolumeClaim llm/adapters",)
+    ),
+    "the claim of an adapter is still pending": Case(
+        {"spec": ADAPTED, "claims": {"weights": "Bound", "adapters": "Pending"}, **starting(PENDING)},
+        Reason.CLAIM_PENDING,
+        WEIGHTS,
+        ("PersistentVolumeClaim llm/adapters", "phase Pending"),
     ),
     "the claim has lost its volume": Case({"claims": {"weights": "Lost"}}, Reason.CLAIM_LOST, WEIGHTS, ("phase Lost",)),
     "the claim is still pending": Case(
@@ -302,6 +312,12 @@ CASES: dict[str, Case] = {
         Reason.WEIGHTS_REJECTED,
         WEIGHTS,
         ("model.safetensors: sha256 is 12…, expected 34…", "copy the weights again"),
+    ),
+    "the files of an adapter are not those of its digest": Case(
+        starting(broken_worker(dead("Error", "error: a: sha256 …", container="verify-weights-2"))),
+        Reason.WEIGHTS_REJECTED,
+        WEIGHTS,
+        ("error: a: sha256 …",),
     ),
     "a worker outgrew its memory": Case(
         starting(broken_worker(dead("OOMKilled", exit_code=137))),
