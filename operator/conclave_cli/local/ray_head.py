@@ -48,6 +48,7 @@ class RayHead:
         self.token = secrets.token_hex(32)
         self.directory = Path(tempfile.mkdtemp(prefix="cv-", dir=_short_directory()))
         self.url = f"http://127.0.0.1:{free_port()}"
+        self._shared_memory: set[Path] = set()
         with (self.directory / "ray.log").open("wb") as log:
             self._process = subprocess.Popen(
                 self._command(ranks),
@@ -86,12 +87,17 @@ class RayHead:
         """Ids of all live processes of this Ray: its session, which none of them leaves."""
         return session_processes(self._process.pid)
 
+    def note_shared_memory(self) -> None:
+        """Remember what is open in /dev/shm: an engine that fails kills its processes, resource trackers included, and
+        then nothing tells whose the files were."""
+        self._shared_memory |= opened_shared_memory(self.processes())
+
     def stop(self, keep_logs_in: Path, drain: Callable[[], None]) -> None:
         """End every process after `drain`, keep the logs, remove all else; raises ProcessesLeft where one survives."""
-        shared_memory = shared_memory_files(self.processes())
+        self._shared_memory |= shared_memory_files(self.processes())
         if not self.has_ended:
             drain()
-        shared_memory |= shared_memory_files(self.processes())
+        self._shared_memory |= shared_memory_files(self.processes())
         _signal_all(self.processes(), signal.SIGTERM)
         if not self._gone_within(TERMINATE_TIMEOUT_S):
             # An engine may have been started meanwhile (Serve retries): its tracker takes its shared memory with it.
@@ -99,7 +105,7 @@ class RayHead:
             if not self._gone_within(TRACKER_TIMEOUT_S):
                 _signal_all(self.processes(), signal.SIGKILL)
         gone = self._gone_within(KILL_TIMEOUT_S)
-        for file in shared_memory:
+        for file in self._shared_memory:
             file.unlink(missing_ok=True)
         keep_logs_in.mkdir(parents=True, exist_ok=True)
         if self.logs.is_dir():
@@ -115,9 +121,8 @@ class RayHead:
     def _gone_within(self, timeout_s: float) -> bool:
         deadline = time.monotonic() + timeout_s
         while True:
-            is_gone = not self.processes()
-            self._process.poll()  # takes the exit status, or a zombie stays
-            if is_gone:
+            # The exit status must be taken, or a zombie stays; it is there once the last thread has ended.
+            if not self.processes() and self.has_ended:
                 return True
             if time.monotonic() > deadline:
                 return False
@@ -190,6 +195,25 @@ def shared_memory_files(process_ids: Iterable[int]) -> frozenset[Path]:
         inodes |= {int(line.split()[4]) for line in maps.splitlines() if " /dev/shm/" in line}
     with os.scandir("/dev/shm") as entries:  # noqa: S108
         return frozenset(Path(entry.path) for entry in entries if entry.inode() in inodes)
+
+
+def opened_shared_memory(process_ids: Iterable[int]) -> frozenset[Path]:
+    """Files of /dev/shm that these processes hold open; cheaper than `shared_memory_files`, and blind to semaphores."""
+    found = set()
+    for process_id in process_ids:
+        try:
+            with os.scandir(f"/proc/{process_id}/fd") as entries:
+                names = [entry.path for entry in entries]
+        except (FileNotFoundError, ProcessLookupError, PermissionError):
+            continue
+        for name in names:
+            try:
+                target = Path(name).readlink()
+            except (FileNotFoundError, ProcessLookupError):
+                continue
+            if target.parent == Path("/dev/shm") and not target.name.endswith(" (deleted)"):  # noqa: S108
+                found.add(target)
+    return frozenset(found)
 
 
 def _signal_all(process_ids: tuple[int, ...], number: int) -> None:

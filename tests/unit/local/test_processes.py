@@ -11,7 +11,13 @@ from pathlib import Path
 
 from tests.eventually import eventually
 
-from conclave_cli.local.ray_head import free_port, session_processes, shared_memory_files, without_trackers
+from conclave_cli.local.ray_head import (
+    free_port,
+    opened_shared_memory,
+    session_processes,
+    shared_memory_files,
+    without_trackers,
+)
 
 CHILD = """
 import multiprocessing, subprocess, sys, time
@@ -62,6 +68,8 @@ def test_shared_memory_and_semaphores_are_known_while_their_owner_lives() -> Non
     with session() as (process, names, _):
         files = shared_memory_files(session_processes(process.pid))
         assert {file.name for file in files} == names
+        opened = opened_shared_memory(session_processes(process.pid))
+        assert {file.name for file in opened} == {name for name in names if name.startswith("psm_")}
         os.kill(process.pid, 9)
         process.wait()
         assert all(file.exists() for file in files)
