@@ -9,7 +9,6 @@ import socket
 import stat
 import subprocess
 import sys
-import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,68 +16,16 @@ from typing import Any
 import pytest
 import yaml
 from tests.eventually import eventually
+from tests.serving.up_command import READY_TIMEOUT_S, Up, free_port
 
 from conclave_weights.digest import digest_of, hash_files
 
 ROOT = Path(__file__).parents[2]
-READY_TIMEOUT_S = 420.0
-END_TIMEOUT_S = 90.0
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
 
 
 def is_listening(port: int) -> bool:
     with socket.socket() as client:
         return client.connect_ex(("127.0.0.1", port)) == 0
-
-
-class Up:
-    """A child `conclave up`; a mark in its environment finds all processes that came of it."""
-
-    def __init__(self, directory: Path, *arguments: str) -> None:
-        self.mark = f"CONCLAVE_TEST_MARK={uuid.uuid4()}"
-        self.state = directory / "state"
-        self.stdout, self.stderr = directory / "stdout", directory / "stderr"
-        name, _, value = self.mark.partition("=")
-        with self.stdout.open("wb") as stdout, self.stderr.open("wb") as stderr:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "conclave_cli.main", "up", *arguments],
-                env={**os.environ, name: value, "XDG_STATE_HOME": str(self.state)},
-                stdout=stdout,
-                stderr=stderr,
-                stdin=subprocess.DEVNULL,
-            )
-
-    def said(self) -> str:
-        return self.stdout.read_text() + self.stderr.read_text()
-
-    def processes(self) -> list[str]:
-        """Command lines of all live processes that carry the mark."""
-        found = []
-        for entry in Path("/proc").iterdir():
-            if not entry.name.isdigit():
-                continue
-            try:
-                environment = (entry / "environ").read_bytes().split(b"\0")
-                command = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-            except OSError:
-                continue
-            if self.mark.encode() in environment:
-                found.append(f"{entry.name} {command}")
-        return found
-
-    def is_ready(self) -> bool:
-        if self.process.poll() is not None:
-            pytest.fail(f"conclave up ended with {self.process.returncode}:\n{self.said()[-5000:]}")
-        return "Ctrl-C ends it." in self.stdout.read_text()
-
-    def end(self, number: int) -> int:
-        self.process.send_signal(number)
-        return self.process.wait(timeout=END_TIMEOUT_S)
 
 
 def leftovers() -> set[str]:
