@@ -128,7 +128,7 @@ def proxy_refusal(status: int) -> RequestError:
     return RequestError(status, "Internal error.", kind="server_error", code="internal_error")
 
 
-def engine_refusal(status: int, message: str) -> RequestError:
+def engine_refusal(status: int, message: str, param: str | None = None) -> RequestError:
     """What vLLM said, where it is known to repeat nothing of the request; its 422 is OpenAI's 400."""
     status = 400 if status == 422 else status
     stripped = _MESSAGE_TAIL.sub("", message)
@@ -141,6 +141,7 @@ def engine_refusal(status: int, message: str) -> RequestError:
         status,
         stripped,
         kind="invalid_request_error" if status < 500 else "server_error",
+        param=param,
         code="context_length_exceeded" if context else "engine_refused",
     )
 

@@ -1,4 +1,4 @@
-"""The ingress deployment: Ray Serve LLM's, behind the edge, for one model.
+"""The ingress deployment: Ray Serve LLM's, behind the edge, for one model and its adapters.
 
 `app.py` builds it. Bodies arrive checked by `edge.py`; every failure leaves as a RequestError or is raised.
 """
@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Iterator
+from collections.abc import Awaitable, Collection, Iterator
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -30,27 +30,30 @@ class Ingress(OpenAiIngress):
     """Answers the four URLs of `routes.py`."""
 
     def __init__(
-        self, llm_deployments: dict[str, Any], *, token_path: str, max_model_len: int, retry_after_s: int
+        self,
+        llm_deployments: dict[str, Any],
+        *,
+        adapters: Collection[str],
+        token_path: str,
+        max_model_len: int,
+        retry_after_s: int,
     ) -> None:
         read_token(Path(token_path))
-        (self._served_name,) = llm_deployments
+        ((base, engine),) = llm_deployments.items()
         self._retry_after_s = retry_after_s
-        self._card = {
-            "id": self._served_name,
-            "object": "model",
-            "created": int(time.time()),
-            "owned_by": "conclave",
-            "max_model_len": max_model_len,
-        }
-        super().__init__(llm_deployments, model_cards={self._served_name: cast(Any, self._card)})
+        card = {"object": "model", "created": int(time.time()), "owned_by": "conclave", "max_model_len": max_model_len}
+        self._cards: dict[str, Any] = {base: {"id": base, **card}}
+        self._cards |= {adapter: {"id": adapter, **card, "parent": base} for adapter in adapters}
+        # To Ray every name is a base model, since its own adapters come from object stores; vLLM tells them apart.
+        super().__init__(dict.fromkeys(self._cards, engine), model_cards=self._cards)
 
     async def list_models(self) -> Response:
         """GET /v1/models."""
-        return JSONResponse({"object": "list", "data": [self._card]})
+        return JSONResponse({"object": "list", "data": list(self._cards.values())})
 
-    async def show_model(self) -> Response:
+    async def show_model(self, model: str) -> Response:
         """GET /v1/models/{id}; the edge has compared the id."""
-        return JSONResponse(self._card)
+        return JSONResponse(self._cards[model])
 
     async def answer_chat(self, request: Request) -> Response:
         """POST /v1/chat/completions."""
@@ -89,4 +92,5 @@ def _validated(model: type[RequestModel], request: Request) -> RequestModel:
         param = str(first["loc"][0]) if first["loc"] and first["loc"][0] in fields else None
         raise invalid(f"'{param}' has an invalid value." if param else "The request is invalid.", param) from None
     except VLLMClientError as error:  # its message repeats the value
-        raise engine_refusal(400, str(error)) from None
+        named = str(getattr(error, "parameter", None)).partition(".")[0]
+        raise engine_refusal(400, str(error), named if named in fields else None) from None

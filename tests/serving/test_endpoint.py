@@ -117,7 +117,8 @@ def test_a_bad_body_is_400_without_echo(endpoint: Endpoint, name: str) -> None:
         ({"logit_bias": {CANARY: 1}}, 400),
         ({"tools": [{"type": "function", "function": {"name": "f"}}], "tool_choice": "auto"}, 200),
         ({"messages": [{"role": "user", "content": f"{CANARY} " * 300}]}, 400),
-        ({"top_k": 0, "stop_token_ids": [10**6]}, 200),
+        ({"stop_token_ids": [10**6]}, 400),
+        ({"top_k": 0}, 200),
     ],
     ids=[
         "a broken pattern",
@@ -128,7 +129,8 @@ def test_a_bad_body_is_400_without_echo(endpoint: Endpoint, name: str) -> None:
         "a bias that is no token",
         "tools of which none is called",
         "a prompt over the context",
-        "odd but harmless",
+        "a stop token outside the vocabulary",
+        "no limit on candidates",
     ],
 )
 def test_what_only_the_engine_can_judge_ends_soon_and_leaves_it_alive(

@@ -46,8 +46,8 @@ class FailingIngress(Ingress):
         return body
 
 
-def answer(failure: Exception | None, messages: list[dict[str, object]]) -> Any:
-    fields = {"model": "x", "messages": messages}
+def answer(failure: Exception | None, messages: list[dict[str, object]], **others: object) -> Any:
+    fields = {"model": "x", "messages": messages, **others}
     request = Request({"type": "http", "headers": [], REQUEST: fields, REQUEST_ID: "1"})
     asked: Awaitable[Any] = FailingIngress(failure).answer_chat(request)
 
@@ -98,6 +98,17 @@ def test_a_message_of_an_odd_shape_is_the_clients_mistake(message: dict[str, obj
     with pytest.raises(RequestError) as refusal:
         answer(None, [message])
     assert (refusal.value.status, CANARY in str(refusal.value)) == (400, False)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("top_logprobs", 3), ("tool_choice", "auto"), ("tool_choice", {"type": "function"})],
+    ids=["log probabilities that were not asked for", "a choice of no tools", "a choice of an odd shape"],
+)
+def test_the_parameter_that_vllm_refuses_is_named(name: str, value: object) -> None:
+    with pytest.raises(RequestError) as refusal:
+        answer(None, HELLO, **{name: value})
+    assert (refusal.value.status, refusal.value.param) == (400, name)
 
 
 def test_messages_in_parts_reach_the_engine_whole() -> None:
