@@ -5,7 +5,7 @@ Named as `import_path` in every Serve config; the arguments are `ServingArgument
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from math import ceil
 from typing import Any, cast
 
@@ -13,8 +13,9 @@ from fastapi import FastAPI
 from ray import serve
 from ray.serve.llm import LLMConfig, build_llm_deployment
 from ray.serve.llm.ingress import make_fastapi_ingress
+from vllm.entrypoints.openai.models.protocol import LoRAModulePath
 
-from conclave.manifests.serving_arguments import ServingArguments
+from conclave.manifests.serving_arguments import AdapterArguments, ServingArguments
 from conclave_serving.edge import Edge
 from conclave_serving.engine import Engine
 from conclave_serving.environment import CLOSED_ENVIRONMENT
@@ -40,11 +41,12 @@ def build(arguments: Mapping[str, Any]) -> serve.Application:
     serving = ServingArguments.model_validate(arguments)
     engine = build_llm_deployment(engine_config(serving), name_prefix="engine-", deployment_cls=Engine)
     api = FastAPI(openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False)
-    api.add_middleware(Edge, served_name=serving.served_name, token_path=serving.token_path)
+    api.add_middleware(Edge, models=serving.models, token_path=serving.token_path)
     ingress = make_fastapi_ingress(Ingress, endpoint_map=ENDPOINTS, app=api)
     deployment = cast(serve.Deployment, serve.deployment(ingress, name="ingress", **ingress_options(serving)))
     return deployment.bind(
         llm_deployments={serving.served_name: engine},
+        adapters=serving.models[1:],
         token_path=serving.token_path,
         max_model_len=serving.engine.max_model_len,
         retry_after_s=serving.queue.retry_after_s,
@@ -88,8 +90,20 @@ def engine_config(serving: ServingArguments) -> LLMConfig:
 def engine_arguments(serving: ServingArguments) -> dict[str, Any]:
     """vLLM's engine arguments; `extra` cannot replace what the plan decided or what keeps prompts out of logs."""
     engine = serving.engine
-    decided = engine.model_dump(exclude={"extra"}, exclude_none=True)
+    decided = engine.model_dump(exclude={"extra"}, exclude_none=True) | adapter_arguments(serving.adapters)
     return {**engine.extra, **decided, "enable_log_requests": False, "trust_remote_code": False}
+
+
+def adapter_arguments(adapters: Sequence[AdapterArguments]) -> dict[str, Any]:
+    """What makes vLLM load them at start and keep all of them on the device, so that any batch may mix them."""
+    if not adapters:
+        return {}
+    return {
+        "enable_lora": True,
+        "max_loras": len(adapters),
+        "max_lora_rank": max(adapter.max_rank for adapter in adapters),
+        "lora_modules": [LoRAModulePath(name=adapter.name, path=adapter.path) for adapter in adapters],
+    }
 
 
 def ingress_options(serving: ServingArguments) -> dict[str, Any]:

@@ -7,7 +7,7 @@ in the scope for `ingress.py`; of the client's headers only the trace context go
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Collection, MutableMapping
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -35,9 +35,9 @@ ENDPOINTS: dict[Route, Endpoint] = {Route.CHAT: "chat", Route.COMPLETIONS: "comp
 class Edge:
     """ASGI middleware around the ingress."""
 
-    def __init__(self, app: AsgiApp, *, served_name: str, token_path: str) -> None:
+    def __init__(self, app: AsgiApp, *, models: Collection[str], token_path: str) -> None:
         self._app = app
-        self._served_name = served_name
+        self._models = models
         self._token = BearerToken(Path(token_path))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -66,7 +66,7 @@ class Edge:
         """The scope as the ingress may see it, or a RequestError."""
         headers: list[tuple[bytes, bytes]] = list(scope["headers"])
         self._token.require(headers)
-        route = find_route(scope["method"], _raw_path(scope), self._served_name)
+        route = find_route(scope["method"], _raw_path(scope), self._models)
         inner = {
             **scope,
             REQUEST_ID: uuid4().hex,
@@ -78,7 +78,7 @@ class Edge:
             _require_json(headers)
             body = await read_body(headers, receive, limit_bytes=LIMITS.body_bytes, timeout_s=LIMITS.body_timeout_s)
             request = parse_object(body, max_depth=LIMITS.json_depth)
-            inner[REQUEST] = LIMITS.check(endpoint, request, self._served_name)
+            inner[REQUEST] = LIMITS.check(endpoint, request, self._models)
         return inner
 
 

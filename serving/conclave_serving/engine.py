@@ -39,16 +39,20 @@ class Engine(LLMServer):
         # The weights lie in a directory on every node: Ray's download task would only import the engine once more.
         cast(Any, self._llm_config.get_or_create_callback()).ctx.run_init_node = False
         await super().start()  # type: ignore[no-untyped-call]  # Ray's annotation is missing
-        for rehearsal in rehearsals(int(self._llm_config.engine_kwargs["max_model_len"])):
-            await self._rehearse(rehearsal)
+        arguments = self._llm_config.engine_kwargs
+        first, *further = rehearsals(int(arguments["max_model_len"]))
+        for model in (self._llm_config.model_id, *(adapter.name for adapter in arguments.get("lora_modules", ()))):
+            await self._rehearse(first, model)
+        for rehearsal in further:
+            await self._rehearse(rehearsal, self._llm_config.model_id)
 
     async def _start_engine(self) -> None:
         """As Ray's, without its telemetry actor: nothing is reported, so no process collects it."""
         await cast(Any, self.engine).start()
 
-    async def _rehearse(self, rehearsal: Rehearsal) -> None:
+    async def _rehearse(self, rehearsal: Rehearsal, model: str) -> None:
         began = time.monotonic()
-        request = CompletionRequest(model=self._llm_config.model_id, **rehearsal.request)
+        request = CompletionRequest(model=model, **rehearsal.request)
         async for answer in await self.completions(request):
             error = next((part for part in _parts(answer) if isinstance(part, ErrorResponse)), None)
             if error is None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from importlib.resources import files
 from typing import Any, Literal
 
@@ -137,7 +137,7 @@ class RequestLimits(_Data):
     ignored: dict[str, str]
     forbidden: dict[str, str]
 
-    def check(self, endpoint: Endpoint, request: dict[str, Any], served_name: str) -> dict[str, Any]:
+    def check(self, endpoint: Endpoint, request: dict[str, Any], models: Collection[str]) -> dict[str, Any]:
         """The request without what is ignored; a RequestError where anything is out of bounds."""
         kept = {name: value for name, value in request.items() if name not in self.ignored}
         for name, value in kept.items():
@@ -147,7 +147,7 @@ class RequestLimits(_Data):
         for name, limit in self.fields.items():
             if limit.required and endpoint in limit.endpoints and name not in kept:
                 raise invalid(f"'{name}' is required.", name, "missing_required_parameter")
-        if kept["model"] != served_name:
+        if kept["model"] not in models:
             raise unknown_model()
         self._check_together(endpoint, kept)
         return kept

@@ -5,7 +5,7 @@ Exact and case-sensitive on the path as the client wrote it: an encoded or doubl
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from enum import Enum
 from urllib.parse import unquote
 
@@ -29,10 +29,10 @@ PATHS: Mapping[str, tuple[str, Route]] = {
 MODEL_PREFIX = "/v1/models/"
 
 
-def find_route(method: str, raw_path: str, served_name: str) -> Route:
-    """The route of a request; `raw_path` is still percent-encoded and has no query."""
+def find_route(method: str, raw_path: str, models: Collection[str]) -> Route:
+    """The route of a request for one of `models`; `raw_path` is still percent-encoded and has no query."""
     if raw_path.startswith(MODEL_PREFIX):
-        if unquote(raw_path.removeprefix(MODEL_PREFIX)) != served_name:
+        if unquote(raw_path.removeprefix(MODEL_PREFIX)) not in models:
             raise unknown_model()
         allowed, route = "GET", Route.MODEL
     elif raw_path in PATHS:

@@ -31,7 +31,7 @@ ARGUMENTS: dict[str, Any] = {
 }
 
 
-def serving(**changes: dict[str, Any]) -> ServingArguments:
+def serving(**changes: Any) -> ServingArguments:
     changed = {key: {**ARGUMENTS[key], **value} if key in ARGUMENTS else value for key, value in changes.items()}
     return ServingArguments.model_validate({**ARGUMENTS, **changed})
 
@@ -74,6 +74,16 @@ def test_extra_arguments_do_not_replace_what_was_decided() -> None:
     assert arguments["max_num_seqs"] == 7
     assert arguments["trust_remote_code"] is False
     assert arguments["enable_log_requests"] is False
+
+
+def test_adapters_are_loaded_by_vllm_itself_each_under_its_own_name() -> None:
+    adapters = [{"name": "tone", "path": "/tone", "max_rank": 16}, {"name": "acme/en", "path": "/en", "max_rank": 64}]
+    engine: Any = engine_config(serving(adapters=adapters)).get_engine_config()
+    decided = engine.get_initialization_kwargs()
+    assert (decided["enable_lora"], decided["max_loras"], decided["max_lora_rank"]) == (True, 2, 64)
+    loaded = [(module.name, module.path) for module in engine.frontend_kwargs["lora_modules"]]
+    assert loaded == [("tone", "/tone"), ("acme/en", "/en")]
+    assert "enable_lora" not in engine_arguments(serving())
 
 
 def test_the_closed_environment_cannot_be_opened() -> None:

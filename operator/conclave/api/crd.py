@@ -82,7 +82,8 @@ def structural_schema(kind: type[ModelDeployment]) -> Schema:
     schema["required"] = ["spec"]
     schema["x-kubernetes-validations"] = [
         DNS_1035.field_rule("metadata.name"),  # metadata cannot be described, only bound from the root
-        *(rule.cel() for rule in (*kind.rules, *kind.change_rules)),
+        *(rule.cel() for rule in kind.rules),
+        *(rule.cel() for rule in kind.change_rules),
     ]
     return schema
 

@@ -95,3 +95,8 @@ class ServingArguments(_Arguments):
     """Left out where there are none, as older serving images expect."""
     env: dict[str, str] = Field(default_factory=dict)
     """Allowlisted environment of the engine's processes."""
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """The model names that clients may send, the base model's first."""
+        return (self.served_name, *(adapter.name for adapter in self.adapters))

@@ -17,6 +17,7 @@ from conclave_serving.request_limits import LIMITS
 
 TOKEN = "a-token-of-sufficient-length"
 CANARY = "canary-7f3a"
+MODELS = ("tiny/mixtral", "support-tone")
 CHAT = "/v1/chat/completions"
 COMPLETIONS = "/v1/completions"
 
@@ -66,7 +67,7 @@ class Client:
     received: int = 0
 
     def __post_init__(self) -> None:
-        self.edge = Edge(self.application, served_name="tiny/mixtral", token_path=str(self.token_path))
+        self.edge = Edge(self.application, models=MODELS, token_path=str(self.token_path))
 
     def send(
         self,
@@ -236,11 +237,12 @@ def test_a_wrong_method_names_the_right_one(client: Client, method: str, path: s
         ("/v1/models", 200),
         ("/v1/models/tiny/mixtral", 200),
         ("/v1/models/tiny%2Fmixtral", 200),
+        ("/v1/models/support-tone", 200),
         ("/v1/models/other", 404),
         ("/v1/models/", 404),
     ],
 )
-def test_the_model_list_knows_one_model(client: Client, path: str, status: int) -> None:
+def test_the_model_list_knows_the_model_and_its_adapter(client: Client, path: str, status: int) -> None:
     assert client.send("GET", path).status == status
 
 
@@ -248,6 +250,7 @@ def test_the_model_list_knows_one_model(client: Client, path: str, status: int) 
     ("path", "body"),
     [
         pytest.param(CHAT, chat(), id="a chat"),
+        pytest.param(CHAT, chat(model="support-tone"), id="a chat with the adapter"),
         pytest.param(CHAT, chat(max_tokens=None, n=None, tools=None), id="nulls for optional fields"),
         pytest.param(CHAT, chat(temperature=0, top_p=1, n=16, seed=-1, stop=["a"] * 16), id="values at their bounds"),
         pytest.param(CHAT, chat(stream=True, stream_options={"include_usage": True}), id="a stream"),
