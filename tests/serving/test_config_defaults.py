@@ -5,10 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from transformers import PreTrainedConfig
+from transformers import AutoConfig, PreTrainedConfig
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from conclave.catalogue.facts import read_config
+from conclave_serving.models.grok1_config import Grok1Config
+
+AutoConfig.register(Grok1Config.model_type, Grok1Config, exist_ok=True)
 
 DEEPER = {"num_hidden_layers": 6}
 CLASSES = [
@@ -30,6 +33,7 @@ CLASSES = [
     ("DeepseekV2ForCausalLM", "deepseek_v2", DEEPER | {"num_experts_per_tok": 6}),
     ("DeepseekV3ForCausalLM", "deepseek_v3", DEEPER),
     ("DbrxForCausalLM", "dbrx", {"n_layers": 6}),
+    ("Grok1ModelForCausalLM", "grok-1", DEEPER),
     ("Llama4ForCausalLM", "llama4_text", DEEPER),
     ("Llama4ForConditionalGeneration", "llama4", {}),
 ]

@@ -1,6 +1,6 @@
 """The plan's bytes are vLLM's bytes: weights of each rank, and KV cache of each token, architecture by architecture.
 
-vLLM's own classes are built from tiny configs in its own worker groups (`allocations.py`); nothing is loaded or run.
+vLLM's own classes, and ours for it, are built from tiny configs in its own worker groups (`allocations.py`); nothing is loaded or run.
 Not compared, because vLLM's CPU build does not build them: NOT_ON_CPU.
 """
 
@@ -28,7 +28,7 @@ HERE = Path(__file__).parent
 TINY: dict[str, dict[str, Any]] = yaml.safe_load((HERE / "tiny_configs.yaml").read_text())
 LAYOUTS = [Layout(), Layout(tensor=2), Layout(pipeline=2)]
 TOLERANCE = 0.005
-WITH_EXPERT_PARALLEL = ("mixtral", "qwen3-moe", "deepseek-v3")
+WITH_EXPERT_PARALLEL = ("mixtral", "grok-1", "qwen3-moe", "deepseek-v3")
 NOT_ON_CPU = {
     "llama-fp8-blocks": "requires AMX",
     "gpt-oss-mxfp4": "No MXFP4 MoE backend",

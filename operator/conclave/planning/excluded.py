@@ -33,6 +33,8 @@ _NAMES = {
         "feed_forward.experts",
         "feed_forward.experts.gate_up_proj",
         "ffn.experts",
+        "moe_block.experts",
+        "moe_block.experts.0.linear",
     ),
     "shared_gate_up": (
         "mlp.shared_experts.gate_proj",

@@ -1,6 +1,6 @@
-"""Readers of Grok-1 and Grok-2, which vLLM 0.32 itself no longer serves: shapes as an out-of-tree model builds them.
+"""Readers of Grok-1, in the shape of `conclave_serving.models.grok1`, and of Grok-2, which nothing here serves.
 
-Grok-1 after the released JAX code, Grok-2 after its config.json and the class that vLLM had until 0.24.
+Grok-2 is read after its config.json and the class that vLLM had until 0.24.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ def _grok(fields: Fields) -> ModelFacts:
     layer = Layer(
         attention=grouped_attention(fields),
         dense=dense,
-        moe=ExpertMlp(experts=experts, top_k=top_k, intermediate=width),
+        # float32 where no kernel of the accelerator multiplies into float32: a hundred-thousandth of the weights.
+        moe=ExpertMlp(experts=experts, top_k=top_k, intermediate=width, router_dtype="float32"),
         norms=4,
     )
     return decoder(
@@ -31,7 +32,6 @@ def _grok(fields: Fields) -> ModelFacts:
         fields.architecture(),
         (layer,) * layer_count(fields),
         rotary=rotary(fields, grouped_attention(fields).head_dim),
-        tied_embeddings=fields.flag("tie_word_embeddings", fields.text("model_type") == "grok-1"),
     )
 
 

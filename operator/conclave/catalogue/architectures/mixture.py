@@ -1,7 +1,7 @@
 """Readers of mixtures of experts with grouped attention.
 
-What each vLLM class adds is in `vllm/model_executor/models/{mixtral,dbrx,phimoe,qwen2_moe,qwen3_moe,gpt_oss,
-glm4_moe,minimax_m2}.py`; most of them build embedding and head on every pipeline stage.
+What each vLLM class adds is in `vllm/model_executor/models/{mixtral,phimoe,qwen2_moe,qwen3_moe,gpt_oss,glm4_moe,
+minimax_m2}.py`; most of them build embedding and head on every pipeline stage. DBRX is `conclave_serving.models.dbrx`.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def _phimoe(fields: Fields) -> ModelFacts:
 def _dbrx(fields: Fields) -> ModelFacts:
     attention, ffn = fields.required("attn_config"), fields.required("ffn_config")
     if fields.flag("tie_word_embeddings"):
-        raise fields.refuse("tie_word_embeddings", "false: vLLM's DBRX has no tied embeddings")
+        raise fields.refuse("tie_word_embeddings", "false: no DBRX has tied embeddings")
     heads, kv_heads = fields.size("n_heads"), attention.size("kv_n_heads")
     if heads % kv_heads:
         raise attention.refuse("kv_n_heads", f"a divisor of n_heads ({heads})")
@@ -84,7 +84,6 @@ def _dbrx(fields: Fields) -> ModelFacts:
         layers=(layer,) * layer_count(fields, "n_layers"),
         context_tokens=context,
         dtype=fields.dtype(),
-        ends_on_every_stage=True,
         rotary=(Rotary(positions=context, dim=head_dim),),
         weight_format=read_weight_format(fields),
     )
