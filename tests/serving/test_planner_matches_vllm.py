@@ -1,6 +1,7 @@
 """The plan's bytes are vLLM's bytes: weights of each rank, and KV cache of each token, architecture by architecture.
 
-vLLM's own classes, and ours for it, are built from tiny configs in its own worker groups (`allocations.py`); nothing is loaded or run.
+vLLM's own classes, and ours for it, are built from tiny configs in its own worker groups (`allocations.py`); nothing is
+loaded or run.
 Not compared, because vLLM's CPU build does not build them: NOT_ON_CPU.
 """
 
