@@ -1,6 +1,6 @@
 # `make help` lists the targets. Everything that is slow is built once, into .venv and $(CONCLAVE_CACHE).
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-unit test-integration test-serving lint verify golden bench clean lock
+.PHONY: help demo test test-unit test-integration test-serving lint verify golden bench bench-models clean lock
 
 PYTHON_BIN := .venv/bin/python
 
@@ -53,6 +53,10 @@ golden: ## rewrite the golden files; read the difference before you commit it
 bench: ## the local path against bare vLLM, side by side
 	@tools/environment.sh dev
 	$(PYTHON_BIN) benchmarks/local_path.py
+
+bench-models: ## our DBRX and Grok-1 against vLLM's Mixtral of the same shapes
+	@tools/environment.sh dev
+	$(PYTHON_BIN) -m benchmarks.models
 
 lock: ## resolve the requirements anew (needs the network)
 	@tools/environment.sh dev
