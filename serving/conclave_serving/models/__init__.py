@@ -17,12 +17,14 @@ CLASSES = {
 
 
 def register() -> None:
-    """Tell vLLM of our classes, and Transformers of Grok-1's config; harmless when repeated."""
+    """Tell vLLM of our classes, and Transformers of their configurations; harmless when repeated."""
     from transformers import AutoConfig
     from vllm import ModelRegistry
 
+    from conclave_serving.models.dbrx_config import DbrxMixtureConfig
     from conclave_serving.models.grok1_config import Grok1Config
 
-    AutoConfig.register(Grok1Config.model_type, Grok1Config, exist_ok=True)
+    for config in (DbrxMixtureConfig, Grok1Config):
+        AutoConfig.register(config.model_type, config, exist_ok=True)
     for architecture, model_class in CLASSES.items():
         ModelRegistry.register_model(architecture, model_class)

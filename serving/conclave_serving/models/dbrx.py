@@ -14,8 +14,8 @@ from vllm.model_executor.models.utils import WeightsMapper
 
 from conclave_serving.models.decoder import ConfigFields, GroupedAttention, MixtureForCausalLM, Sizes, SparseMixture
 
-EXPERT_MATRICES = ("w1", "w2", "v1")
-"""Gate, down and up projection; each stored as [experts * ffn, hidden]."""
+EXPERT_MATRICES = {"w1": "w1", "v1": "w3", "w2": "w2"}
+"""Gate, up and down projection, each stored as [experts * ffn, hidden], and what vLLM calls them."""
 
 
 class DbrxBlock(nn.Module):
@@ -38,7 +38,7 @@ class DbrxBlock(nn.Module):
             f"{prefix}.ffn",
             renormalize=normalises_experts(fields),
             activation=activation_of(fields),
-            checkpoint_names=EXPERT_MATRICES,
+            checkpoint_names=("w1", "w2", "w3"),
         )
 
     def forward(self, positions: torch.Tensor, hidden_states: torch.Tensor) -> torch.Tensor:
@@ -95,8 +95,8 @@ class DbrxForCausalLM(MixtureForCausalLM):
 def single_experts(weights: Iterable[tuple[str, torch.Tensor]], num_experts: int) -> Iterator[tuple[str, torch.Tensor]]:
     """Each expert's matrices under a name of their own, as views: nothing is copied.
 
-    `….experts.mlp.w1` [experts * ffn, hidden] becomes `….experts.E.w1.weight` [ffn, hidden], v1 likewise; w2 is stored
-    transposed and becomes [hidden, ffn]. Raises ValueError where the rows do not divide by the experts.
+    `….experts.mlp.w1` [experts * ffn, hidden] becomes `….experts.E.w1.weight` [ffn, hidden], and v1 w3 likewise; w2 is
+    stored transposed and becomes [hidden, ffn]. Raises ValueError where the rows do not divide by the experts.
     """
     for name, tensor in weights:
         stem, _, matrix = name.rpartition(".experts.mlp.")
@@ -109,7 +109,7 @@ def single_experts(weights: Iterable[tuple[str, torch.Tensor]], num_experts: int
                 "config.json and weights are of different models"
             )
         for expert, rows in enumerate(tensor.chunk(num_experts)):
-            yield f"{stem}.experts.{expert}.{matrix}.weight", rows.t() if matrix == "w2" else rows
+            yield f"{stem}.experts.{expert}.{EXPERT_MATRICES[matrix]}.weight", rows.t() if matrix == "w2" else rows
 
 
 def normalises_experts(fields: ConfigFields) -> bool:

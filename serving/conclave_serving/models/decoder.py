@@ -211,7 +211,8 @@ class SparseMixture(nn.Module):
         return output
 
 
-@support_torch_compile
+# Named, because vLLM would look for types and finds strings: annotations are not evaluated here.
+@support_torch_compile(dynamic_arg_dims={"input_ids": 0, "positions": 0, "intermediate_tensors": 0, "inputs_embeds": 0})
 class Decoder(nn.Module):
     """Embedding, layers and last norm; of each only what this pipeline stage holds."""
 
