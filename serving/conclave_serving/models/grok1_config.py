@@ -1,17 +1,12 @@
-"""Configurations that Transformers lacks, or that vLLM cannot read as they are."""
+"""Grok-1's configuration: Transformers does not know `grok-1`, and the repository's own code is never run."""
 
 from __future__ import annotations
 
-from typing import Any
-
-from transformers import DbrxConfig, PretrainedConfig
+from transformers import PretrainedConfig
 
 
 class Grok1Config(PretrainedConfig):
-    """Transformers does not know `grok-1`, and the repository's own code is never run.
-
-    Fields of hpcai-tech/grok-1's config.json; the defaults are the released model (xai-org/grok-1, run.py).
-    """
+    """Fields of hpcai-tech/grok-1's config.json; the defaults are the released model (xai-org/grok-1, run.py)."""
 
     model_type = "grok-1"
 
@@ -33,12 +28,3 @@ class Grok1Config(PretrainedConfig):
     embedding_multiplier_scale: float = 78.38367176906169
     output_multiplier_scale: float = 0.5773502691896257
     tie_word_embeddings: bool = True
-
-
-class DbrxMixtureConfig(DbrxConfig):
-    """DBRX's, with the number of experts where vLLM looks for it: without, it takes DBRX for a dense model."""
-
-    @property
-    def num_experts(self) -> int:
-        ffn: Any = self.ffn_config
-        return int(ffn.moe_num_experts)
