@@ -29,7 +29,7 @@ HERE = Path(__file__).parent
 TINY: dict[str, dict[str, Any]] = yaml.safe_load((HERE / "tiny_configs.yaml").read_text())
 LAYOUTS = [Layout(), Layout(tensor=2), Layout(pipeline=2)]
 TOLERANCE = 0.005
-WITH_EXPERT_PARALLEL = ("mixtral", "grok-1", "qwen3-moe", "deepseek-v3")
+WITH_EXPERT_PARALLEL = ("mixtral", "dbrx", "grok-1", "qwen3-moe", "deepseek-v3")
 NOT_ON_CPU = {
     "llama-fp8-blocks": "requires AMX",
     "gpt-oss-mxfp4": "No MXFP4 MoE backend",
