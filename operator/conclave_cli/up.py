@@ -19,9 +19,9 @@ import typer
 from conclave.errors import NothingFits
 from conclave.manifests.serve_config import build_serve_config
 from conclave.planning.plan import plan_deployment
-from conclave_cli.local.checks import check_model, check_port
+from conclave_cli.local.checks import check_adapters, check_model, check_port, read_adapters
 from conclave_cli.local.endpoint import Endpoint, make_state_directory, write_endpoint, write_private
-from conclave_cli.local.localise import engine_environment, localise, ranks_of
+from conclave_cli.local.localise import engine_environment, has_no_gpus, localise, ranks_of
 from conclave_cli.local.logs import LogFollower
 from conclave_cli.local.machine import check_packages, check_platform, has_cpu_engine, this_machine
 from conclave_cli.local.progress import Progress
@@ -36,6 +36,10 @@ INTERRUPTED = 130
 def up(
     file: Annotated[Path, typer.Option("--file", "-f", help="Manifest with one ModelDeployment; - is standard input.")],
     weights: Annotated[Path, typer.Option(help="Directory of the weights; replaces spec.model.source.")],
+    adapter: Annotated[
+        list[str] | None,
+        typer.Option(help="NAME=PATH, the directory of an adapter; replaces its source, once for each."),
+    ] = None,
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port of the endpoint on 127.0.0.1.")] = 8000,
     model_name: Annotated[str | None, typer.Option(help="Name that clients send; replaces servedName.")] = None,
     logs: Annotated[bool, typer.Option(help="Print the engine's logs once it serves.")] = True,
@@ -45,9 +49,11 @@ def up(
     check_packages()
     deployment = load_deployment(file)
     facts = check_model(deployment, weights)
+    adapters = read_adapters(deployment, adapter or ())
     check_port(port)
     machine = this_machine(ranks_of(deployment), has_cpu_engine())
     deployment = localise(deployment, machine.inventory, model_name)
+    check_adapters(deployment, facts, weights, adapters, on_cpu=has_no_gpus(machine.inventory))
     outcome = plan_deployment(deployment, facts, machine.inventory)
     if outcome.plan is None:
         raise NothingFits(f"{deployment.spec.model.id} does not fit this machine: {outcome.explanation}")
@@ -57,8 +63,11 @@ def up(
     try:
         with _ended_by_signals(), Progress() as progress:
             progress.plan(name, plan)
-            if deployment.spec.model.digest is not None:
-                _verify(weights, deployment.spec.model.digest, progress)
+            model = deployment.spec.model
+            digests = [(weights, model.digest), *((adapters[each.name], each.digest) for each in model.adapters)]
+            for files, digest in digests:
+                if digest is not None:
+                    _verify(files, digest, progress)
             directory = make_state_directory(name)
             endpoint = Endpoint(
                 f"http://127.0.0.1:{port}/v1", secrets.token_urlsafe(32), deployment.served_name, os.getpid()
@@ -69,6 +78,7 @@ def up(
                 plan,
                 model_path=str(weights.resolve()),
                 token_path=str(directory / "token"),
+                adapter_paths={name: str(path) for name, path in adapters.items()},
                 http_host="127.0.0.1",
                 http_port=port,
             )

@@ -5,7 +5,7 @@ Named as `import_path` in every Serve config; the arguments are `ServingArgument
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from math import ceil
 from typing import Any, cast
 
@@ -15,7 +15,7 @@ from ray.serve.llm import LLMConfig, build_llm_deployment
 from ray.serve.llm.ingress import make_fastapi_ingress
 from vllm.entrypoints.openai.models.protocol import LoRAModulePath
 
-from conclave.manifests.serving_arguments import AdapterArguments, ServingArguments
+from conclave.manifests.serving_arguments import ServingArguments
 from conclave_serving.edge import Edge
 from conclave_serving.engine import Engine
 from conclave_serving.environment import CLOSED_ENVIRONMENT
@@ -90,17 +90,21 @@ def engine_config(serving: ServingArguments) -> LLMConfig:
 def engine_arguments(serving: ServingArguments) -> dict[str, Any]:
     """vLLM's engine arguments; `extra` cannot replace what the plan decided or what keeps prompts out of logs."""
     engine = serving.engine
-    decided = engine.model_dump(exclude={"extra"}, exclude_none=True) | adapter_arguments(serving.adapters)
+    decided = engine.model_dump(exclude={"extra"}, exclude_none=True) | adapter_arguments(serving)
     return {**engine.extra, **decided, "enable_log_requests": False, "trust_remote_code": False}
 
 
-def adapter_arguments(adapters: Sequence[AdapterArguments]) -> dict[str, Any]:
-    """What makes vLLM load them at start and keep all of them on the device, so that any batch may mix them."""
+def adapter_arguments(serving: ServingArguments) -> dict[str, Any]:
+    """What makes vLLM load all adapters at start and keep them on the device, so that any batch may mix them.
+
+    vLLM's CPU kernel (`lora/ops/torch_ops/lora_ops.py`) takes index -1, no adapter, for the last slot: it stays empty.
+    """
+    adapters = serving.adapters
     if not adapters:
         return {}
     return {
         "enable_lora": True,
-        "max_loras": len(adapters),
+        "max_loras": len(adapters) + (serving.placement.device == "cpu"),
         "max_lora_rank": max(adapter.max_rank for adapter in adapters),
         "lora_modules": [LoRAModulePath(name=adapter.name, path=adapter.path) for adapter in adapters],
     }

@@ -9,6 +9,7 @@ import logging
 import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from pathlib import Path
 from typing import Any, cast
 
 from ray.serve.llm.deployment import LLMServer
@@ -17,6 +18,7 @@ from ray.serve.llm.openai_api_models import CompletionRequest, ErrorResponse
 from conclave_serving.coalescing import coalesce
 from conclave_serving.errors import place_of
 from conclave_serving.warm_up import Rehearsal, rehearsals
+from conclave_weights.adapter import check_adapter
 
 MESSAGES_PER_S = 160
 """Messages that all streams of a replica together should cost the processes around the engine."""
@@ -36,12 +38,15 @@ class Engine(LLMServer):
     async def start(self) -> None:
         """Start vLLM and answer the rehearsals: the replica is not RUNNING before that."""
         self._streams = 0
+        arguments = self._llm_config.engine_kwargs
+        adapters = arguments.get("lora_modules", ())
+        for adapter in adapters:
+            check_adapter(adapter.name, Path(adapter.path), arguments["max_lora_rank"])
         # The weights lie in a directory on every node: Ray's download task would only import the engine once more.
         cast(Any, self._llm_config.get_or_create_callback()).ctx.run_init_node = False
         await super().start()  # type: ignore[no-untyped-call]  # Ray's annotation is missing
-        arguments = self._llm_config.engine_kwargs
         first, *further = rehearsals(int(arguments["max_model_len"]))
-        for model in (self._llm_config.model_id, *(adapter.name for adapter in arguments.get("lora_modules", ()))):
+        for model in (self._llm_config.model_id, *(adapter.name for adapter in adapters)):
             await self._rehearse(first, model)
         for rehearsal in further:
             await self._rehearse(rehearsal, self._llm_config.model_id)

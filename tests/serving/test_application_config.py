@@ -83,6 +83,7 @@ def test_adapters_are_loaded_by_vllm_itself_each_under_its_own_name() -> None:
     assert (decided["enable_lora"], decided["max_loras"], decided["max_lora_rank"]) == (True, 2, 64)
     loaded = [(module.name, module.path) for module in engine.frontend_kwargs["lora_modules"]]
     assert loaded == [("tone", "/tone"), ("acme/en", "/en")]
+    assert engine_arguments(serving(adapters=adapters, placement={"device": "cpu"}))["max_loras"] == 3
     assert "enable_lora" not in engine_arguments(serving())
 
 

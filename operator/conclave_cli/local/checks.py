@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from conclave.api.modeldeployment import ModelDeployment
@@ -12,6 +13,7 @@ from conclave.catalogue.shapes import ModelFacts
 from conclave.errors import EnvironmentUnfit, InvalidInput
 from conclave.planning.checks import check_shape
 from conclave.planning.plan import facts_for
+from conclave_weights.adapter import check_adapter, check_fits
 from conclave_weights.errors import WeightsUnfit
 from conclave_weights.soundness import check_weights, read_config
 
@@ -35,6 +37,45 @@ def check_model(deployment: ModelDeployment, weights: Path) -> ModelFacts:
     if problems := check_shape(deployment, facts):
         raise InvalidInput("\n".join(problem.message for problem in problems))
     return facts
+
+
+def read_adapters(deployment: ModelDeployment, given: Sequence[str]) -> dict[str, Path]:
+    """The directory of each adapter by its name, from `--adapter NAME=PATH` of the command line.
+
+    Raises InvalidInput where one is not the deployment's, or one of the deployment's has none.
+    """
+    names = [adapter.name for adapter in deployment.spec.model.adapters]
+    directories: dict[str, Path] = {}
+    for text in given:
+        name, _, path = text.partition("=")
+        if not path:
+            raise InvalidInput(f"--adapter {text}: NAME=PATH is needed, for instance support-tone=./support-tone")
+        if name not in names:
+            has = ", ".join(names) or "none"
+            raise InvalidInput(f"--adapter {text}: spec.model.adapters has no {name}, it has: {has}; add it there")
+        if name in directories:
+            raise InvalidInput(f"--adapter {text}: {name} is already {directories[name]}; give each adapter once")
+        directories[name] = Path(path).resolve()
+    for name in names:
+        if name not in directories:
+            raise InvalidInput(
+                f"spec.model.adapters: {name} has no directory on this machine; give it with --adapter {name}=PATH"
+            )
+    return directories
+
+
+def check_adapters(
+    deployment: ModelDeployment, facts: ModelFacts, weights: Path, directories: Mapping[str, Path], *, on_cpu: bool
+) -> None:
+    """Refuses adapters that the engine could not load, or not on this machine."""
+    for adapter in deployment.spec.model.adapters:
+        if on_cpu and facts.moe is not None:
+            raise InvalidInput(
+                f"spec.model.adapters: {adapter.name} is for a mixture of experts, and vLLM without GPUs runs adapters "
+                "of dense models only; leave spec.model.adapters out on this machine"
+            )
+        tensors = check_adapter(adapter.name, directories[adapter.name], adapter.max_rank)
+        check_fits(adapter.name, tensors, weights)
 
 
 def _architecture(config: dict[str, object]) -> str:

@@ -22,10 +22,17 @@ def ranks_of(deployment: ModelDeployment) -> int:
     return (parallelism.tensor or 1) * (parallelism.pipeline or 1)
 
 
+def has_no_gpus(inventory: Inventory) -> bool:
+    """Whether vLLM runs on the processors of this machine."""
+    return all(node.accelerator == "cpu" for node in inventory.nodes)
+
+
 def localise(deployment: ModelDeployment, inventory: Inventory, model_name: str | None) -> ModelDeployment:
     """The deployment for this machine's one node: its accelerator, and as many replicas as it carries."""
     spec = deployment.spec
-    on_cpu = all(node.accelerator == "cpu" for node in inventory.nodes)
+    if model_name in [adapter.name for adapter in spec.model.adapters]:
+        raise InvalidInput(f"--model-name {model_name}: spec.model.adapters has that name; give the base model another")
+    on_cpu = has_no_gpus(inventory)
     engine, parallelism = spec.engine, spec.parallelism
     if on_cpu:
         if parallelism.expert_parallel:
