@@ -1,4 +1,4 @@
-"""`conclave weights`: what weights hold and whether they are whole, and the digest that a ModelDeployment names."""
+"""`conclave weights`: what weights hold, whether they are whole, the digest that a manifest names, and conversion."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
 from threading import Lock
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 import yaml
@@ -30,11 +30,14 @@ from conclave_weights.errors import WeightsUnfit
 from conclave_weights.inspection import DtypeSum, Inspection, inspect_weights
 from conclave_weights.soundness import check_weights
 
+if TYPE_CHECKING:
+    from conclave_weights.convert.conversion import ConversionPlan
+
 app = typer.Typer(
     name="weights",
     no_args_is_help=True,
     rich_markup_mode=None,
-    help="Inspect, digest and verify the weights of a model.",
+    help="Inspect, digest, verify and convert the weights of a model.",
 )
 
 WeightsPath = Annotated[Path, typer.Argument(metavar="PATH", help="Directory of the weights.")]
@@ -146,6 +149,44 @@ def verify_command(
         files = verify(path, digest, manifest=expected, on_progress=on_progress)
     check_weights(path)
     typer.echo(f"{path}: {len(files)} files, {sum(file.size_bytes for file in files)} bytes: {digest_of(files)}")
+
+
+class TargetDtype(StrEnum):
+    """Types of the converted matrices."""
+
+    BFLOAT16 = "bfloat16"
+    FLOAT32 = "float32"
+
+
+@app.command()
+def convert(
+    source: Annotated[Path, typer.Argument(metavar="SOURCE", help="The released checkpoint: holds ckpt-0, or is it.")],
+    target: Annotated[Path, typer.Argument(metavar="TARGET", help="Directory to make.")],
+    dtype: Annotated[TargetDtype, typer.Option(help="Type of the matrices.")] = TargetDtype.BFLOAT16,
+    shard_gb: Annotated[float, typer.Option(min=0.001, help="Largest file of the target, in 10^9 bytes.")] = 5,
+) -> None:
+    """Convert Grok-1 as xAI released it (JAX, pickled, int8 with scales) to safetensors in the Hugging Face layout.
+
+    Writes to TARGET.partial, which becomes TARGET when it is complete; the same command goes on after an interruption.
+    Holds one expert's matrix in memory, less than 1 GiB. The pickles are never run. Needs NumPy. Exits 4 where the
+    release is damaged or holds anything but plain arrays. Made after the public code and the published sizes of the
+    files; never run on the 300 GB release itself: compare a few answers before you rely on the result.
+    """
+    from conclave_weights.convert.conversion import plan_conversion
+
+    carry_out(plan_conversion(source, target, dtype=dtype, shard_bytes=int(shard_gb * 10**9)))
+
+
+def carry_out(plan: ConversionPlan) -> None:
+    """Convert after the plan, and tell how far it is."""
+    from conclave_weights.convert import conversion
+
+    with _progress("converting", plan.size_bytes) as on_progress:
+        outcome = conversion.convert(plan, on_progress)
+    kept = f", {outcome.kept_shards} of them kept from before" if outcome.kept_shards else ""
+    typer.echo(f"{plan.target}: {outcome.shards} files, {outcome.size_bytes} bytes{kept}")
+    if not outcome.has_tokenizer:
+        typer.echo(f"no tokenizer lies with the release: put Grok-1's tokenizer files into {plan.target}", err=True)
 
 
 def _read_manifest(manifest: Path) -> tuple[WeightsFile, ...]:

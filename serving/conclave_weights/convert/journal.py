@@ -1,0 +1,91 @@
+"""Which files of an interrupted conversion are finished: a line for each, behind a line that names the conversion.
+
+Kept in the working directory as a hidden file. A line that was cut off by a crash counts for nothing.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TextIO
+
+from conclave.errors import InvalidInput
+
+NAME = ".conversion.jsonl"
+
+
+@dataclass(frozen=True)
+class FinishedFile:
+    """A file that was written and flushed."""
+
+    file: str
+    size_bytes: int
+    sha256: str
+
+
+class Journal:
+    """Open and locked: only one conversion works in a directory at a time."""
+
+    def __init__(self, directory: Path, identity: str) -> None:
+        """Raises InvalidInput where another conversion is at work, or was, in the directory."""
+        strange = directory.exists() and not (directory / NAME).exists() and any(directory.iterdir())
+        if strange:
+            raise InvalidInput(
+                f"{directory}: exists and is no interrupted conversion; remove it, or choose another target"
+            )
+        directory.mkdir(parents=True, exist_ok=True)
+        self._file: TextIO = (directory / NAME).open("a+", encoding="utf-8")
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            self._file.close()
+            raise InvalidInput(f"{directory}: another conversion is at work there; wait for it") from error
+        self._file.seek(0)
+        text = self._file.read()
+        entries = [entry for line in text.splitlines() if (entry := _entry(line)) is not None]
+        if entries and entries[0] != {"conversion": identity}:
+            self._file.close()
+            raise InvalidInput(
+                f"{directory}: begun from other files or with other options; repeat those, or remove it to begin anew"
+            )
+        self.finished = tuple(
+            FinishedFile(str(entry["file"]), int(entry["size_bytes"]), str(entry["sha256"])) for entry in entries[1:]
+        )
+        if text and not text.endswith("\n"):
+            self._file.write("\n")
+        if not entries:
+            self._append({"conversion": identity})
+
+    def add(self, finished: FinishedFile) -> None:
+        """Note a file; it is on the disk when this returns."""
+        self._append(vars(finished))
+
+    def close(self) -> None:
+        """Give the directory free."""
+        self._file.close()
+
+    def _append(self, entry: dict[str, object]) -> None:
+        self._file.write(json.dumps(entry) + "\n")
+        self._file.flush()
+        os.fsync(self._file.fileno())
+
+
+def is_unchanged(directory: Path, finished: FinishedFile) -> bool:
+    """Whether the file is still what the journal says; reads it whole."""
+    path = directory / finished.file
+    if not path.is_file() or path.stat().st_size != finished.size_bytes:
+        return False
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest() == finished.sha256
+
+
+def _entry(line: str) -> dict[str, Any] | None:
+    try:
+        entry = json.loads(line)
+    except ValueError:
+        return None
+    return entry if isinstance(entry, dict) else None

@@ -1,0 +1,93 @@
+"""The arithmetic of the conversion, on bands of a tensor: dequantise, transpose, round. The only user of NumPy.
+
+Dequantised is int8 * scale, where a row of scales covers an equal share of the rows (`mul` and `moe_slow_matmul2` in
+xai-org/grok-1's model.py: eight devices held one share each). The product of an int8 and a bfloat16 is exact in
+float32, so rounding it once to bfloat16 gives what the release computes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from typing import Any, Literal
+
+from conclave.errors import EnvironmentUnfit
+from conclave_weights.convert.pickles import QuantizedArray, StoredArray
+from conclave_weights.convert.release import Conversion
+from conclave_weights.errors import WeightsUnfit
+
+try:
+    import numpy as np
+    from numpy.typing import NDArray
+except ImportError as error:
+    raise EnvironmentUnfit(
+        "converting weights needs NumPy, which is not installed: pip install numpy (requirements/local.txt and "
+        "requirements/serving.txt have it too)"
+    ) from error
+
+_ReadRows = Callable[[int, int], NDArray[np.float32]]
+"""Rows of the target, from the first to before the last."""
+TargetType = Literal["BF16", "F32"]
+BAND_BYTES = 32 * 2**20
+"""Of float32 values that are in work at once. A matrix to transpose is held whole beside it, as it is stored."""
+_STORED: dict[str, str] = {"float32": "<f4", "bfloat16": "<u2", "int8": "<i1"}
+
+
+def bands(conversion: Conversion, dtype: TargetType) -> Iterator[bytes]:
+    """The tensor's bytes, from its first row to its last. Raises WeightsUnfit for values that are not finite."""
+    rows, row_elements = conversion.shape[0], math.prod(conversion.shape[1:])
+    band_rows = max(1, BAND_BYTES // (4 * row_elements))
+    read_rows = _transposed(conversion) if conversion.transposed else _as_stored(conversion, row_elements)
+    for first in range(0, rows, band_rows):
+        band = read_rows(first, min(first + band_rows, rows))
+        yield _bfloat16(band).tobytes() if dtype == "BF16" else band.astype("<f4").tobytes()
+
+
+def _as_stored(conversion: Conversion, row_elements: int) -> _ReadRows:
+    stored = conversion.source
+    if isinstance(stored, QuantizedArray):
+        raise TypeError(f"{conversion.name}: only what is transposed may be quantised")
+    return lambda first, last: _finite(_read(stored, first * row_elements, (last - first) * row_elements), stored)
+
+
+def _transposed(conversion: Conversion) -> _ReadRows:
+    stored = conversion.source
+    if isinstance(stored, StoredArray):
+        matrix = _matrix(stored, conversion.expert)
+        return lambda first, last: _finite(matrix[:, first:last], stored).T
+    quantized = _matrix(stored.weight, conversion.expert)
+    scales = _finite(_matrix(stored.scales, conversion.expert), stored.scales)[:, None, :]
+
+    def dequantized(first: int, last: int) -> NDArray[np.float32]:
+        shares = quantized[:, first:last].astype(np.float32).reshape(len(scales), -1, last - first)
+        return (shares * scales[:, :, first:last]).reshape(-1, last - first).T
+
+    return dequantized
+
+
+def _matrix(stored: StoredArray, expert: int | None) -> NDArray[Any]:
+    *_, rows, columns = stored.shape
+    return _read(stored, (expert or 0) * rows * columns, rows * columns).reshape(rows, columns)
+
+
+def _read(stored: StoredArray, first_element: int, elements: int) -> NDArray[Any]:
+    dtype = np.dtype(_STORED[stored.dtype])
+    values = np.fromfile(stored.path, dtype, count=elements, offset=stored.offset + first_element * dtype.itemsize)
+    if len(values) != elements:
+        raise WeightsUnfit(f"weights file {stored.path}: shorter than a moment before; keep it unchanged, then repeat")
+    return values
+
+
+def _finite(values: NDArray[Any], stored: StoredArray) -> NDArray[np.float32]:
+    """float32 of what is stored; a bfloat16 is the upper half of one."""
+    if stored.dtype == "bfloat16":
+        values = (values.astype(np.uint32) << 16).view(np.float32)
+    if not np.isfinite(values).all():
+        raise WeightsUnfit(f"weights file {stored.path}: holds infinite values or NaN: damaged; download it anew")
+    return values
+
+
+def _bfloat16(values: NDArray[np.float32]) -> NDArray[np.uint16]:
+    """Bits of the nearest bfloat16, ties to even."""
+    bits = np.ascontiguousarray(values).view(np.uint32)
+    return ((bits + np.uint32(0x7FFF) + ((bits >> 16) & 1)) >> 16).astype("<u2")
