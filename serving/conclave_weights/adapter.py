@@ -109,7 +109,7 @@ def _rank(where: str, config: Mapping[str, Any]) -> int:
     for rank in ranks:
         if type(rank) is not int or rank < 1:
             raise WeightsUnfit(f"{where}: rank {json.dumps(rank)} in {CONFIG}, expected a whole number from 1")
-    return max(ranks)
+    return int(max(ranks))
 
 
 def _no_tensors(root: Path) -> str:
