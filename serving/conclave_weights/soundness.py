@@ -21,6 +21,8 @@ def check_weights(root: Path) -> None:
     """Raise WeightsUnfit with the first thing that is wrong."""
     if not root.is_dir():
         raise WeightsUnfit(f"weights {root}: no such directory; give the directory that holds config.json")
+    if _is_release_of_grok_1(root):
+        raise WeightsUnfit(no_safetensors(root))
     read_config(root)
     if not any(any(root.glob(pattern)) for pattern in TOKENIZER_FILES):
         raise WeightsUnfit(f"weights {root}: no tokenizer, expected one of {', '.join(TOKENIZER_FILES)}")
@@ -76,12 +78,16 @@ def no_safetensors(root: Path) -> str:
             f"weights {root}: only pickled weights ({', '.join(pickles[:3])}), which can run code when loaded; "
             "expected *.safetensors: take the safetensors variant of the model"
         )
-    if any(root.glob("ckpt-0/tensor*")) or any(root.glob("tensor00000_*")):
+    if _is_release_of_grok_1(root):
         return (
             f"weights {root}: the released checkpoint of Grok-1, which is pickled; expected *.safetensors: "
             f"conclave weights convert {root} TARGET"
         )
     return f"weights {root}: no *.safetensors files; give the directory that holds them"
+
+
+def _is_release_of_grok_1(root: Path) -> bool:
+    return any((directory / "tensor00000_000").exists() for directory in (root, root / "ckpt-0"))
 
 
 def read_json_object(path: Path) -> dict[str, object]:

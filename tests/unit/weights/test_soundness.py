@@ -72,6 +72,13 @@ def only_pickles(root: Path) -> None:
     (root / "pytorch_model.bin").write_bytes(b"\x80\x04")
 
 
+def only_the_release_of_grok_1(root: Path) -> None:
+    for path in root.iterdir():
+        path.unlink()
+    (root / "ckpt-0").mkdir()
+    (root / "ckpt-0" / "tensor00000_000").write_bytes(b"\x80\x04.")
+
+
 HUGE = struct.pack("<Q", 2**60) + b"{}"
 WRONG_SHAPE = safetensors(a=3).replace(b'"shape": [3]', b'"shape": [4]')
 NOT_JSON = struct.pack("<Q", 4) + b"abcd"
@@ -92,6 +99,9 @@ FAULTS = [
     pytest.param(unlink("model-2.safetensors"), "1 of 2 files .* missing: model-2.safetensors", id="a shard missing"),
     pytest.param(write("model-2.safetensors", safetensors(d=7)), "holds no c", id="a tensor missing"),
     pytest.param(write("model.safetensors.index.json", b"{}"), "no `weight_map`", id="an index without a map"),
+    pytest.param(
+        only_the_release_of_grok_1, "is pickled.*: conclave weights convert", id="the released checkpoint of Grok-1"
+    ),
     pytest.param(only_pickles, "only pickled weights .pytorch_model.bin.", id="pickles only"),
     pytest.param(
         unlink("model-1.safetensors", "model-2.safetensors", "model.safetensors.index.json"),
