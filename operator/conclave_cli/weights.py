@@ -163,7 +163,7 @@ def convert(
     source: Annotated[Path, typer.Argument(metavar="SOURCE", help="The released checkpoint: holds ckpt-0, or is it.")],
     target: Annotated[Path, typer.Argument(metavar="TARGET", help="Directory to make.")],
     dtype: Annotated[TargetDtype, typer.Option(help="Type of the matrices.")] = TargetDtype.BFLOAT16,
-    shard_gb: Annotated[float, typer.Option(min=0.001, help="Largest file of the target, in 10^9 bytes.")] = 5,
+    shard_gb: Annotated[int, typer.Option(min=1, help="Largest file of the target, in 10^9 bytes.")] = 5,
 ) -> None:
     """Convert Grok-1 as xAI released it (JAX, pickled, int8 with scales) to safetensors in the Hugging Face layout.
 
@@ -174,7 +174,7 @@ def convert(
     """
     from conclave_weights.convert.conversion import plan_conversion
 
-    carry_out(plan_conversion(source, target, dtype=dtype, shard_bytes=int(shard_gb * 10**9)))
+    carry_out(plan_conversion(source, target, dtype=dtype, shard_bytes=shard_gb * 10**9))
 
 
 def carry_out(plan: ConversionPlan) -> None:
