@@ -15,6 +15,7 @@ from conclave.planning.checks import check_shape
 from conclave.planning.plan import facts_for
 from conclave_weights.adapter import check_adapter, check_fits
 from conclave_weights.errors import WeightsUnfit
+from conclave_weights.inspection import inspect_weights
 from conclave_weights.soundness import check_weights, read_config
 
 
@@ -34,6 +35,9 @@ def check_model(deployment: ModelDeployment, weights: Path) -> ModelFacts:
             "give that model's weights, or correct spec.model.id"
         )
     facts = facts_for(model.id, config)
+    if found := inspect_weights(weights).problems:
+        more = f"\n  {len(found) - 1} more: conclave weights inspect {weights}" if len(found) > 1 else ""
+        raise WeightsUnfit(f"weights {weights}: {found[0]}{more}")
     if problems := check_shape(deployment, facts):
         raise InvalidInput("\n".join(problem.message for problem in problems))
     return facts
