@@ -15,7 +15,8 @@ class PlanMemory(ApiModel):
     total: int = Field(ge=0)
     """Memory of one GPU as its driver reports it, in bytes."""
     weights: int = Field(ge=0)
-    """What vLLM loads on this GPU, in bytes: its share of the parameters, and the rotary tables that all GPUs hold."""
+    """What vLLM loads on this GPU, in bytes: its share of the parameters, the rotary tables that all GPUs hold, and
+    the slots of adapters."""
     kv_cache: int = Field(ge=0)
     """KV cache pool that vLLM is expected to allocate, in bytes."""
     activations: int = Field(ge=0)

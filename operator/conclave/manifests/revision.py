@@ -58,7 +58,9 @@ def planned_hash(deployment: ModelDeployment) -> str:
     """Of what a plan is made for: another image or volume is no reason to think again."""
     model, access = deployment.spec.model, deployment.spec.access
     parts = {part: _spec(deployment).get(part) for part in ("engine", "hardware", "parallelism")}
-    return content_hash([model.id, model.config_ref and model.config_ref.name, parts, list(access.regions)])
+    asked = [model.id, model.config_ref and model.config_ref.name, parts, list(access.regions)]
+    ranks = [adapter.max_rank for adapter in model.adapters]
+    return content_hash([*asked, ranks] if ranks else asked)
 
 
 def make_record(deployment: ModelDeployment, plan: Plan, rayservice: JsonObject) -> Record:

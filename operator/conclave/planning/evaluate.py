@@ -11,6 +11,7 @@ from conclave.api.modeldeployment import KvCacheDtype
 from conclave.api.plan import PlanMemory
 from conclave.catalogue.accelerators import AcceleratorMatch, find_accelerator
 from conclave.catalogue.shapes import ModelFacts
+from conclave.planning.adapters import adapter_bytes
 from conclave.planning.kv_cache import KvCache, kv_cache
 from conclave.planning.layout import Layout
 from conclave.planning.memory import activation_bytes, graph_bytes, overhead_bytes, rotary_bytes
@@ -104,7 +105,17 @@ class _Budget:
         tiles = expert_tiles(accelerator, on_cpu=device.is_cpu)
         tables = rotary_bytes(facts, dtype_bytes)
         loaded = weight_bytes(facts, layout, dtype, weight_format(facts, settings), tiles)
-        self._weights = tuple(parameters + tables for parameters in loaded)
+        slots = adapter_bytes(
+            facts,
+            layout,
+            dtype_bytes,
+            slots=settings.adapters
+            + (device.is_cpu and settings.adapters > 0),  # one stays empty: conclave_serving.app
+            rank=settings.adapter_rank,
+        )
+        self._weights = tuple(
+            parameters + tables + adapters for parameters, adapters in zip(loaded, slots, strict=True)
+        )
         eager = settings.enforce_eager or device.is_cpu
         stages = layout.stages(len(facts.layers))
         self._graphs = [0 if eager else graph_bytes(len(stage), sequences) for stage in stages]

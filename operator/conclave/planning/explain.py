@@ -79,6 +79,8 @@ def because(
 def _size(facts: ModelFacts, settings: EngineSettings, device: Device, fit: Fit) -> str:
     weights = weight_format(facts, settings)
     kind = "unquantized" if weights is None else f"{weights.method}{' made at load' if weights.online else ''}"
+    if settings.adapters:
+        kind += f", with room for {settings.adapters} adapters of rank {settings.adapter_rank}"
     unit = "rank" if device.is_cpu else "GPU"
     memory = fit.memory
     used = memory.total - memory.free

@@ -183,6 +183,8 @@ def engine_settings(deployment: ModelDeployment) -> EngineSettings:
         kv_cache_dtype=engine.kv_cache_dtype,
         max_model_len=engine.max_model_len,
         enforce_eager=extra.get("enforce_eager", "false").lower() == "true",
+        adapters=len(deployment.spec.model.adapters),
+        adapter_rank=max((adapter.max_rank for adapter in deployment.spec.model.adapters), default=0),
         **named,
     )
 

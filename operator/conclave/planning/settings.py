@@ -39,6 +39,9 @@ class EngineSettings(BaseModel):
     enforce_eager: bool = False
     kv_cache_memory_bytes: int | None = Field(default=None, ge=1)
     """vLLM's --kv-cache-memory-bytes: the pool's size instead of what the utilization leaves."""
+    adapters: int = Field(default=0, ge=0)
+    adapter_rank: int = Field(default=0, ge=0)
+    """The largest rank that any of the adapters may have."""
 
 
 def weight_dtype(facts: ModelFacts, settings: EngineSettings) -> FloatType:
