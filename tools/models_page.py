@@ -1,4 +1,4 @@
-"""docs/models.md from the catalogue: what is known of each model, its licence and how it is served."""
+"""docs/models.md from the catalogue: what is known of each model, its licence, how it is served and was compared."""
 
 from __future__ import annotations
 
@@ -10,7 +10,37 @@ from conclave.catalogue.models import ModelEntry, all_models
 from conclave.planning.kv_cache import kv_bytes_per_token
 from conclave.planning.parallelism import tensor_sizes
 
-_SERVED = {"vllm": "vLLM", "not-yet": "planned only"}
+_SERVED = {"vllm": "vLLM", "conclave": "Conclave's own class for vLLM", "not-yet": "planned only"}
+_COMPARED_WITH = {
+    "DbrxForCausalLM": "Transformers, given DBRX's rope theta",
+    "Grok1ModelForCausalLM": "a reference of our own, in plain PyTorch",
+    "MixtralForCausalLM": "Transformers",
+    "PhiMoEForCausalLM": "Transformers",
+    "LlamaForCausalLM": "nothing; it answers",
+    "GemmaForCausalLM": "nothing; it answers",
+    "Phi3ForCausalLM": "nothing; it answers",
+}
+"""By model class, what tests/serving/models compares it with or, where it only answers a chat request, that it does."""
+
+_VERIFIED = """\
+## What was compared, and what was not
+
+Compared are tiny random checkpoints in each model's official layout, with odd sizes, grouped key-value heads and
+several shards, on vLLM's CPU build: the greedy tokens of 8 prompts x 32 tokens are equal in float32 with one rank, two
+tensor-parallel ranks and two pipeline stages, their log-probabilities within 2e-3. In bfloat16 the log-probabilities
+of the same tokens are off by 0.05 at the median or less, 0.25 for Grok-1, whose random layers amplify rounding. A
+reference with any one feature changed (no clipping, no softcap, a norm skipped, one expert for two, ...) fails the
+comparison. Grok-1's reference is `tests/serving/models/references/grok1.py`, written from the code that xAI released
+and not from our class. "It answers" means that `conclave up` answers a chat request over two ranks, as it does with all
+the compared ones; the class is vLLM's own, as is the class of every model of which the table says nothing.
+
+Not verified, since neither a GPU nor the disk for such weights was at hand:
+
+- any model with its published weights, tokenizer and chat template;
+- the kernels that GPUs run: attention with Grok-1's softcap, fused experts, fp8;
+- expert parallelism, fp8 experts and LoRA on mixtures, which vLLM's CPU build cannot run: that the layers are built
+  for them is tested, that they run is left to the tests marked `gpu`.
+"""
 
 
 def models_page() -> str:
@@ -25,17 +55,24 @@ def models_page() -> str:
             "sources. A model that is not listed is planned from its own `config.json`, where the",
             "architecture is known.",
             "",
-            "| Model | Parameters | Active | KV cache per token | Tensor sizes | Licence | Served |",
-            "|---|---|---|---|---|---|---|",
+            "| Model | Parameters | Active | KV cache per token | Tensor sizes | Licence | Served by | Compared with |",
+            "|---|---|---|---|---|---|---|---|",
             *(_line(entry) for entry in with_weights),
+            "",
+            _VERIFIED,
+            "## Conclave's own classes",
+            "",
+            "Found by vLLM as a plugin where the wheel is installed beside it; vLLM itself is not changed.",
+            "",
+            *_reasons(with_weights, "conclave"),
             "",
             "## Planned only",
             "",
-            *_reasons(with_weights),
+            *_reasons(with_weights, "not-yet"),
             "",
             "## Refused",
             "",
-            *_reasons(without),
+            *_reasons(without, "nobody", "provider"),
             "",
             "## Licences",
             "",
@@ -59,6 +96,7 @@ def _line(entry: ModelEntry) -> str:
         ", ".join(map(str, tensor_sizes(facts))),
         f"`{entry.licence}`",
         _SERVED[entry.served.by],
+        "" if entry.served.by == "not-yet" else _COMPARED_WITH.get(entry.served.engine_class or "", ""),
     ]
     return f"| {' | '.join(cells)} |"
 
@@ -67,7 +105,7 @@ def _licence(terms: LicenceTerms) -> str:
     return f"| `{terms.id}` | [{terms.title}]({terms.url}) | {'no' if terms.open else 'yes'} | {terms.obliges} |"
 
 
-def _reasons(entries: list[ModelEntry]) -> Iterator[str]:
+def _reasons(entries: list[ModelEntry], *served_by: str) -> Iterator[str]:
     for entry in entries:
-        if entry.served.reason:
+        if entry.served.by in served_by:
             yield f"- {entry.title} ({entry.publisher}): {entry.served.reason}."

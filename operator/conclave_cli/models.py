@@ -31,6 +31,7 @@ app = typer.Typer(
 
 SERVED = {
     "vllm": "vLLM",
+    "conclave": "Conclave's own class for vLLM",
     "not-yet": "planned only",
     "provider": "by its provider only",
     "nobody": "never released",

@@ -23,11 +23,12 @@ class _Row(BaseModel):
 class Served(_Row):
     """Who can serve the model, and why not where nobody can."""
 
-    by: Literal["vllm", "not-yet", "provider", "nobody"]
-    """`not-yet`: it can be planned, and this release cannot serve it."""
+    by: Literal["vllm", "conclave", "not-yet", "provider", "nobody"]
+    """`conclave`: vLLM with a class of ours; `not-yet`: it can be planned, and this release cannot serve it."""
     engine_class: str | None = None
-    """The model class of vLLM that its `architectures` names."""
+    """The model class that its `architectures` names."""
     reason: str | None = None
+    """Why it is not served, or not by vLLM's own class."""
     instead: tuple[str, ...] = ()
     """Models of the catalogue that do what this one does."""
 

@@ -11,6 +11,7 @@ from conclave.catalogue.models import ModelEntry, all_models, find_model, sugges
 from conclave.planning.kv_cache import kv_bytes_per_token
 from conclave.planning.parallelism import tensor_sizes
 from conclave.planning.weights import parameters
+from conclave_serving.models import CLASSES
 
 WITH_WEIGHTS = [entry for entry in all_models() if entry.has_weights]
 
@@ -71,9 +72,15 @@ def test_the_parameters_counted_from_the_config_are_the_published_ones(entry: Mo
 def test_an_entry_with_weights_names_licence_class_and_source(entry: ModelEntry) -> None:
     assert entry.terms is not None, entry.licence
     assert entry.served.engine_class == entry.config["architectures"][0]  # type: ignore[index]
-    assert entry.served.by in ("vllm", "not-yet")
-    assert (entry.served.reason is not None) == (entry.served.by == "not-yet")
+    assert entry.served.by in ("vllm", "conclave", "not-yet")
+    assert (entry.served.reason is None) == (entry.served.by == "vllm")
     assert entry.source
+
+
+def test_what_is_served_by_a_class_of_ours_has_one_and_nothing_else_has() -> None:
+    by_class = {(entry.served.by, entry.served.engine_class) for entry in WITH_WEIGHTS}
+    assert {name for by, name in by_class if by == "conclave"} <= CLASSES.keys()
+    assert {name for by, name in by_class if by == "vllm"}.isdisjoint(CLASSES)
 
 
 @pytest.mark.parametrize(

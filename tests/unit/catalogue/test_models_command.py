@@ -23,7 +23,8 @@ def test_the_list_holds_what_can_be_served_what_is_planned_only_and_what_nobody_
     assert lines[0].split() == ["MODEL", "PARAMETERS", "ACTIVE", "LICENCE", "SERVED"]
     served = {line.split()[0]: line for line in lines[1:]}
     assert served["mistralai/Mixtral-8x7B-v0.1"].endswith("vLLM")
-    assert served["databricks/dbrx-instruct"].endswith("planned only")
+    assert served["databricks/dbrx-instruct"].endswith("Conclave's own class for vLLM")
+    assert served["xai-org/grok-2"].endswith("planned only")
     assert served["google/gemini"].endswith("by its provider only")
     assert served["apple/MM1"].endswith("never released")
 
@@ -41,7 +42,7 @@ def test_show_gives_shape_memory_and_licence() -> None:
     assert shown["tensorSizes"] == [1, 2, 4, 8, 16]
     assert shown["kvBytesPerToken"] == 160 * 1024
     assert "obliges to" in shown["licence"]
-    assert "planned only" in shown["served"]
+    assert shown["served"].startswith("Conclave's own class for vLLM: ")
     assert shown["config"]["d_model"] == 6144
 
 

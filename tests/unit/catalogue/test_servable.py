@@ -65,7 +65,20 @@ def test_a_config_makes_no_provider_model_servable() -> None:
 
 
 def test_what_the_engine_cannot_serve_yet_says_so_by_id_and_by_architecture() -> None:
-    assert "KeyError" in str(not_yet_served("databricks/dbrx-instruct"))
-    assert "not served by this release" in str(not_yet_served("acme/tuned-dbrx", "DbrxForCausalLM"))
-    assert not_yet_served("mistralai/Mixtral-8x7B-v0.1") is None
-    assert not_yet_served("acme/tuned-mixtral", "MixtralForCausalLM") is None
+    assert "Conclave has one for Grok-1 only" in str(not_yet_served("xai-org/grok-2"))
+    assert "not served by this release" in str(not_yet_served("acme/tuned-grok-2", "Grok1ForCausalLM"))
+    assert "fp8_per_tensor" in str(not_yet_served("amd/dbrx-instruct-FP8-KV"))
+
+
+SERVED = [
+    ("mistralai/Mixtral-8x7B-v0.1", "MixtralForCausalLM"),
+    ("databricks/dbrx-instruct", "DbrxForCausalLM"),
+    ("hpcai-tech/grok-1", "Grok1ModelForCausalLM"),
+    ("microsoft/Phi-3.5-MoE-instruct", "PhiMoEForCausalLM"),
+]
+
+
+@pytest.mark.parametrize(("model_id", "architecture"), SERVED, ids=[row[0] for row in SERVED])
+def test_what_is_served_is_so_by_id_and_by_architecture(model_id: str, architecture: str) -> None:
+    assert not_yet_served(model_id) is None
+    assert not_yet_served("acme/tuned", architecture) is None

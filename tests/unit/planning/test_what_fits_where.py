@@ -112,6 +112,53 @@ def test_fits(
     assert (chosen.tensor, chosen.pipeline, chosen.expert_parallel, chosen.max_model_len) == expected
 
 
+SAID = [
+    (
+        "DBRX on four cards of 80 GB has its whole context, seven times",
+        "databricks/dbrx-instruct",
+        nodes(A100, 4),
+        {},
+        ("weights (unquantized) take 61.3 of 79.1 GiB", "the model's whole context of 32768 tokens fits"),
+        7,
+    ),
+    (
+        "DBRX on eight cards of 40 GB has its whole context, five times",
+        "databricks/dbrx-instruct",
+        nodes(A100_40, 8),
+        {},
+        ("weights (unquantized) take 30.7 of 39.4 GiB", "the model's whole context of 32768 tokens fits"),
+        5,
+    ),
+    (
+        "Grok-1 in fp8 on eight cards of 80 GB has its whole context, often",
+        "hpcai-tech/grok-1",
+        nodes(H100, 8),
+        {"quantization": "fp8_per_tensor"},
+        ("weights (fp8 made at load) take 36.9 of 79.2 GiB", "the model's whole context of 8192 tokens fits"),
+        115,
+    ),
+    (
+        "Phi-3.5 MoE on two cards of 80 GB has its whole context",
+        "microsoft/Phi-3.5-MoE-instruct",
+        nodes(A100, 2),
+        {},
+        ("weights (unquantized) take 39.0 of 79.1 GiB", "the model's whole context of 131072 tokens fits"),
+        4,
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    ("model", "machines", "wanted", "words", "concurrency"), [row[1:] for row in SAID], ids=[row[0] for row in SAID]
+)
+def test_says_what_fits_with_what_context(
+    model: str, machines: tuple[Node, ...], wanted: dict[str, Any], words: tuple[str, ...], concurrency: int
+) -> None:
+    chosen = plan(model, machines, **wanted)
+    assert [word for word in words if not any(word in reason for reason in chosen.because)] == []
+    assert chosen.max_concurrency == concurrency
+
+
 REFUSED = [
     (
         "Phi-3 medium over eight cards",
