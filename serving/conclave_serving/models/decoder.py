@@ -288,6 +288,7 @@ class MixtureForCausalLM(nn.Module, SupportsLoRA, SupportsPP, MixtureOfExperts):
         is_tied: bool = False,
     ) -> None:
         super().__init__()
+        self.config = vllm_config.model_config.hf_config
         self.quant_config = vllm_config.quant_config
         self.model = Decoder(
             prefix=maybe_prefix(prefix, "model"),
