@@ -43,6 +43,10 @@ BEYOND_ADMISSION = {
         {"model": {"id": "meta-llama/Meta-Llama-3-8B", "licence": {"accepted": "mit"}}},
         "spec.model.licence.accepted is mit, but its licence is",
     ),
+    "a model that is planned only": (
+        {"model": {"id": "xai-org/grok-2", "licence": {"accepted": "grok-2-community-license"}}},
+        "not served by this release: vLLM has had no class for Grok-2 since 0.24, and Conclave has one for Grok-1 only",
+    ),
     "a model that was never released": ({"model": {"id": "apple/mm1"}}, "never released"),
     "a model that only its provider serves": ({"model": {"id": "openai/gpt-4o"}}, "served by its provider only"),
     "a tensor size that the heads forbid": (
