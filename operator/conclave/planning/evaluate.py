@@ -109,8 +109,7 @@ class _Budget:
             facts,
             layout,
             dtype_bytes,
-            slots=settings.adapters
-            + (device.is_cpu and settings.adapters > 0),  # one stays empty: conclave_serving.app
+            slots=settings.adapters + device.is_cpu,  # where one stays empty: conclave_serving.app
             rank=settings.adapter_rank,
         )
         self._weights = tuple(
