@@ -6,8 +6,8 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +50,9 @@ class Job:
     tokens: int = 32
     follows: str | None = None
     """An earlier job: its tokens are given, and judged instead of chosen."""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """Further arguments of vLLM's engine."""
+    adapter: str | None = None
 
 
 Sequences = list[list[Token]]

@@ -35,6 +35,7 @@ Sequence = list[tuple[int, float]]
 def generate(job: dict[str, Any], given: list[Sequence] | None, tensor: int, pipeline: int) -> list[Sequence]:
     """Chosen tokens and their log-probabilities, of each prompt; or those of the tokens `given`."""
     from vllm import LLM, SamplingParams, TokensPrompt
+    from vllm.lora.request import LoRARequest
 
     engine = LLM(
         model=job["checkpoint"],
@@ -47,6 +48,7 @@ def generate(job: dict[str, Any], given: list[Sequence] | None, tensor: int, pip
         enable_prefix_caching=False,
         # Eager execution on CPU leaves out what pipeline stages need; tracing without a compiler is quick.
         **({"compilation_config": {"mode": 2, "backend": "eager"}} if pipeline > 1 else {"enforce_eager": True}),
+        **job["options"],
     )
     continuations = [[token for token, _ in sequence] for sequence in given or [[] for _ in job["prompts"]]]
     outputs = engine.generate(
@@ -63,6 +65,7 @@ def generate(job: dict[str, Any], given: list[Sequence] | None, tensor: int, pip
             prompt_logprobs=0 if given else None,
         ),
         use_tqdm=False,
+        lora_request=LoRARequest("adapter", 1, job["adapter"]) if job["adapter"] else None,
     )
     if given:
         chosen = continuations
