@@ -5,15 +5,18 @@ And the comparison sees each feature: the reference with one of them changed fai
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from itertools import chain
 from pathlib import Path
-from statistics import fmean
+from shutil import copytree
+from statistics import median
 
 import pytest
+from safetensors.torch import load_file, save_file
 from tests.serving.models.comparison import first_difference
 from tests.serving.models.conftest import IN_BFLOAT16
-from tests.serving.models.engines import Answer, Layout
+from tests.serving.models.engines import Answer, Job, Layout, run
 from tests.serving.models.references.grok1 import Definition, Grok1, Token
 
 Answers = Callable[[Layout], dict[str, Answer]]
@@ -22,8 +25,8 @@ Prompts = tuple[tuple[int, ...], ...]
 MODEL = "grok-1"
 LAYOUTS = [Layout(), Layout(tensor=2), Layout(pipeline=2)]
 TOKENS = 32
-BFLOAT16_MEAN = 0.5
-"""Mean difference of log-probabilities: three layers of capped logits amplify what rounding makes of the routers."""
+BFLOAT16_MEDIAN = 0.25
+"""Of differences in log-probability: the sharp random attention amplifies what rounding makes of the routers."""
 
 
 def continuations(checkpoint: Path, prompts: Prompts, definition: Definition) -> Iterator[list[Token]]:
@@ -50,7 +53,7 @@ def test_bfloat16_stays_close_along_the_tokens_of_float32(answers: Answers, expe
     assert answer.error is None
     pairs = list(zip(chain(*answer.sequences), chain(*expected), strict=True))
     assert [said.id for said, _ in pairs] == [wanted.id for _, wanted in pairs]
-    assert 0 < fmean(abs(said.logprob - wanted.logprob) for said, wanted in pairs) < BFLOAT16_MEAN
+    assert 0 < median(abs(said.logprob - wanted.logprob) for said, wanted in pairs) < BFLOAT16_MEDIAN
 
 
 MUTATIONS = {
@@ -85,3 +88,30 @@ def test_renormalised_experts_are_the_same_model(
     """A norm follows the experts at once, so that whoever renormalises is not told apart from who does not."""
     renormalised = continuations(checkpoints[MODEL], prompts, Definition(has_renormalised_router=True))
     assert first_difference(answers(Layout())[MODEL].sequences, renormalised) is None
+
+
+def with_head(checkpoint: Path, path: Path, *, tied: bool) -> Path:
+    """The checkpoint with an `lm_head.weight`: a copy of the embeddings where they are tied, else another matrix."""
+    copytree(checkpoint, path)
+    config = json.loads((path / "config.json").read_text()) | {"tie_word_embeddings": tied}
+    (path / "config.json").write_text(json.dumps(config))
+    index = json.loads((path / "model.safetensors.index.json").read_text())
+    name = "model.embed_tokens.weight"
+    embeddings = load_file(path / index["weight_map"][name])[name]
+    save_file({"lm_head.weight": embeddings if tied else embeddings.flip(0).contiguous()}, path / "head.safetensors")
+    index["weight_map"]["lm_head.weight"] = "head.safetensors"
+    (path / "model.safetensors.index.json").write_text(json.dumps(index))
+    return path
+
+
+def test_a_head_in_the_checkpoint_is_used_and_a_spare_copy_of_the_embeddings_does_no_harm(
+    checkpoints: dict[str, Path], prompts: Prompts, expected: list[list[Token]], tmp_path: Path
+) -> None:
+    tied = with_head(checkpoints[MODEL], tmp_path / "tied", tied=True)
+    untied = with_head(checkpoints[MODEL], tmp_path / "untied", tied=False)
+    jobs = [Job("tied", str(tied), prompts), Job("untied", str(untied), prompts)]
+    answers = run(Layout(pipeline=2), jobs, tmp_path)
+    assert [answer.error for answer in answers.values()] == [None, None]
+    assert first_difference(answers["tied"].sequences, expected) is None
+    assert first_difference(answers["untied"].sequences, continuations(untied, prompts, Definition())) is None
+    assert first_difference(answers["untied"].sequences, expected) is not None
