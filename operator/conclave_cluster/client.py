@@ -7,14 +7,23 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shutil
 from collections.abc import AsyncIterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self
 
 import aiohttp
+import yaml
 from kubernetes.aio import config
 from kubernetes.aio.client import ApiClient, Configuration
 from kubernetes.aio.config.config_exception import ConfigException
+from kubernetes.aio.config.kube_config import (
+    KUBE_CONFIG_DEFAULT_LOCATION,
+    ConfigNode,
+    KubeConfigLoader,
+    KubeConfigMerger,
+)
 
 from conclave import __version__
 from conclave.errors import EnvironmentUnfit
@@ -33,6 +42,11 @@ APPLY = "application/apply-patch+yaml"
 MERGE_PATCH = "application/merge-patch+json"
 JSON_PATCH = "application/json-patch+json"
 
+UNREADABLE = (ConfigException, OSError, yaml.YAMLError, ValueError)
+"""What tells by itself what is wrong with a kubeconfig."""
+MISSHAPEN = (TypeError, AttributeError, LookupError, RecursionError)
+"""What the library stumbles into where the file is YAML and no kubeconfig: it checks little before it reads on."""
+
 
 class RequestError(Exception):
     """The API server refused a request or did not answer."""
@@ -43,22 +57,31 @@ class RequestError(Exception):
 
 
 async def load_configuration(kubeconfig: str | None = None, context: str | None = None) -> Configuration:
-    """The pod's own service account where there is one and no kubeconfig is named, else the user's kubeconfig."""
+    """The pod's own service account where there is one and no kubeconfig is named, else the user's kubeconfig.
+
+    Raises EnvironmentUnfit where there is neither, or the kubeconfig names no cluster or gives no credentials.
+    """
     configuration = Configuration()
-    if kubeconfig is not None:
+    if kubeconfig is None:
+        with suppress(ConfigException):
+            config.load_incluster_config(client_configuration=configuration)
+            return configuration
+    else:
         _require_file(kubeconfig)
+    file = kubeconfig or KUBE_CONFIG_DEFAULT_LOCATION
     try:
-        if kubeconfig is None:
-            try:
-                config.load_incluster_config(client_configuration=configuration)
-            except ConfigException:
-                await config.load_kube_config(context=context, client_configuration=configuration)
-        else:
-            await config.load_kube_config(config_file=kubeconfig, context=context, client_configuration=configuration)
-    except (ConfigException, OSError) as error:
+        files, loader = _read_kubeconfig(file, context)
+        await loader.load_and_set(configuration)
+        _require_credentials(files, loader.current_context["context"].get("user"), configuration)
+    except UNREADABLE as error:
         raise EnvironmentUnfit(
-            f"no cluster: {error}. Expected a service account inside a pod, or a kubeconfig "
-            "(--kubeconfig, $KUBECONFIG or ~/.kube/config) whose current context names a cluster."
+            f"no cluster: {file}: {' '.join(str(error).split())}. Expected a service account inside a pod, or a "
+            "kubeconfig (--kubeconfig, $KUBECONFIG or ~/.kube/config) whose current context names a cluster."
+        ) from error
+    except MISSHAPEN as error:
+        raise EnvironmentUnfit(
+            f"no cluster: {file} is not a kubeconfig: expected clusters, users, contexts and "
+            "a current-context, as `kubectl config view` prints them"
         ) from error
     return configuration
 
@@ -68,14 +91,30 @@ def _require_file(kubeconfig: str) -> None:
         raise EnvironmentUnfit(f"no cluster: the kubeconfig {kubeconfig} does not exist; name one that does")
 
 
+def _require_credentials(files: ConfigNode, user: str | None, configuration: Configuration) -> None:
+    """A credential plugin that fails is only logged by the library, which then asks as nobody."""
+    found = files["users"].get_with_name(user, safe=True)
+    plugin = found and found["user"].safe_get("exec")
+    if not plugin or configuration.api_key or configuration.cert_file:
+        return
+    command = plugin["command"]
+    remedy = "log in with it again" if shutil.which(command) else "it is not on PATH: install it"
+    raise EnvironmentUnfit(f"no cluster: {command}, the kubeconfig's credential plugin, gave no credentials; {remedy}")
+
+
 def current_namespace(kubeconfig: str | None = None, context: str | None = None) -> str:
     """The namespace of a kubeconfig's context; `default` where it names none."""
     try:
-        contexts, active = config.list_kube_config_contexts(config_file=kubeconfig)
-    except (ConfigException, OSError):
+        chosen = _read_kubeconfig(kubeconfig or KUBE_CONFIG_DEFAULT_LOCATION, context)[1].current_context["context"]
+        return str(chosen.get("namespace") or "default")
+    except (*UNREADABLE, *MISSHAPEN):
         return "default"
-    named = [item for item in contexts if item["name"] == context] if context else [active]
-    return str(named[0]["context"].get("namespace", "default")) if named and named[0] else "default"
+
+
+def _read_kubeconfig(file: str, context: str | None) -> tuple[ConfigNode, KubeConfigLoader]:
+    """Raises what is in UNREADABLE and MISSHAPEN."""
+    files = KubeConfigMerger(file).config
+    return files, KubeConfigLoader(files, context, config_base_path=None)
 
 
 class Client:
