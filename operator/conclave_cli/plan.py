@@ -6,24 +6,28 @@ Reads files and flags and prints; the plan itself is `conclave.planning`.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from enum import StrEnum
 from typing import Annotated
 
 import typer
 import yaml
+from pydantic import ValidationError
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from conclave.api.modeldeployment import Dtype, KvCacheDtype, ModelDeployment, Quantization
+from conclave.api.modeldeployment import Dtype, Engine, KvCacheDtype, ModelDeployment, Quantization
 from conclave.api.plan import Plan, PlanMemory
 from conclave.catalogue.facts import ModelFacts
 from conclave.catalogue.models import find_model
 from conclave.catalogue.servable import check_servable, not_yet_served
 from conclave.errors import InvalidInput, NothingFits
 from conclave.planning.inventory import Inventory, Node
-from conclave.planning.plan import PlanOutcome, PlanRequest, facts_for, make_plan, plan_deployment
-from conclave.planning.settings import CPU, DEFAULT_GPU_MEMORY_UTILIZATION, EngineSettings
+from conclave.planning.plan import PlanOutcome, PlanRequest, engine_settings, facts_for, make_plan, plan_deployment
+from conclave.planning.settings import CPU, DEFAULT_GPU_MEMORY_UTILIZATION
+from conclave.policy.admission import explain
+from conclave.policy.arguments import engine_arguments
 from conclave_cli.inventory_file import MOST_MEMORY_GIB, product_memory, read_inventory
 from conclave_cli.manifest_files import load_deployment, read_model_config
 
@@ -107,19 +111,21 @@ def plan(
         hardware = read_inventory(inventory, tolerations)
     else:
         hardware = _hardware(accelerator, gpus_per_node, nodes, gpu_memory_gib)
-    changes = {
+    fields = {
         "quantization": quantization,
         "dtype": dtype,
         "kv_cache_dtype": kv_cache_dtype,
         "max_model_len": max_model_len,
+    }
+    arguments = {
         "gpu_memory_utilization": gpu_memory_utilization,
         "max_num_seqs": max_num_seqs,
         "max_num_batched_tokens": max_num_batched_tokens,
-        "enforce_eager": enforce_eager or None,
+        "enforce_eager": "true" if enforce_eager else None,
     }
     sizes = {"tensor": tensor, "pipeline": pipeline, "expert_parallel": expert_parallel}
     if deployment is not None:
-        given = [name for name, value in (changes | sizes).items() if value is not None]
+        given = [name for name, value in (fields | arguments | sizes).items() if value is not None]
         if given or data != 1:
             raise InvalidInput(f"--{(given or ['data'])[0].replace('_', '-')} and -f exclude each other: edit {file}")
         facts = _facts_of(deployment, config)
@@ -133,11 +139,22 @@ def plan(
                 facts=facts,
                 inventory=hardware,
                 data=data,
-                settings=EngineSettings(**{key: value for key, value in changes.items() if value is not None}),
+                settings=engine_settings(_engine(fields, arguments)),
                 **sizes,
             )
         )
     _print(name, facts, outcome, every_option=every_option, output=output)
+
+
+def _engine(fields: Mapping[str, object], arguments: Mapping[str, object]) -> Engine:
+    """The flags as a manifest has them, and so under its rules; raises InvalidInput."""
+    given = {name: value for name, value in fields.items() if value is not None}
+    extra = {name: str(value) for name, value in arguments.items() if value is not None}
+    engine_arguments(extra)
+    try:
+        return Engine(**given, extra_args=extra)
+    except ValidationError as error:
+        raise InvalidInput("\n".join(str(problem) for problem in explain(error, Engine))) from error
 
 
 def _hardware(accelerator: str | None, gpus: int, nodes: int, memory_gib: float | None) -> Inventory:

@@ -52,7 +52,7 @@ def _check_shape(deployment: ModelDeployment, facts: ModelFacts) -> Iterator[Unf
     model, engine, wanted = deployment.spec.model, deployment.spec.engine, deployment.spec.parallelism
     if problem := not_yet_served(model.id, facts.architecture):
         yield Unfit(Reason.MODEL_REFUSED, ("spec", "model", "id"), problem)
-    settings = engine_settings(deployment)
+    settings = engine_settings(engine, model.adapters)
     if problem := quantization_conflict(facts, settings):
         yield Unfit(Reason.INVALID_SPEC, ("spec", "engine", "quantization"), f"spec.{problem}")
     if engine.max_model_len is not None and engine.max_model_len > facts.context_tokens:

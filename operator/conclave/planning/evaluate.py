@@ -24,6 +24,7 @@ from conclave.planning.settings import (
     expert_tiles,
     in_flight_tokens,
     kv_entry_bytes,
+    largest_graph_tokens,
     quantization_conflict,
     weight_dtype,
     weight_format,
@@ -99,6 +100,7 @@ class _Budget:
         dtype = weight_dtype(facts, settings)
         dtype_bytes = DTYPE_BYTES[dtype]
         tokens, sequences = batch_sizes(settings, accelerator, device.memory_bytes, layout.gpus, on_cpu=device.is_cpu)
+        self._tokens, self._sequences = tokens, sequences
         limit = settings.max_model_len or facts.context_tokens
         self._facts, self._settings, self._device = facts, settings, device
         self._requested = int(device.memory_bytes * settings.gpu_memory_utilization)
@@ -117,7 +119,8 @@ class _Budget:
         )
         eager = settings.enforce_eager or device.is_cpu
         stages = layout.stages(len(facts.layers))
-        self._graphs = [0 if eager else graph_bytes(len(stage), sequences) for stage in stages]
+        largest = largest_graph_tokens(settings, accelerator, tokens, sequences)
+        self._graphs = [0 if eager else graph_bytes(len(stage), largest) for stage in stages]
         self._activations = activation_bytes(
             facts, layout, dtype_bytes, tokens=tokens, sequences=sequences, graphs=min(self._graphs)
         )
@@ -133,6 +136,11 @@ class _Budget:
 
     def outcome(self) -> Fit | Misfit:
         """Weighs what is left for the KV cache against one request of the longest length."""
+        if self._sequences > self._tokens:
+            return Misfit(
+                reason=f"max_num_seqs is {self._sequences}, more than the {self._tokens} tokens of a step here, "
+                "and a step has at least one of each sequence; a larger max_num_batched_tokens would do"
+            )
         left = [
             self._requested - weights - self._activations - graphs - self._overhead
             for weights, graphs in zip(self._weights, self._graphs, strict=True)
@@ -140,6 +148,12 @@ class _Budget:
         tightest = min(range(len(left)), key=lambda stage: left[stage])
         if left[tightest] <= 0:
             return Misfit(reason=self._too_large(tightest))
+        asked = self._settings.kv_cache_memory_bytes
+        if asked is not None and asked > left[tightest]:
+            return Misfit(
+                reason=f"kv_cache_memory_bytes asks for {_gib(asked)} GiB of KV cache on a GPU, "
+                f"and {_gib(left[tightest])} GiB are left beside {_gib(self._weights[tightest])} GiB of weights"
+            )
         pools = [self._pool(stage, room) for stage, room in enumerate(left)]
         blocks = self._cache.pool_blocks(pools)
         longest = self._cache.longest_request(blocks, self._facts.context_tokens)
@@ -157,7 +171,7 @@ class _Budget:
 
     def _pool(self, stage: int, room: int) -> int:
         if self._settings.kv_cache_memory_bytes is not None:
-            return min(room, self._settings.kv_cache_memory_bytes)
+            return self._settings.kv_cache_memory_bytes
         if not self._device.is_cpu:
             return room
         block = self._cache.stage_block_bytes[stage]

@@ -20,7 +20,6 @@ SORTING_BYTES_PER_LOGIT = 38.5
 """The same in vLLM 0.9 to 0.16, which sorted the logits and did not yet count the graphs."""
 GRAPH_BYTES_PER_LAYER = int(0.3 * _MIB)
 """One captured graph of one layer."""
-MOST_CAPTURED_TOKENS = 512
 ALONE_OVERHEAD_BYTES = int(0.3 * _GIB)
 """Libraries' own allocations where a rank works alone."""
 JOINED_OVERHEAD_BYTES = int(0.4 * _GIB)
@@ -48,12 +47,11 @@ def activation_bytes(
     return max(tokens * (widest + residual) * dtype_bytes, sampler)
 
 
-def graph_bytes(layers: int, sequences: int) -> int:
+def graph_bytes(layers: int, largest: int) -> int:
     """CUDA graphs of one pipeline stage, which vLLM takes off the pool since 0.21: one for each batch size.
 
-    Sizes are 1, 2, 4, then by 8 to 256, then by 16 to 512, and reach twice the sequences at most.
+    Sizes are 1, 2, 4, then by 8 to 256, then by 16 to the largest.
     """
-    largest = min(MOST_CAPTURED_TOKENS, 2 * sequences)
     sizes = 3 + min(largest, 256) // 8 + max(0, largest - 256) // 16
     return layers * sizes * GRAPH_BYTES_PER_LAYER
 

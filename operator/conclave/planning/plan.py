@@ -5,12 +5,12 @@ Called by the operator, `conclave plan` and `conclave up`. Pure and deterministi
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from conclave.api.modeldeployment import ModelDeployment
+from conclave.api.modeldeployment import Adapter, Engine, ModelDeployment
 from conclave.api.plan import Plan, RejectedOption
 from conclave.catalogue.facts import ModelFacts, read_config
 from conclave.catalogue.models import find_model, suggest_models
@@ -120,7 +120,7 @@ def plan_deployment(
             pipeline=spec.parallelism.pipeline,
             data=spec.parallelism.data,
             expert_parallel=spec.parallelism.expert_parallel,
-            settings=engine_settings(deployment),
+            settings=engine_settings(spec.engine, spec.model.adapters),
             previous=previous,
         )
     )
@@ -172,9 +172,8 @@ def facts_for(model_id: str, config: Mapping[str, object] | None) -> ModelFacts:
     return read_config(entry.config)
 
 
-def engine_settings(deployment: ModelDeployment) -> EngineSettings:
-    """The deployment's engine settings that bear on memory; extra arguments are read by vLLM's names."""
-    engine = deployment.spec.engine
+def engine_settings(engine: Engine, adapters: Sequence[Adapter] = ()) -> EngineSettings:
+    """The settings that bear on memory; extra arguments are read by vLLM's names."""
     extra = {name.removeprefix("--").replace("-", "_"): value for name, value in engine.extra_args.items()}
     named = {name: _number(name, extra[name]) for name in _SIZED_ARGUMENTS if name in extra}
     return EngineSettings(
@@ -183,8 +182,8 @@ def engine_settings(deployment: ModelDeployment) -> EngineSettings:
         kv_cache_dtype=engine.kv_cache_dtype,
         max_model_len=engine.max_model_len,
         enforce_eager=extra.get("enforce_eager", "false").lower() == "true",
-        adapters=len(deployment.spec.model.adapters),
-        adapter_rank=max((adapter.max_rank for adapter in deployment.spec.model.adapters), default=0),
+        adapters=len(adapters),
+        adapter_rank=max((adapter.max_rank for adapter in adapters), default=0),
         **named,
     )
 
@@ -194,6 +193,7 @@ _SIZED_ARGUMENTS = (
     "max_num_seqs",
     "max_num_batched_tokens",
     "block_size",
+    "max_cudagraph_capture_size",
     "kv_cache_memory_bytes",
 )
 

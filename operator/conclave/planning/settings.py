@@ -37,6 +37,7 @@ class EngineSettings(BaseModel):
     max_num_batched_tokens: int | None = Field(default=None, ge=1)
     block_size: int | None = Field(default=None, ge=1)
     enforce_eager: bool = False
+    max_cudagraph_capture_size: int | None = Field(default=None, ge=1)
     kv_cache_memory_bytes: int | None = Field(default=None, ge=1)
     """vLLM's --kv-cache-memory-bytes: the pool's size instead of what the utilization leaves."""
     adapters: int = Field(default=0, ge=0)
@@ -97,8 +98,14 @@ def batch_sizes(
         tokens, sequences = 8192, 1024
     else:
         tokens, sequences = 2048, 256
-    sequences = settings.max_num_seqs or sequences
-    return settings.max_num_batched_tokens or max(tokens, sequences), sequences
+    tokens = settings.max_num_batched_tokens or tokens
+    return tokens, settings.max_num_seqs or min(sequences, tokens)
+
+
+def largest_graph_tokens(settings: EngineSettings, accelerator: Accelerator | None, tokens: int, sequences: int) -> int:
+    """Tokens of the largest batch that a CUDA graph is captured for (`vllm/config/vllm.py:_set_cudagraph_sizes`)."""
+    usual = 1024 if accelerator and accelerator.compute.startswith("10.") else 512
+    return min(tokens, settings.max_cudagraph_capture_size or min(usual, 2 * sequences))
 
 
 def in_flight_tokens(batched_tokens: int, pipeline: int, *, on_cpu: bool) -> int:

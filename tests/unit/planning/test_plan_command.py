@@ -116,6 +116,7 @@ def test_a_config_of_ones_own_is_planned(tmp_path: Path) -> None:
     assert json.loads(result.stdout)["memory"]["weights"] == pytest.approx(14.96 * 2**30, rel=0.001)
 
 
+MIXTRAL_ON_H100 = ("--model", "mistralai/Mixtral-8x7B-v0.1", "--accelerator", "H100")
 BAD = [
     ("neither a file nor a model", ("--accelerator", "H100"), "give either -f FILE"),
     ("both", ("-f", "x.yaml", "--model", "y", "--accelerator", "H100"), "give either -f FILE"),
@@ -134,6 +135,21 @@ BAD = [
     ("a model that was never released", ("--model", "apple/MM1", "--accelerator", "H100"), "never released"),
     ("a provider's model", ("--model", "gpt-4o", "--accelerator", "H100"), "served by its provider only"),
     ("an unknown model", ("--model", "nobody/knows", "--accelerator", "H100"), "not in the catalogue"),
+    (
+        "more sequences in a step than tokens",
+        (*MIXTRAL_ON_H100, "--max-num-seqs", "1024", "--max-num-batched-tokens", "512"),
+        "max_num_seqs 1024 is more than max_num_batched_tokens 512",
+    ),
+    (
+        "more sequences in a step than vLLM gives it tokens",
+        ("--model", "google/gemma-2b", "--accelerator", "L4", "--max-num-seqs", "4096"),
+        "max_num_seqs is 4096, more than the 2048 tokens of a step here",
+    ),
+    (
+        "a share that a manifest may not have",
+        (*MIXTRAL_ON_H100, "--gpu-memory-utilization", "0.99"),
+        "gpu_memory_utilization is '0.99': a number from 0.1 to 0.98 is needed",
+    ),
     ("a file that is not there", ("-f", "nowhere.yaml", "--accelerator", "H100"), "cannot be read: No such file"),
     (
         "a size that vLLM refuses",
