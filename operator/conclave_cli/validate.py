@@ -1,6 +1,7 @@
 """`conclave validate`: everything that admission, the catalogue and the model's shape refuse, without a cluster.
 
 All problems of all documents at once, each with file, line, field and remedy; exit code 2 where there is any.
+Objects of other kinds beside a ModelDeployment are skipped by name.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import Annotated
 import typer
 import yaml
 
-from conclave.api.modeldeployment import ModelDeployment
+from conclave.api.modeldeployment import GROUP, KIND, ModelDeployment
 from conclave.errors import InvalidInput, UnknownModel
 from conclave.planning.checks import Unfit, check_deployment, check_shape
 from conclave.planning.plan import facts_for
@@ -95,7 +96,24 @@ def _check_file(file: str, judge: Judge) -> list[Report]:
     except UnreadableFileError as error:
         problem = {"line": error.line, "field": "", "message": error.reason}
         return [{"file": file, "line": error.line, "name": None, "problems": [problem]}]
-    return [_check(document, judge) for document in documents]
+    others = [(document, _other_kind(document)) for document in documents]
+    own = [document for document, kind in others if not kind]
+    for document, kind in others if own else ():
+        if kind:
+            typer.echo(f"{file}:{document.line}: skipped: {kind}", err=True)
+    return [_check(document, judge) for document in own or documents]
+
+
+def _other_kind(document: Document) -> str:
+    """Kind and name of an object that is none of Conclave's, such as a Namespace; empty for all else."""
+    match document.value:
+        case {"kind": str(kind), "apiVersion": str(version)} if kind == KIND or version.startswith(f"{GROUP}/"):
+            return ""
+        case {"kind": str(kind), "apiVersion": str(), "metadata": {"name": str(name)}}:
+            return f"{kind} {name}"
+        case {"kind": str(kind), "apiVersion": str()}:
+            return kind
+    return ""
 
 
 def _check(document: Document, judge: Judge) -> Report:

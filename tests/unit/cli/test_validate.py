@@ -97,6 +97,46 @@ def test_every_file_and_document_is_judged_and_every_problem_told_with_its_line(
     assert places == [f"{broken}:2", f"{models}:9", f"{models}:12", f"{models}:14", "2 of 3 documents refused"]
 
 
+NAMESPACE = "apiVersion: v1\nkind: Namespace\nmetadata: {name: llm}\n"
+
+
+def test_objects_of_other_kinds_beside_a_model_are_skipped_by_name() -> None:
+    text = f"{NAMESPACE}---\napiVersion: v1\nkind: List\nitems: []\n---\n{_model({})}"
+    result = CliRunner().invoke(APP, ["-f", "-"], input=text)
+    assert result.exit_code == 0
+    assert result.stderr.splitlines() == ["-:1: skipped: Namespace llm", "-:5: skipped: List"]
+    assert result.stdout == "-:9: ModelDeployment mixtral is valid\n"
+    answer = CliRunner().invoke(APP, ["-f", "-", "-o", "json"], input=text)
+    assert [document["name"] for document in json.loads(answer.stdout)["documents"]] == ["mixtral"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        NAMESPACE,
+        f"{NAMESPACE}---\n{_model({'suspend': 'yes'})}",
+        f"{_model({})}---\n{_model({}).replace('v1alpha1', 'v9')}",
+        f"{_model({})}---\n{_model({}).replace('ModelDeployment', 'ModelDeploymnet')}",
+        f"{_model({})}---\n{_model({}).replace('conclave.dev', 'conclave.example')}",
+        f"{_model({})}---\nkind: Namespace\n",
+        f"{_model({})}---\n- Namespace\n",
+    ],
+    ids=[
+        "no ModelDeployment at all",
+        "a bad ModelDeployment beside a Namespace",
+        "a version that does not exist",
+        "a kind that is misspelt",
+        "a group that is misspelt",
+        "no apiVersion",
+        "no object",
+    ],
+)
+def test_nothing_else_is_skipped(text: str) -> None:
+    code, output = _run("-f", "-", stdin=text)
+    assert code == 2
+    assert "1 of " in output.splitlines()[-1]
+
+
 @pytest.mark.parametrize(("form", "parse"), [("json", json.loads), ("yaml", yaml.safe_load)], ids=["JSON", "YAML"])
 def test_the_answer_for_programs(form: str, parse: Any) -> None:
     code, output = _run("-f", "-", "-o", form, stdin=_model({"suspend": "yes"}))
