@@ -105,7 +105,8 @@ def _row(entry: ModelEntry) -> dict[str, object]:
 
 
 def _details(entry: ModelEntry) -> dict[str, object]:
-    reason = f": {entry.served.reason}" if entry.served.reason else ""
+    way = "to be reached by a ModelProvider; " if entry.served.by == "provider" else ""
+    reason = f": {way}{entry.served.reason}" if entry.served.reason else ""
     details: dict[str, object] = {
         "id": entry.id,
         "title": entry.title,

@@ -52,6 +52,12 @@ def test_show_gives_the_reason_where_there_are_no_weights() -> None:
     assert "kvBytesPerToken" not in shown
 
 
+@pytest.mark.parametrize("model", ["gpt-4", "claude-3-opus", "gemini-1.5-pro"])
+def test_show_says_how_to_reach_what_only_its_provider_serves(model: str) -> None:
+    shown = json.loads(run("show", model, "-o", "json"))
+    assert shown["served"].startswith("by its provider only: to be reached by a ModelProvider; ")
+
+
 def test_show_of_a_wrong_id_suggests_the_right_one() -> None:
     with pytest.raises(UnknownModel, match="did you mean databricks/dbrx-instruct"):
         RUNNER.invoke(app, ["models", "show", "databricks/dbrx-instrct"], catch_exceptions=False)
