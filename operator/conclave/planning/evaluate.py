@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from pydantic import BaseModel, ConfigDict
 
-from conclave.api.modeldeployment import KvCacheDtype
 from conclave.api.plan import PlanMemory
 from conclave.catalogue.accelerators import AcceleratorMatch, find_accelerator
 from conclave.catalogue.shapes import ModelFacts
 from conclave.planning.adapters import adapter_bytes
+from conclave.planning.kernels import kernel_refusal
 from conclave.planning.kv_cache import KvCache, kv_cache
 from conclave.planning.layout import Layout
 from conclave.planning.memory import activation_bytes, graph_bytes, overhead_bytes, rotary_bytes
@@ -22,6 +22,7 @@ from conclave.planning.settings import (
     batch_sizes,
     block_tokens,
     expert_tiles,
+    half_precision_refusal,
     in_flight_tokens,
     kv_entry_bytes,
     largest_graph_tokens,
@@ -34,7 +35,6 @@ from conclave.planning.weights import DTYPE_BYTES, weight_bytes
 _GIB = 2**30
 _CPU_REQUESTS = 8
 """Requests of max_model_len that a CPU's KV cache is sized for, where there is room."""
-_OLDEST_FOR_BFLOAT16 = 8.0
 
 
 class Device(BaseModel):
@@ -85,8 +85,13 @@ def evaluate(facts: ModelFacts, settings: EngineSettings, device: Device, layout
     """Whether one replica fits, and how; a Misfit says why not."""
     weights = weight_format(facts, settings)
     reasons = refusals(facts, layout, weights)
-    unfit = quantization_conflict(facts, settings) or _context_refusal(facts, settings)
-    unfit = unfit or (reasons[0] if reasons else None) or _device_refusal(facts, settings, device, layout)
+    unfit = quantization_conflict(facts, settings) or half_precision_refusal(facts, settings)
+    unfit = (
+        unfit
+        or _context_refusal(facts, settings)
+        or (reasons[0] if reasons else None)
+        or _device_refusal(facts, settings, device, layout)
+    )
     if unfit is not None:
         return Misfit(reason=unfit)
     return _Budget(facts, settings, device, layout).outcome()
@@ -97,7 +102,7 @@ class _Budget:
 
     def __init__(self, facts: ModelFacts, settings: EngineSettings, device: Device, layout: Layout) -> None:
         accelerator = device.match.accelerator if device.match else None
-        dtype = weight_dtype(facts, settings)
+        dtype = weight_dtype(facts, settings, accelerator)
         dtype_bytes = DTYPE_BYTES[dtype]
         tokens, sequences = batch_sizes(settings, accelerator, device.memory_bytes, layout.gpus, on_cpu=device.is_cpu)
         self._tokens, self._sequences = tokens, sequences
@@ -129,7 +134,7 @@ class _Budget:
         self._cache: KvCache = kv_cache(
             facts,
             layout,
-            kv_entry_bytes(facts, settings),
+            kv_entry_bytes(facts, settings, accelerator),
             block_tokens=block_tokens(facts, settings, on_cpu=device.is_cpu),
             in_flight_tokens=in_flight_tokens(tokens, layout.pipeline, on_cpu=device.is_cpu),
         )
@@ -226,17 +231,7 @@ def _device_refusal(facts: ModelFacts, settings: EngineSettings, device: Device,
         return "time-sliced GPUs share their memory, so ranks of one replica cannot be told apart"
     if match.mig_profile is not None and layout.gpus > 1:
         return "MIG slices cannot join in tensor or pipeline parallelism"
-    accelerator, weights = match.accelerator, weight_format(facts, settings)
-    if weights is not None and weights.method == "fp8" and accelerator.fp8 == "none":
-        return f"{accelerator.name} has no kernel for fp8 weights"
-    if settings.kv_cache_dtype is KvCacheDtype.FP8 and accelerator.fp8 == "none":
-        return f"{accelerator.name} has no fp8 KV cache"
-    if accelerator.vendor == "nvidia" and float(accelerator.compute) < _OLDEST_FOR_BFLOAT16:
-        if settings.dtype.value == "bfloat16":
-            return f"{accelerator.name} has no bfloat16; engine.dtype float16 would do"
-        if weights is not None and weights.method == "mxfp4":
-            return f"{accelerator.name} has no kernel for mxfp4 weights"
-    return None
+    return kernel_refusal(facts, settings, match.accelerator)
 
 
 def _gib(size: int) -> str:

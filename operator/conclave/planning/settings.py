@@ -16,7 +16,11 @@ from conclave.planning.matrices import ExpertTiles
 CPU = "cpu"
 DEFAULT_GPU_MEMORY_UTILIZATION = 0.92
 
+NO_FLOAT16 = frozenset({"gemma2", "gemma3", "gemma3_text", "glm4"})
+"""Model types that overflow in half precision (`vllm/config/model.py:_FLOAT16_NOT_SUPPORTED_MODELS`)."""
+
 _GIB = 2**30
+_AMPERE = 8.0
 _HOPPER = 9.0
 _FP8_ONLINE = WeightFormat(method="fp8", online=True)
 _AWQ_USUAL = WeightFormat(method="awq", bits=4, group=128, zero_points=True)
@@ -45,8 +49,20 @@ class EngineSettings(BaseModel):
     """The largest rank that any of the adapters may have."""
 
 
-def weight_dtype(facts: ModelFacts, settings: EngineSettings) -> FloatType:
-    """Type of unconverted weights; `auto` serves a float32 checkpoint in bfloat16."""
+def has_bfloat16(accelerator: Accelerator | None) -> bool:
+    """Whether it computes in bfloat16; an unknown one counts as new."""
+    return accelerator is None or accelerator.vendor == "amd" or float(accelerator.compute) >= _AMPERE
+
+
+def half_precision_refusal(facts: ModelFacts, settings: EngineSettings) -> str | None:
+    """vLLM refuses float16 for models that overflow in it."""
+    if settings.dtype is not Dtype.FLOAT16 or facts.model_type not in NO_FLOAT16:
+        return None
+    return f"engine.dtype is float16, in which {facts.model_type} overflows; bfloat16 or float32 would do"
+
+
+def weight_dtype(facts: ModelFacts, settings: EngineSettings, accelerator: Accelerator | None = None) -> FloatType:
+    """Type of unconverted weights; `auto` serves in 16 bits that the accelerator has, and that the model takes."""
     if settings.dtype is not Dtype.AUTO:
         named: dict[Dtype, FloatType] = {
             Dtype.BFLOAT16: "bfloat16",
@@ -54,7 +70,11 @@ def weight_dtype(facts: ModelFacts, settings: EngineSettings) -> FloatType:
             Dtype.FLOAT32: "float32",
         }
         return named[settings.dtype]
-    return "bfloat16" if facts.dtype == "float32" else facts.dtype
+    usual: FloatType = "bfloat16" if has_bfloat16(accelerator) else "float16"
+    stored = usual if facts.dtype in ("float32", "bfloat16") else facts.dtype
+    if stored == "float16" and facts.model_type in NO_FLOAT16:
+        return "bfloat16" if has_bfloat16(accelerator) else "float32"
+    return stored
 
 
 def weight_format(facts: ModelFacts, settings: EngineSettings) -> WeightFormat | None:
@@ -78,12 +98,12 @@ def quantization_conflict(facts: ModelFacts, settings: EngineSettings) -> str | 
     return f"engine.quantization is {wanted.value}, but the checkpoint's weights are {stored.declared}; leave it out"
 
 
-def kv_entry_bytes(facts: ModelFacts, settings: EngineSettings) -> int:
+def kv_entry_bytes(facts: ModelFacts, settings: EngineSettings, accelerator: Accelerator | None = None) -> int:
     """Bytes of one number in the KV cache."""
     by_checkpoint = facts.weight_format is not None and facts.weight_format.fp8_kv_cache
     if settings.kv_cache_dtype is KvCacheDtype.FP8 or by_checkpoint:
         return 1
-    return 4 if weight_dtype(facts, settings) == "float32" else 2
+    return 4 if weight_dtype(facts, settings, accelerator) == "float32" else 2
 
 
 def batch_sizes(

@@ -251,9 +251,12 @@ REFUSED = [
     (
         "fp8 weights on a card without a kernel for them",
         "Qwen/Qwen3-235B-A22B-FP8",
-        nodes("Tesla-T4", 8),
+        nodes("Tesla-V100-SXM2-32GB", 8),
         {"tensor": 8},
-        ("TP=8, EP on Tesla-T4", "T4 has no kernel for fp8 weights"),
+        (
+            "TP=8, EP on Tesla-V100-SXM2-32GB",
+            "V100-32GB has no kernel for fp8 weights, which need compute capability 7.5: it has 7.0",
+        ),
         "",
     ),
     (

@@ -1,0 +1,64 @@
+"""Which weights and types vLLM 0.32 runs on an accelerator at all, whatever its memory.
+
+The table is `get_min_capability` of `vllm/model_executor/layers/quantization`, compared in tests/serving.
+Called by `evaluate.py` only.
+"""
+
+from __future__ import annotations
+
+from conclave.api.modeldeployment import Dtype, KvCacheDtype
+from conclave.catalogue.accelerators import Accelerator
+from conclave.catalogue.shapes import ModelFacts, WeightFormat
+from conclave.planning.settings import NO_FLOAT16, EngineSettings, has_bfloat16, weight_dtype, weight_format
+
+LEAST_CAPABILITY = {
+    ("", "fp8"): 7.5,
+    ("fp8", "fp8"): 7.5,
+    ("fbgemm_fp8", "fp8"): 8.0,
+    ("modelopt", "fp8"): 8.0,
+    ("compressed-tensors", "fp8"): 7.5,
+    ("awq", "awq"): 7.5,
+    ("gptq", "gptq"): 6.0,
+    ("compressed-tensors", "packed"): 7.5,
+    ("compressed-tensors", "int8"): 7.5,
+    ("mxfp4", "mxfp4"): 8.0,
+    ("modelopt", "nvfp4"): 7.5,
+    ("compressed-tensors", "nvfp4"): 7.5,
+}
+"""CUDA compute capability that weights need, by what the checkpoint declares and the format that it comes to."""
+
+_OLDEST_FOR_FP8_CACHE = 8.0
+
+
+def kernel_refusal(facts: ModelFacts, settings: EngineSettings, accelerator: Accelerator) -> str | None:
+    """What the accelerator has no kernel for, or None."""
+    name, weights = accelerator.name, weight_format(facts, settings)
+    if settings.dtype is Dtype.BFLOAT16 and not has_bfloat16(accelerator):
+        instead = "float32" if facts.model_type in NO_FLOAT16 else "float16"
+        return f"{name} has no bfloat16; engine.dtype {instead} would do"
+    if settings.kv_cache_dtype is KvCacheDtype.FP8 and not _has_fp8_cache(accelerator):
+        return f"{name} has no fp8 KV cache"
+    if weights is None:
+        return None
+    least = _least_capability(weights)
+    if accelerator.vendor == "nvidia" and float(accelerator.compute) < least:
+        return (
+            f"{name} has no kernel for {weights.method} weights, "
+            f"which need compute capability {least}: it has {accelerator.compute}"
+        )
+    if accelerator.vendor == "amd" and weights.method == "fp8" and accelerator.fp8 == "none":
+        return f"{name} has no kernel for fp8 weights"
+    if weights.declared != "compressed-tensors" and weight_dtype(facts, settings, accelerator) == "float32":
+        return f"{weights.method} weights are not run in float32, which engine.dtype {settings.dtype} is on {name}"
+    return None
+
+
+def _least_capability(weights: WeightFormat) -> float:
+    """Of spellings such as awq_marlin, which vLLM takes for the format itself, that of the format."""
+    return LEAST_CAPABILITY.get((weights.declared, weights.method)) or LEAST_CAPABILITY[weights.method, weights.method]
+
+
+def _has_fp8_cache(accelerator: Accelerator) -> bool:
+    if accelerator.vendor == "amd":
+        return accelerator.fp8 != "none"
+    return float(accelerator.compute) >= _OLDEST_FOR_FP8_CACHE
