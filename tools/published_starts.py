@@ -20,7 +20,7 @@ from conclave.catalogue.models import find_model
 from conclave.catalogue.shapes import ModelFacts
 from conclave.planning.evaluate import Device, Fit, Misfit, evaluate
 from conclave.planning.layout import Layout
-from conclave.planning.memory import rotary_bytes
+from conclave.planning.memory import UNCERTAIN_SHARE, rotary_bytes
 from conclave.planning.settings import EngineSettings, expert_tiles, weight_dtype, weight_format
 from conclave.planning.weights import DTYPE_BYTES, weight_bytes
 
@@ -149,6 +149,7 @@ def accuracy_page() -> str:
     refused = [start for start in starts if start.observed["outcome"] == "refused"]
     wrong = sum(isinstance(start.planned, Fit) for start in unfit)
     fitted = [start for start in starts if start.observed["outcome"] == "fits" and start.planned is not None]
+    tight = sum(isinstance(start.planned, Fit) and start.planned.tight for start in starts)
     lost = sum(isinstance(start.planned, Misfit) for start in fitted)
     return "\n".join(
         [
@@ -164,6 +165,7 @@ def accuracy_page() -> str:
             f"- KV cache planned larger than it was: {len(excesses)} rows, by {max(excesses):.2f} GiB at most.",
             f"- Did not fit there: {len(unfit)} rows; said to fit here: {wrong}.",
             f"- Fitted there: {len(fitted)} rows with known hardware; said not to fit here: {lost}.",
+            f"- Said to be tight here, where less is left than {UNCERTAIN_SHARE:.1%} of a GPU: {tight} rows.",
             f"- Parallel sizes refused there: {len(refused)} rows"
             f", of which vLLM accepts {sum(not start.is_current for start in refused)} since.",
             "",
@@ -214,9 +216,15 @@ def _lines(starts: Sequence[Start]) -> Iterator[str]:
             "" if pool is None else f"{pool:.2f}" + (f" -> {fit.memory.kv_cache / GIB:.2f}" if fit else ""),
             _percent(start.kv_cache_error),
             observed["outcome"],
-            {True: "fits", False: "does not fit"}[fit is not None] if planned is not None else "",
+            _said(planned),
         ]
         yield f"| {' | '.join(cells)} |"
+
+
+def _said(planned: Fit | Misfit | None) -> str:
+    if isinstance(planned, Fit):
+        return "tight" if planned.tight else "fits"
+    return "" if planned is None else "does not fit"
 
 
 def _sizes(start: Start) -> str:

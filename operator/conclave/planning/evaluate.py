@@ -14,7 +14,7 @@ from conclave.planning.adapters import adapter_bytes
 from conclave.planning.kernels import kernel_refusal
 from conclave.planning.kv_cache import KvCache, kv_cache
 from conclave.planning.layout import Layout
-from conclave.planning.memory import activation_bytes, graph_bytes, overhead_bytes, rotary_bytes
+from conclave.planning.memory import UNCERTAIN_SHARE, activation_bytes, graph_bytes, overhead_bytes, rotary_bytes
 from conclave.planning.parallelism import refusals
 from conclave.planning.settings import (
     CPU,
@@ -33,6 +33,8 @@ from conclave.planning.settings import (
 from conclave.planning.weights import DTYPE_BYTES, weight_bytes
 
 _GIB = 2**30
+_BITS_WITH_WORKSPACES = 4
+"""Kernels of such weights take memory that is not counted, so that a tight plan of them is refused."""
 _CPU_REQUESTS = 8
 """Requests of max_model_len that a CPU's KV cache is sized for, where there is room."""
 
@@ -69,6 +71,8 @@ class Fit(BaseModel):
     longest_context_tokens: int
     kv_cache_tokens: int
     max_concurrency: int
+    tight: bool = False
+    """Whether one request of max_model_len leaves less than the plan may be wrong by."""
 
 
 class Misfit(BaseModel):
@@ -131,6 +135,8 @@ class _Budget:
         )
         self._overhead = overhead_bytes(layout, accelerator, on_cpu=device.is_cpu)
         self._limit, self._data = limit, layout.data
+        formats = weight_format(facts, settings)
+        self._has_workspaces = formats is not None and formats.bits <= _BITS_WITH_WORKSPACES
         self._cache: KvCache = kv_cache(
             facts,
             layout,
@@ -162,9 +168,17 @@ class _Budget:
         pools = [self._pool(stage, room) for stage, room in enumerate(left)]
         blocks = self._cache.pool_blocks(pools)
         longest = self._cache.longest_request(blocks, self._facts.context_tokens)
-        length = self._settings.max_model_len or _rounded_down(longest, self._facts.context_tokens)
-        if not length or not self._cache.holds(length, blocks):
-            return Misfit(reason=self._too_long(length or self._limit, tightest, left), longest_context_tokens=longest)
+        margin = self._margin()
+        careful = self._cache.pool_blocks([max(0, pool - margin) for pool in pools])
+        certain = self._cache.longest_request(careful, self._facts.context_tokens)
+        length = self._settings.max_model_len or _rounded_down(certain, self._facts.context_tokens)
+        tight = not length or not self._cache.holds(length, careful)
+        if not length or not self._cache.holds(length, blocks) or (tight and self._has_workspaces):
+            room = [pool - margin for pool in left] if tight and longest >= (length or 1) else left
+            reason = self._too_long(length or self._limit, tightest, room)
+            if room is not left:
+                reason = f"tight: {reason} and the {_gib(margin)} GiB that a plan may be wrong by"
+            return Misfit(reason=reason, longest_context_tokens=certain)
         concurrency = self._cache.concurrency(length, blocks) * self._data
         return Fit(
             memory=self._memory(tightest, blocks * self._cache.stage_block_bytes[tightest]),
@@ -172,7 +186,14 @@ class _Budget:
             longest_context_tokens=longest,
             kv_cache_tokens=int(concurrency * length),
             max_concurrency=int(concurrency),
+            tight=tight,
         )
+
+    def _margin(self) -> int:
+        """Bytes that the KV cache may come out smaller; none where its size is given, or not taken of the rest."""
+        if self._device.is_cpu or self._settings.kv_cache_memory_bytes is not None:
+            return 0
+        return int(UNCERTAIN_SHARE * self._device.memory_bytes)
 
     def _pool(self, stage: int, room: int) -> int:
         if self._settings.kv_cache_memory_bytes is not None:

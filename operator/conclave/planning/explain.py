@@ -124,6 +124,11 @@ def _parallelism(facts: ModelFacts, layout: Layout, placement: Placement) -> lis
 
 
 def _context(facts: ModelFacts, settings: EngineSettings, fit: Fit) -> list[str]:
+    if fit.tight:
+        return [
+            f"tight: one request of {fit.max_model_len} tokens leaves less KV cache than a plan may be wrong by; "
+            "a shorter context or a higher gpu_memory_utilization would be safe"
+        ]
     if settings.max_model_len is not None:
         return []
     if fit.max_model_len == facts.context_tokens:

@@ -30,6 +30,8 @@ NVSWITCH_OVERHEAD_BYTES = int(2.4 * _GIB)
 """The same with NVLink SHARP (Hopper and later)."""
 CPU_OVERHEAD_BYTES = int(1.0 * _GIB)
 """A worker process of the CPU build before it holds a model."""
+UNCERTAIN_SHARE = 0.025
+"""Share of a GPU's memory by which published start-ups missed their plan: graphs, workspaces of 4-bit kernels."""
 _NVLINK_SHARP_SINCE = 9.0
 
 
