@@ -43,7 +43,9 @@ def test_a_free_length_leaves_the_margin() -> None:
     assert not found.tight
 
 
-@pytest.mark.parametrize(("share", "tight"), [(0.5, False), (0.99, True)], ids=["half of the room", "nearly all of it"])
+@pytest.mark.parametrize(
+    ("share", "tight"), [(0.2, False), (0.99, True)], ids=["a fifth of the room", "nearly all of it"]
+)
 def test_a_fixed_length_of_sixteen_bits_is_said_to_be_tight(share: float, tight: bool) -> None:
     large = Device.of("a card of 40 GB", 40 * GIB)
     free = outcome(TWO, large)
