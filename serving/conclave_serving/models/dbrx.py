@@ -88,26 +88,21 @@ class DbrxForCausalLM(MixtureForCausalLM):
             make_norm=lambda: nn.LayerNorm(sizes.hidden, bias=False),
         )
 
-    def load_weights(self, weights: Iterable[tuple[str, torch.Tensor]]) -> set[str]:
-        return super().load_weights(single_experts(weights, self.num_logical_experts))
+    def rearranged(self, weights: Iterable[tuple[str, torch.Tensor]]) -> Iterable[tuple[str, torch.Tensor]]:
+        return single_experts(weights, self.num_logical_experts)
 
 
 def single_experts(weights: Iterable[tuple[str, torch.Tensor]], num_experts: int) -> Iterator[tuple[str, torch.Tensor]]:
     """Each expert's matrices under a name of their own, as views: nothing is copied.
 
     `….experts.mlp.w1` [experts * ffn, hidden] becomes `….experts.E.w1.weight` [ffn, hidden], and v1 w3 likewise; w2 is
-    stored transposed and becomes [hidden, ffn]. Raises ValueError where the rows do not divide by the experts.
+    stored transposed and becomes [hidden, ffn].
     """
     for name, tensor in weights:
         stem, _, matrix = name.rpartition(".experts.mlp.")
         if matrix not in EXPERT_MATRICES:
             yield name, tensor
             continue
-        if tensor.dim() != 2 or tensor.shape[0] % num_experts:
-            raise ValueError(
-                f"tensor {name}: shape {list(tensor.shape)}, expected [{num_experts} experts x ffn, hidden]; "
-                "config.json and weights are of different models"
-            )
         for expert, rows in enumerate(tensor.chunk(num_experts)):
             yield f"{stem}.experts.{expert}.{EXPERT_MATRICES[matrix]}.weight", rows.t() if matrix == "w2" else rows
 

@@ -34,6 +34,8 @@ from vllm.model_executor.models.utils import (
 )
 from vllm.sequence import IntermediateTensors
 
+from conclave_serving.models.held_to_config import held_to_config
+
 EMBEDDING_MODULES = {"embed_tokens": "input_embeddings", "lm_head": "output_embeddings"}
 
 
@@ -86,6 +88,13 @@ class Sizes:
     experts: int
     experts_per_token: int
     intermediate: int
+
+    def __post_init__(self) -> None:
+        if self.heads % self.key_value_heads:
+            raise ValueError(
+                f"config.json: {self.heads} attention heads, expected a multiple of {self.key_value_heads} key-value "
+                "heads; take config.json from where the weights come from"
+            )
 
     def heads_of_rank(self) -> tuple[int, int]:
         """Query and key-value heads of one tensor-parallel rank; the latter are replicated where they are fewer."""
@@ -288,6 +297,7 @@ class MixtureForCausalLM(nn.Module, SupportsLoRA, SupportsPP, MixtureOfExperts):
         is_tied: bool = False,
     ) -> None:
         super().__init__()
+        self.vllm_config = vllm_config
         self.config = vllm_config.model_config.hf_config
         self.quant_config = vllm_config.quant_config
         self.model = Decoder(
@@ -356,4 +366,10 @@ class MixtureForCausalLM(nn.Module, SupportsLoRA, SupportsPP, MixtureOfExperts):
         return logits
 
     def load_weights(self, weights: Iterable[tuple[str, torch.Tensor]]) -> set[str]:
-        return AutoWeightsLoader(self).load_weights(weights, mapper=self.hf_to_vllm_mapper)
+        """Raises WeightsUnfit where the weights contradict config.json."""
+        fit = self.rearranged(held_to_config(weights, self.vllm_config))
+        return AutoWeightsLoader(self).load_weights(fit, mapper=self.hf_to_vllm_mapper)
+
+    def rearranged(self, weights: Iterable[tuple[str, torch.Tensor]]) -> Iterable[tuple[str, torch.Tensor]]:
+        """The weights in the arrangement of vLLM's layers."""
+        return weights
