@@ -16,7 +16,8 @@ from conclave.catalogue.accelerators import all_accelerators, find_accelerator
 from conclave.errors import InvalidInput
 from conclave.planning.inventory import Inventory, Node
 from conclave.planning.settings import CPU
-from conclave_cli.manifest_files import read_documents
+from conclave.policy.admission import explain
+from conclave_cli.manifest_files import read_listing
 from conclave_cluster.inventory import make_inventory
 
 MOST_MEMORY_GIB = 65536
@@ -41,7 +42,9 @@ class _ShortNode(BaseModel):
 
 def read_inventory(file: str, tolerations: Sequence[Toleration] = ()) -> Inventory:
     """The inventory of a file, for a deployment with these tolerations; raises InvalidInput."""
-    documents = read_documents(file)
+    documents = read_listing(file)
+    if not documents:
+        raise InvalidInput(f"{file}: holds nothing: `nodes` or the output of kubectl get nodes is needed")
     problems = [document.located(problem) for document in documents for problem in document.problems]
     if problems:
         raise InvalidInput("\n".join(problems))
@@ -115,9 +118,7 @@ def _short(where: str, entry: object) -> list[Node]:
     try:
         short = _ShortNode.model_validate(entry)
     except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(str(part) for part in first["loc"]) or "the entry"
-        raise InvalidInput(f"{where}: {field}: {first['msg']}") from error
+        raise InvalidInput(f"{where}: {explain(error, _ShortNode)[0]}") from error
     product, memory_bytes = short.accelerator, int((short.memory_gib or 0) * _GIB)
     if not memory_bytes:
         product, memory_bytes = product_memory(product, where)

@@ -26,6 +26,9 @@ MAX_FILE_BYTES = 1024 * 1024
 MAX_DEPTH = 64
 MAX_VALUES = 20_000
 """Values of one document after aliases are resolved."""
+MAX_LISTING_BYTES = 64 * MAX_FILE_BYTES
+MAX_LISTING_VALUES = 4_000_000
+"""The same of what kubectl prints of a large cluster."""
 
 _NUMBER = re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+")
 """A JSON number that YAML 1.1 takes for a string, because its exponent has no sign."""
@@ -71,20 +74,30 @@ class Document:
 
 def read_documents(file: str) -> tuple[Document, ...]:
     """The documents of a file (`-` is standard input); raises UnreadableFileError."""
-    text = _read_text(file)
+    documents = _read(file, yaml.SafeLoader, MAX_FILE_BYTES, MAX_VALUES)
+    if not documents:
+        raise UnreadableFileError(file, 1, "holds no document: a ModelDeployment is needed")
+    return documents
+
+
+def read_listing(file: str) -> tuple[Document, ...]:
+    """The documents of what may be as large as a cluster's nodes and pods; raises UnreadableFileError."""
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    return _read(file, loader, MAX_LISTING_BYTES, MAX_LISTING_VALUES)
+
+
+def _read(file: str, loader: type[yaml.SafeLoader], most_bytes: int, most_values: int) -> tuple[Document, ...]:
+    text = _read_text(file, most_bytes)
     try:
-        _bound_depth(file, text)
-        nodes = list(yaml.compose_all(text, Loader=yaml.SafeLoader))
+        _bound_depth(file, text, loader)
+        nodes = list(yaml.compose_all(text, Loader=loader))
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line = mark.line + 1 if mark else 1
         raise UnreadableFileError(file, line, f"not YAML: {error.problem or error.context}") from error
     except yaml.YAMLError as error:
         raise UnreadableFileError(file, 1, f"not YAML: {' '.join(str(error).split())}") from error
-    documents = tuple(_document(file, node) for node in nodes if not _is_empty(node))
-    if not documents:
-        raise UnreadableFileError(file, 1, "holds no document: a ModelDeployment is needed")
-    return documents
+    return tuple(_document(file, node, most_values) for node in nodes if not _is_empty(node))
 
 
 def load_deployments(file: str | Path) -> tuple[ModelDeployment, ...]:
@@ -135,17 +148,17 @@ def check_document(document: Document) -> tuple[ModelDeployment | None, tuple[Pr
     return read_deployment(document.value)
 
 
-def _read_text(file: str) -> str:
+def _read_text(file: str, most_bytes: int) -> str:
     try:
         if file == "-":
-            content = sys.stdin.buffer.read(MAX_FILE_BYTES + 1)
+            content = sys.stdin.buffer.read(most_bytes + 1)
         else:
             with Path(file).open("rb") as stream:
-                content = stream.read(MAX_FILE_BYTES + 1)
+                content = stream.read(most_bytes + 1)
     except OSError as error:
         raise UnreadableFileError(file, 1, f"cannot be read: {error.strerror}") from error
-    if len(content) > MAX_FILE_BYTES:
-        raise UnreadableFileError(file, 1, f"is larger than {MAX_FILE_BYTES} bytes, which no cluster stores")
+    if len(content) > most_bytes:
+        raise UnreadableFileError(file, 1, f"is larger than {most_bytes} bytes, which no cluster stores")
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -153,10 +166,10 @@ def _read_text(file: str) -> str:
         raise UnreadableFileError(file, line, f"byte {error.start} is not UTF-8: save the file as UTF-8") from error
 
 
-def _bound_depth(file: str, text: str) -> None:
+def _bound_depth(file: str, text: str, loader: type[yaml.SafeLoader]) -> None:
     """Before nodes are composed, which recurses."""
     depth = 0
-    for event in yaml.parse(text, Loader=yaml.SafeLoader):
+    for event in yaml.parse(text, Loader=loader):
         if isinstance(event, yaml.CollectionStartEvent):
             depth += 1
         elif isinstance(event, yaml.CollectionEndEvent):
@@ -170,8 +183,8 @@ def _is_empty(node: yaml.Node | None) -> bool:
     return node is None or (isinstance(node, yaml.ScalarNode) and node.tag.endswith(":null") and node.value == "")
 
 
-def _document(file: str, node: yaml.Node) -> Document:
-    reader = _Reader()
+def _document(file: str, node: yaml.Node, most_values: int) -> Document:
+    reader = _Reader(most_values)
     value = reader.read(node, ())
     return Document(file, node.start_mark.line + 1, value, reader.lines, tuple(reader.problems))
 
@@ -179,7 +192,8 @@ def _document(file: str, node: yaml.Node) -> Document:
 class _Reader:
     """Turns a tree of nodes into values, and notes lines and problems on the way."""
 
-    def __init__(self) -> None:
+    def __init__(self, most_values: int) -> None:
+        self._most_values = most_values
         self.lines: dict[FieldPath, int] = {}
         self.problems: list[Problem] = []
         self._constructor = yaml.constructor.SafeConstructor()
@@ -189,9 +203,11 @@ class _Reader:
         """The value of a node; None where there is a problem with it."""
         self.lines.setdefault(path, node.start_mark.line + 1)
         self._values += 1
-        if self._values > MAX_VALUES or len(path) > MAX_DEPTH:
+        if self._values > self._most_values or len(path) > MAX_DEPTH:
             if not any(problem.path == () for problem in self.problems):
-                self._refuse((), f"holds more than {MAX_VALUES} values or {MAX_DEPTH} levels once aliases are resolved")
+                self._refuse(
+                    (), f"holds more than {self._most_values} values or {MAX_DEPTH} levels once aliases are resolved"
+                )
             return None
         if node.tag not in _TAGS:
             return self._refuse(path, f"has the tag {node.tag}: only plain values are taken")

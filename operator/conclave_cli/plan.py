@@ -63,7 +63,9 @@ def plan(
         ),
     ] = None,
     model: Annotated[str | None, typer.Option(help="Id of a catalogue model, instead of a file.")] = None,
-    config: Annotated[str | None, typer.Option(help="config.json of a model that the catalogue does not know.")] = None,
+    config: Annotated[
+        str | None, typer.Option(help="config.json of a model that the catalogue does not know, or of a configRef.")
+    ] = None,
     accelerator: Annotated[
         str | None, typer.Option(help="Product as node labels spell it, or its short name (H100).")
     ] = None,
@@ -101,8 +103,8 @@ def plan(
     Give a ModelDeployment with -f, or a model with --model or --config; and the hardware with --inventory, or with
     --accelerator, --gpus-per-node and --nodes. Exits 2 where nothing fits, with the reasons and what would.
     """
-    if (file is None) == (model is None and config is None):
-        raise InvalidInput("give either -f FILE, or --model ID or --config config.json")
+    if (file is not None and model is not None) or not (file or model or config):
+        raise InvalidInput("give either -f FILE (with --config where it has a configRef), or --model ID or --config")
     if (inventory is None) == (accelerator is None):
         raise InvalidInput("give either --inventory FILE, or --accelerator PRODUCT (with --gpus-per-node and --nodes)")
     deployment = load_deployment(file) if file is not None else None

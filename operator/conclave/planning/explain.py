@@ -20,10 +20,11 @@ def option_name(layout: Layout, product: str) -> str:
     return f"{layout.describe()} on {product}"
 
 
-def no_such_nodes(product: str, inventory: Inventory) -> RejectedOption:
-    """An accelerator of the spec that no node has, or no node with any."""
+def no_such_nodes(product: str, inventory: Inventory, left_out: Sequence[str] = ()) -> RejectedOption:
+    """An accelerator of the spec that no node has, or no node with any; and what leaves other nodes out."""
     present = ", ".join(sorted({node.accelerator for node in inventory.nodes if node.schedulable and node.gpus}))
     reason = f"no schedulable node allowed to this deployment has it; what they have: {present or 'none'}"
+    reason = "; ".join([reason, *left_out])
     return RejectedOption(option=product or "any accelerator", reason=reason[:1024])
 
 

@@ -42,6 +42,8 @@ class PlanRequest(BaseModel):
 
     facts: ModelFacts
     inventory: Inventory
+    left_out: tuple[str, ...] = ()
+    """What the owner's selector and regions leave out of the inventory, in words."""
     accelerators: tuple[str, ...] = ()
     """Allowed accelerators in order of preference, matched by prefix; every one of the inventory where empty."""
     max_gpus: int | None = Field(default=None, ge=1)
@@ -114,6 +116,7 @@ def plan_deployment(
         PlanRequest(
             facts=facts,
             inventory=Inventory(nodes=allowed),
+            left_out=tuple(_left_out(inventory, deployment)),
             accelerators=spec.hardware.accelerators,
             max_gpus=spec.hardware.max_gpus_per_replica,
             tensor=spec.parallelism.tensor,
@@ -130,7 +133,7 @@ def make_plan(request: PlanRequest) -> PlanOutcome:
     """The best option that vLLM would start, or the reasons why there is none."""
     candidates: list[_Candidate] = []
     rejected = [
-        no_such_nodes(product, request.inventory)
+        no_such_nodes(product, request.inventory, request.left_out)
         for product in request.accelerators or ("",)
         if not any(_is_product(node, product) and node.schedulable and node.gpus for node in request.inventory.nodes)
     ]
@@ -206,10 +209,26 @@ def _number(name: str, value: str) -> float:
 
 
 def _is_allowed(node: Node, deployment: ModelDeployment) -> bool:
-    regions = deployment.spec.access.regions
-    selector = deployment.spec.hardware.node_selector
-    in_region = not regions or node.labels.get(REGION_LABEL) in regions
-    return in_region and all(node.labels.get(key) == value for key, value in selector.items())
+    return all(node.labels.get(key) in values for _, key, values in _wanted_labels(deployment))
+
+
+def _wanted_labels(deployment: ModelDeployment) -> Iterator[tuple[str, str, tuple[str, ...]]]:
+    """The field, the label and the values that a node must have one of."""
+    if regions := deployment.spec.access.regions:
+        yield "access.regions", REGION_LABEL, regions
+    for key, value in deployment.spec.hardware.node_selector.items():
+        yield "hardware.nodeSelector", key, (value,)
+
+
+def _left_out(inventory: Inventory, deployment: ModelDeployment) -> Iterator[str]:
+    for field, key, values in _wanted_labels(deployment):
+        labels = [node.labels.get(key) for node in inventory.nodes]
+        if out := [label for label in labels if label not in values]:
+            seen = ", ".join(sorted({label or "unset" for label in out}))
+            yield (
+                f"{field} wants the label {key} to be {' or '.join(values)}, which leaves out {len(out)} of "
+                f"{len(labels)} nodes, where it is {seen}"
+            )
 
 
 def _is_product(node: Node, wanted: str) -> bool:

@@ -146,6 +146,12 @@ _WORDING: Mapping[str, Callable[[str, Any, dict[str, Any]], str]] = {
     "too_long": lambda _field, value, context: (
         f"Too many: {len(value)}: must have at most {context['max_length']} items"
     ),
+    "string_too_short": lambda field, value, context: (
+        f"Invalid value: {_json(value)}: {field} in body should be at least {context['min_length']} chars long"
+    ),
+    "greater_than": lambda field, value, context: (
+        f"Invalid value: {_json(value)}: {field} in body should be greater than {context['gt']:g}"
+    ),
     "greater_than_equal": lambda field, value, context: (
         f"Invalid value: {_json(value)}: {field} in body should be greater than or equal to {context['ge']}"
     ),

@@ -22,6 +22,13 @@ def test_an_example_is_valid_and_its_model_is_served(example: Path) -> None:
     assert not_yet_served(load_deployment(example).spec.model.id) is None
 
 
+@pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.name)
+def test_an_example_is_planned_on_the_example_of_an_inventory(example: Path) -> None:
+    nodes = str(ROOT / "examples" / "nodes.yaml")
+    said = CliRunner().invoke(app, ["plan", "-f", str(example), "--inventory", nodes], catch_exceptions=False)
+    assert (said.exit_code, "because  " in said.output) == (0, True), said.output
+
+
 @pytest.mark.parametrize(
     ("example", "arguments", "planned"),
     [

@@ -99,20 +99,22 @@ def test_all_shows_every_option() -> None:
     assert "more with --all" not in run(*flags, "--all").stdout
 
 
+OWN_CONFIG = {
+    "architectures": ["LlamaForCausalLM"],
+    "model_type": "llama",
+    "hidden_size": 4096,
+    "intermediate_size": 14336,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "vocab_size": 128256,
+    "max_position_embeddings": 8192,
+    "torch_dtype": "bfloat16",
+}
+
+
 def test_a_config_of_ones_own_is_planned(tmp_path: Path) -> None:
-    config = {
-        "architectures": ["LlamaForCausalLM"],
-        "model_type": "llama",
-        "hidden_size": 4096,
-        "intermediate_size": 14336,
-        "num_hidden_layers": 32,
-        "num_attention_heads": 32,
-        "num_key_value_heads": 8,
-        "vocab_size": 128256,
-        "max_position_embeddings": 8192,
-        "torch_dtype": "bfloat16",
-    }
-    result = run("--config", write(tmp_path, "config.json", config), "--accelerator", "L4", "-o", "json")
+    result = run("--config", write(tmp_path, "config.json", OWN_CONFIG), "--accelerator", "L4", "-o", "json")
     assert json.loads(result.stdout)["memory"]["weights"] == pytest.approx(14.96 * 2**30, rel=0.001)
 
 
@@ -199,7 +201,27 @@ BAD_INVENTORIES = [
     ),
     ("nodes that are no list", {"nodes": {"a": 1}}, "nodes is dict; expected a list"),
     ("an unknown field", {"nodes": [{"name": "a", "accelerator": "H100", "gpus": 1, "gpu": 2}]}, "nodes[0]: gpu"),
-    ("a text for a number", {"nodes": [{"name": "a", "accelerator": "H100", "gpus": "8"}]}, "nodes[0]: gpus"),
+    (
+        "a text for a number",
+        {"nodes": [{"name": "a", "accelerator": "H100", "gpus": "8"}]},
+        'nodes[0]: gpus: Invalid value: "string": gpus in body must be of type integer: "string"',
+    ),
+    (
+        "a number for a text",
+        {"nodes": [{"name": 8, "accelerator": "H100", "gpus": 8}]},
+        'nodes[0]: name: Invalid value: "integer": name in body must be of type string: "integer"',
+    ),
+    (
+        "no memory of a GPU",
+        {"nodes": [{"name": "a", "accelerator": "H100", "gpus": 8, "memoryGib": 0}]},
+        "nodes[0]: memoryGib: Invalid value: 0: memoryGib in body should be greater than 0",
+    ),
+    (
+        "an empty name",
+        {"nodes": [{"name": "", "accelerator": "H100", "gpus": 8}]},
+        'nodes[0]: name: Invalid value: "": name in body should be at least 1 chars long',
+    ),
+    ("a missing accelerator", {"nodes": [{"name": "a", "gpus": 8}]}, "nodes[0]: accelerator: Required value"),
     ("a negative number", {"nodes": [{"name": "a", "accelerator": "H100", "gpus": -1}]}, "nodes[0]: gpus"),
     ("more free than there are", {"nodes": [{"name": "a", "accelerator": "H100", "gpus": 1, "free": 2}]}, "free is 2"),
     ("an unknown accelerator", {"nodes": [{"name": "a", "accelerator": "ABC", "gpus": 1}]}, "memoryGib"),
@@ -217,4 +239,55 @@ def test_bad_inventories_are_refused_by_field(tmp_path: Path, value: object, wor
     file = write(tmp_path, "nodes.yaml", value)
     result = run("--model", "mistralai/Mixtral-8x7B-v0.1", "--inventory", file)
     assert isinstance(result.exception, ConclaveError)
+    assert words in str(result.exception)
+
+
+def test_an_empty_inventory_says_what_an_inventory_is(tmp_path: Path) -> None:
+    (tmp_path / "nodes.yaml").write_text("")
+    result = run(*MIXTRAL_ON_H100[:2], "--inventory", str(tmp_path / "nodes.yaml"))
+    assert "nodes.yaml: holds nothing: `nodes` or the output of kubectl get nodes is needed" in str(result.exception)
+
+
+def test_the_nodes_of_a_large_cluster_are_an_inventory(tmp_path: Path) -> None:
+    """A megabyte of images and conditions, as nodes have them."""
+    padding = {"annotations": {f"example.com/{number}": "x" * 1000 for number in range(1200)}}
+    node = KUBECTL["items"][0]
+    assert isinstance(node, dict)
+    large = KUBECTL | {"items": [node | {"metadata": node["metadata"] | padding}]}
+    file = write(tmp_path, "nodes.json", large)
+    assert Path(file).stat().st_size > 2**20
+    assert "tensor 2" in run(*MIXTRAL_ON_H100[:2], "--inventory", file).stdout
+
+
+def test_a_file_with_a_config_reference_is_planned_with_its_config(tmp_path: Path) -> None:
+    model = {"id": "acme/own", "source": {"persistentVolumeClaim": {"claimName": "weights"}}}
+    model |= {"configRef": {"name": "own"}}
+    deployment = DEPLOYMENT | {"spec": {"model": model, "access": {"dataClass": "internal"}}}
+    arguments = ("-f", write(tmp_path, "model.yaml", deployment), "--accelerator", "L4", "-o", "json")
+    assert "config.json" in str(run(*arguments).exception)
+    config = write(tmp_path, "config.json", OWN_CONFIG)
+    assert json.loads(run(*arguments, "--config", config).stdout)["tensor"] == 1
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "words"),
+    [
+        (
+            "access",
+            {"dataClass": "internal", "regions": ["eu-west-1"]},
+            "access.regions wants the label topology.kubernetes.io/region to be eu-west-1, which leaves out 2 of 2 "
+            "nodes, where it is unset",
+        ),
+        (
+            "hardware",
+            {"nodeSelector": {"pool": "large"}},
+            "hardware.nodeSelector wants the label pool to be large, which leaves out 2 of 2 nodes, where it is unset",
+        ),
+    ],
+    ids=["a region", "a selector"],
+)
+def test_what_leaves_nodes_out_is_named(tmp_path: Path, field: str, value: object, words: str) -> None:
+    deployment = DEPLOYMENT | {"spec": {**DEPLOYMENT["spec"], field: value}}  # type: ignore[dict-item]
+    file = write(tmp_path, "model.yaml", deployment)
+    result = run("-f", file, "--inventory", write(tmp_path, "nodes.yaml", SHORT))
     assert words in str(result.exception)
