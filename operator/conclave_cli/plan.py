@@ -6,9 +6,9 @@ Reads files and flags and prints; the plan itself is `conclave.planning`.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 import yaml
@@ -195,18 +195,22 @@ def _refuse(problems: tuple[str, ...]) -> None:
 def _print(name: str, facts: ModelFacts, outcome: PlanOutcome, *, every_option: bool, output: Output) -> None:
     console = Console(highlight=False)
     if outcome.plan is None:
+        if output is not Output.TABLE:
+            _write(outcome.model_dump(mode="json", include={"rejected", "remedies"}), output)
         raise NothingFits(_nothing_fits(name, outcome))
     if output is Output.TABLE:
-        _print_plan(console, name, outcome.plan)
+        _print_plan(console, name, outcome.plan, outcome.stages)
         _print_rejected(console, outcome, every_option=every_option)
     else:
-        wire = outcome.plan.to_wire()
-        typer.echo(
-            json.dumps(wire, indent=2) if output is Output.JSON else yaml.safe_dump(wire, sort_keys=False).rstrip()
-        )
+        _write(outcome.plan.to_wire(), output)
     note = not_yet_served(name, facts.architecture)
     if note:
         typer.echo(f"note: {note}", err=True)
+
+
+def _write(value: dict[str, Any], output: Output) -> None:
+    text = json.dumps(value, indent=2) if output is Output.JSON else yaml.safe_dump(value, sort_keys=False).rstrip()
+    typer.echo(text)
 
 
 def _nothing_fits(name: str, outcome: PlanOutcome) -> str:
@@ -216,7 +220,7 @@ def _nothing_fits(name: str, outcome: PlanOutcome) -> str:
     return "\n".join(lines)
 
 
-def _print_plan(console: Console, name: str, plan: Plan) -> None:
+def _print_plan(console: Console, name: str, plan: Plan, stages: Sequence[PlanMemory]) -> None:
     layout = f"tensor {plan.tensor}, pipeline {plan.pipeline}"
     layout += f", data {plan.data}" if plan.data > 1 else ""
     layout += ", experts spread" if plan.expert_parallel else ""
@@ -237,7 +241,11 @@ def _print_plan(console: Console, name: str, plan: Plan) -> None:
         table.add_row(heading, text)
     console.print(table)
     console.print()
-    console.print(Text(f"each {unit} " if plan.pipeline == 1 else f"fullest {unit} ") + _bar(plan.memory))
+    for number, memory in enumerate(stages, start=1):
+        whose = "" if plan.pipeline == 1 else f" of stage {number:{len(str(plan.pipeline))}}"
+        console.print(Text(f"each {unit}{whose} ") + _bar(memory), soft_wrap=True)
+    if plan.pipeline > 1:
+        console.print(f"the fullest {unit}:")
     console.print(_memory_table(plan.memory))
     console.print()
     for reason in plan.because:

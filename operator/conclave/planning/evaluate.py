@@ -67,6 +67,9 @@ class Fit(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     memory: PlanMemory
+    """Of the fullest GPU."""
+    stages: tuple[PlanMemory, ...]
+    """Of the fullest GPU of each pipeline stage."""
     max_model_len: int
     longest_context_tokens: int
     kv_cache_tokens: int
@@ -180,8 +183,10 @@ class _Budget:
                 reason = f"tight: {reason} and the {_gib(margin)} GiB that a plan may be wrong by"
             return Misfit(reason=reason, longest_context_tokens=certain)
         concurrency = self._cache.concurrency(length, blocks) * self._data
+        stages = tuple(self._memory(stage, blocks * size) for stage, size in enumerate(self._cache.stage_block_bytes))
         return Fit(
-            memory=self._memory(tightest, blocks * self._cache.stage_block_bytes[tightest]),
+            memory=stages[tightest],
+            stages=stages,
             max_model_len=length,
             longest_context_tokens=longest,
             kv_cache_tokens=int(concurrency * length),

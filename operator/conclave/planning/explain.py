@@ -65,13 +65,18 @@ def because(
     fit: Fit,
     placement: Placement,
     *,
+    fixed: Sequence[str],
     kept: bool,
 ) -> tuple[str, ...]:
-    """The reasons for the option taken."""
+    """The reasons for the option taken; `fixed` are the sizes that were asked for, in words."""
     reasons = ["the recorded plan still holds and is kept"] if kept else []
     reasons.append(_size(facts, settings, device, fit))
     if not kept:
-        reasons.append(_choice(layout, device))
+        reasons.append(
+            f"{' and '.join(fixed)} {'were' if len(fixed) > 1 else 'was'} asked for"
+            if fixed
+            else _choice(layout, device)
+        )
     reasons.extend(_parallelism(facts, layout, placement))
     reasons.extend(_context(facts, settings, fit))
     return tuple(reasons)

@@ -11,7 +11,7 @@ from typing import NamedTuple
 from pydantic import BaseModel, ConfigDict, Field
 
 from conclave.api.modeldeployment import Adapter, Engine, ModelDeployment
-from conclave.api.plan import Plan, RejectedOption
+from conclave.api.plan import Plan, PlanMemory, RejectedOption
 from conclave.catalogue.facts import ModelFacts, read_config
 from conclave.catalogue.models import find_model, suggest_models
 from conclave.errors import InvalidInput, UnknownModel
@@ -62,6 +62,12 @@ class PlanRequest(BaseModel):
         return self.max_gpus or sum(node.gpus for node in self.inventory.nodes)
 
     @property
+    def fixed_sizes(self) -> tuple[str, ...]:
+        """The sizes that the owner chose, in words; how many stages there are follows from them or is planned."""
+        sizes = {"tensor": self.tensor, "pipeline": self.pipeline}
+        return tuple(f"{name} {size}" for name, size in sizes.items() if size is not None)
+
+    @property
     def least_layout(self) -> Layout:
         """What the request fixes, and no more."""
         return Layout(
@@ -78,6 +84,8 @@ class PlanOutcome(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     plan: Plan | None
+    stages: tuple[PlanMemory, ...] = ()
+    """Of the plan: the fullest GPU of each pipeline stage."""
     rejected: tuple[RejectedOption, ...] = ()
     """Every option that was considered and not taken (the plan itself carries at most 64)."""
     remedies: tuple[str, ...] = ()
@@ -152,7 +160,9 @@ def make_plan(request: PlanRequest) -> PlanOutcome:
     )
     rejected = [*_not_taken(best, ranked), *rejected]
     return PlanOutcome(
-        plan=_plan(request, best, tuple(rejected[:_MOST_REJECTED]), kept=kept is not None), rejected=tuple(rejected)
+        plan=_plan(request, best, tuple(rejected[:_MOST_REJECTED]), kept=kept is not None),
+        stages=best.fit.stages,
+        rejected=tuple(rejected),
     )
 
 
@@ -378,7 +388,16 @@ def _not_taken(best: _Candidate, others: list[_Candidate]) -> Iterator[RejectedO
 
 def _plan(request: PlanRequest, best: _Candidate, rejected: tuple[RejectedOption, ...], *, kept: bool) -> Plan:
     layout, fit = best.option.layout, best.fit
-    reasons = because(request.facts, request.settings, best.option.device, layout, fit, best.placement, kept=kept)
+    reasons = because(
+        request.facts,
+        request.settings,
+        best.option.device,
+        layout,
+        fit,
+        best.placement,
+        fixed=request.fixed_sizes,
+        kept=kept,
+    )
     return Plan(
         accelerator=best.option.device.product,
         tensor=layout.tensor,

@@ -13,7 +13,7 @@ from conclave.catalogue.accelerators import all_accelerators
 from conclave.planning.evaluate import Device, Fit, evaluate
 from conclave.planning.layout import Layout
 from conclave.planning.parallelism import refusals, tensor_sizes
-from conclave.planning.settings import EngineSettings, weight_format
+from conclave.planning.settings import DEFAULT_GPU_MEMORY_UTILIZATION, EngineSettings, weight_format
 
 if TYPE_CHECKING:
     from conclave.planning.plan import PlanRequest
@@ -33,6 +33,7 @@ def remedies(request: PlanRequest) -> tuple[str, ...]:
         return (sizes,)
     found = [
         _shorter_context(request),
+        _more_of_each_gpu(request),
         _fewer_sequences(request),
         _quantization(request),
         *_more_gpus(request),
@@ -48,6 +49,8 @@ def _other_sizes(request: PlanRequest) -> str | None:
     if not refusals(facts, fixed, weights):
         return None
     sizes = []
+    if fixed.expert_parallel and facts.moe is None:
+        sizes.append("parallelism.expertParallel left out: a dense model has no experts to spread")
     if refusals(facts, Layout(tensor=fixed.tensor), weights):
         sizes.append(f"tensor sizes that vLLM takes for this model: {_listed(tensor_sizes(facts))}")
     if fixed.pipeline > len(facts.layers):
@@ -72,6 +75,19 @@ def _fewer_sequences(request: PlanRequest) -> str | None:
         found = None if device.is_cpu else _smallest(request, settings, device, limit=_free(request, device))
         if found is not None and _is_what_helps(request, device, found[0]):
             return f"max-num-seqs {_FEW_SEQUENCES} would fit: {_words(found[0], device, found[1])}"
+    return None
+
+
+def _more_of_each_gpu(request: PlanRequest) -> str | None:
+    """Where the owner gave the engine less than vLLM takes by itself."""
+    if request.settings.gpu_memory_utilization >= DEFAULT_GPU_MEMORY_UTILIZATION:
+        return None
+    usual = DEFAULT_GPU_MEMORY_UTILIZATION
+    settings = request.settings.model_copy(update={"gpu_memory_utilization": usual})
+    for device in _present(request):
+        found = _smallest(request, settings, device, limit=_free(request, device))
+        if found is not None and _is_what_helps(request, device, found[0]):
+            return f"gpu_memory_utilization {usual} would fit: {_words(found[0], device, found[1])}"
     return None
 
 
@@ -145,7 +161,7 @@ def _longest(request: PlanRequest, settings: EngineSettings, device: Device) -> 
         for layout in (Layout(tensor=tensor, pipeline=pipeline, data=request.data),)
         if isinstance(fit := evaluate(request.facts, settings, device, layout), Fit)
     ]
-    return max(fits, key=lambda entry: (entry[0], -entry[1].gpus), default=None)
+    return max(fits, key=lambda entry: (entry[0], -entry[1].pipeline, -entry[1].gpus), default=None)
 
 
 def _quantization(request: PlanRequest) -> str | None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -291,3 +293,49 @@ def test_what_leaves_nodes_out_is_named(tmp_path: Path, field: str, value: objec
     file = write(tmp_path, "model.yaml", deployment)
     result = run("-f", file, "--inventory", write(tmp_path, "nodes.yaml", SHORT))
     assert words in str(result.exception)
+
+
+@pytest.mark.parametrize(("output", "read"), [("json", json.loads), ("yaml", yaml.safe_load)], ids=["json", "yaml"])
+def test_that_nothing_fits_is_data_too(output: str, read: Callable[[str], Any]) -> None:
+    result = run("--model", "xai-org/grok-1", "--accelerator", "H100", "-o", output)
+    assert isinstance(result.exception, ConclaveError)
+    assert result.exception.exit_code == 2
+    said = read(result.stdout)
+    assert said.keys() == {"rejected", "remedies"}
+    assert said["rejected"][0]["option"] == "TP=1 on NVIDIA-H100-80GB-HBM3"
+    assert said["remedies"]
+
+
+def test_each_pipeline_stage_has_a_bar() -> None:
+    text = run("--model", "xai-org/grok-1", "--accelerator", "H100", "--nodes", "2").stdout
+    assert [line[:22] for line in text.splitlines() if "GPU of stage" in line] == [
+        "each GPU of stage 1 [█",
+        "each GPU of stage 2 [█",
+    ]
+
+
+def test_a_size_that_was_asked_for_is_not_called_the_least() -> None:
+    text = run(*MIXTRAL_ON_H100, "--tensor", "8").stdout
+    assert "because  tensor 8 was asked for" in text
+    assert "the fewest" not in text
+
+
+HELP = {
+    "a context beyond the model's": (
+        (*MIXTRAL_ON_H100, "--max-model-len", "40000"),
+        "engine.maxModelLen 32768 would fit (TP=2 on NVIDIA-H100-80GB-HBM3)",
+    ),
+    "a small share of each GPU": (
+        (*MIXTRAL_ON_H100, "--gpu-memory-utilization", "0.1"),
+        "gpu_memory_utilization 0.92 would fit: 2 GPUs of NVIDIA-H100-80GB-HBM3 (TP=2",
+    ),
+    "expert parallelism of a dense model": (
+        ("--model", "meta-llama/Llama-3.1-8B", "--accelerator", "H100", "--tensor", "2", "--expert-parallel"),
+        "parallelism.expertParallel left out",
+    ),
+}
+
+
+@pytest.mark.parametrize(("arguments", "words"), HELP.values(), ids=HELP)
+def test_what_would_help_is_what_the_plan_would_be(arguments: tuple[str, ...], words: str) -> None:
+    assert f"would help: {words}" in str(run(*arguments).exception)
