@@ -7,6 +7,7 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+import torch
 from tests.serving.models.engines import Answer, Job, Layout, run
 from tokenizers import Tokenizer
 from tools.tiny_checkpoint import make_checkpoint
@@ -23,6 +24,9 @@ TEXTS = (
     "Memory is spent on weights first, then on the cache of keys and values",
 )
 IN_BFLOAT16 = " in bfloat16"
+
+# The references multiply tiny matrices: where the machine is busy, more threads only wait for each other.
+torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")
