@@ -9,6 +9,7 @@ import pytest
 from conclave.planning.kernels import LEAST_CAPABILITY
 from conclave.planning.settings import NO_FLOAT16
 
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch and others, while vLLM is imported
 LAYERS = "vllm.model_executor.layers.quantization"
 SCHEMES = f"{LAYERS}.compressed_tensors.schemes"
 CLASSES = {
