@@ -120,6 +120,7 @@ def test_a_leader_that_ends_well_hands_over_at_once(
 ) -> None:
     first, second = start("first"), start("second")
     leader = eventually(lambda: next((one for one in (first, second) if one.metric("conclave_leader") == 1), None), 60)
+    leader.leads()
     other = second if leader is first else first
     eventually(lambda: other.probe("/readyz")[0] == 200)
     assert leader.stop(grace_s=20) == 0

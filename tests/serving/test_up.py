@@ -17,6 +17,7 @@ import pytest
 import yaml
 from tests.eventually import eventually
 from tests.serving.up_command import READY_TIMEOUT_S, Up, free_port
+from tools.tiny_checkpoint import make_checkpoint
 
 from conclave_weights.digest import digest_of, hash_files
 
@@ -283,10 +284,9 @@ def test_a_model_that_was_never_released_is_refused(
     assert "never released" in said
 
 
-def test_more_ranks_than_cores_are_refused(start: Callable[..., Up], weights: Path, tmp_path: Path) -> None:
-    deep = copy_of(weights, tmp_path / "deep")
-    config = json.loads((deep / "config.json").read_text())
-    (deep / "config.json").write_text(json.dumps({**config, "num_hidden_layers": 64}))
+def test_more_ranks_than_cores_are_refused(start: Callable[..., Up], tmp_path: Path) -> None:
+    sizes = {"layers": 64, "hidden": 64, "head_dim": 16, "intermediate": 64, "experts": 2}
+    deep = make_checkpoint("mixtral", tmp_path / "deep", **sizes)
     content = yaml.safe_load((ROOT / "examples" / "mixtral.yaml").read_text())
     content["spec"]["parallelism"] = {"tensor": 4, "pipeline": 64}
     content["spec"]["hardware"] = {"maxGpusPerReplica": 256}
