@@ -30,6 +30,11 @@ _FLOATS = ("F64", "F32", "BF16", "F16")
 _REMEDY = "give an adapter that was trained for this model"
 
 
+def is_adapter(root: Path) -> bool:
+    """Whether this directory holds a LoRA adapter and no model."""
+    return (root / CONFIG).exists() and not (root / "config.json").exists()
+
+
 def check_adapter(name: str, root: Path, max_rank: int) -> Mapping[str, TensorHeader]:
     """The adapter's tensors by name; WeightsUnfit with the first thing for which vLLM would refuse or misread it."""
     where = f"adapter {name} at {root}"

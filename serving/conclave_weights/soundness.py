@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from conclave_weights.adapter import RANKS, check_adapter, is_adapter
 from conclave_weights.errors import WeightsUnfit
 from conclave_weights.headers import REMEDY, read_header
 
@@ -18,11 +19,14 @@ PICKLE_PATTERNS = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 
 
 def check_weights(root: Path) -> None:
-    """Raise WeightsUnfit with the first thing that is wrong."""
+    """Raise WeightsUnfit with the first thing that is wrong; a LoRA adapter is judged as one."""
     if not root.is_dir():
         raise WeightsUnfit(f"weights {root}: no such directory; give the directory that holds config.json")
     if _is_release_of_grok_1(root):
         raise WeightsUnfit(no_safetensors(root))
+    if is_adapter(root):
+        check_adapter(root.name, root, RANKS[-1])
+        return
     read_config(root)
     if not any(any(root.glob(pattern)) for pattern in TOKENIZER_FILES):
         raise WeightsUnfit(f"weights {root}: no tokenizer, expected one of {', '.join(TOKENIZER_FILES)}")

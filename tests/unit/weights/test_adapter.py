@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, get_args
@@ -136,3 +138,17 @@ def test_an_adapter_of_another_model_is_refused(
     with pytest.raises(WeightsUnfit) as refusal:
         check_fits("tone", check_adapter("tone", adapter, max_rank=8), base)
     assert message in str(refusal.value)
+
+
+def test_an_adapter_has_a_digest_and_is_verified_as_its_init_container_does(adapter: Path) -> None:
+    digest = subprocess.run(
+        [sys.executable, "-m", "conclave_cli.main", "weights", "digest", str(adapter)], capture_output=True, text=True
+    )
+    assert (digest.returncode, digest.stderr) == (0, "")
+    command = [sys.executable, "-m", "conclave_weights", "verify", "--digest", digest.stdout.strip(), str(adapter)]
+    verified = subprocess.run(command, capture_output=True, text=True)
+    assert (verified.returncode, verified.stderr) == (0, "")
+    configured(peft_type="IA3")(adapter)
+    refused = subprocess.run(command, capture_output=True, text=True)
+    assert refused.returncode == 4
+    assert "peft_type IA3, expected LORA" in refused.stderr
