@@ -149,16 +149,20 @@ class _Leader:
             running.append(tasks.create_task(self._controller.queue.run()))
             running.append(tasks.create_task(self._resync()))
             self._waiting_for = ""
-            with _quiet_kopf():
-                await kopf.operator(
-                    registry=build_registry(
-                        self._controller.fleet, self._controller.queue.add, self._options.kubeconfig
-                    ),
-                    settings=build_settings(),
-                    standalone=True,
-                    namespaces=self._options.namespaces,
-                    clusterwide=not self._options.namespaces,
-                )
+            try:
+                with _quiet_kopf():
+                    await kopf.operator(
+                        registry=build_registry(
+                            self._controller.fleet, self._controller.queue.add, self._options.kubeconfig
+                        ),
+                        settings=build_settings(),
+                        standalone=True,
+                        namespaces=self._options.namespaces,
+                        clusterwide=not self._options.namespaces,
+                    )
+            except AssertionError:
+                # Seen with Kopf 1.45: a signal that comes while it still reads the server's API groups ends it so.
+                logger.warning("ended while Kopf was starting")
             for task in running:
                 task.cancel()
 

@@ -123,7 +123,7 @@ def test_a_leader_that_ends_well_hands_over_at_once(
     leader.leads()
     other = second if leader is first else first
     eventually(lambda: other.probe("/readyz")[0] == 200)
-    assert leader.stop(grace_s=20) == 0
+    assert leader.stop(grace_s=20) == 0, leader.log.read_text()[-4000:]
     lease = cluster.get("coordination.k8s.io/v1", "Lease", "conclave", "conclave-system")
     assert lease is not None
     other.leads()
