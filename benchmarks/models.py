@@ -186,7 +186,9 @@ def main() -> None:
         json.dumps({"sizes": SIZES, "work": WORK, "summary": summary, "rounds": rounds}, indent=2)
     )
     slow = [name for name, figures in summary.items() if figures["ratio"] < LIMIT]
-    print(f"all at least {LIMIT}" if not slow else f"below {LIMIT}: {', '.join(slow)}")
+    if slow:
+        sys.exit(f"below {LIMIT}: {', '.join(slow)}")
+    print(f"all at least {LIMIT}")
 
 
 if __name__ == "__main__":
