@@ -16,11 +16,11 @@ _COMPARED_WITH = {
     "Grok1ModelForCausalLM": "a reference of our own, in plain PyTorch",
     "MixtralForCausalLM": "Transformers",
     "PhiMoEForCausalLM": "Transformers",
-    "LlamaForCausalLM": "nothing; it answers",
-    "GemmaForCausalLM": "nothing; it answers",
-    "Phi3ForCausalLM": "nothing; it answers",
+    "LlamaForCausalLM": "Transformers, one rank",
+    "GemmaForCausalLM": "Transformers, one rank",
+    "Phi3ForCausalLM": "Transformers, one rank",
 }
-"""By model class, what tests/serving/models compares it with or, where it only answers a chat request, that it does."""
+"""By model class, what tests/serving compares it with; quantized checkpoints were not compared."""
 
 _VERIFIED = """\
 ## What was compared, and what was not
@@ -31,12 +31,14 @@ tensor-parallel ranks and two pipeline stages, their log-probabilities within 2e
 of the same tokens are off by 0.05 at the median or less, 0.25 for Grok-1, whose random layers amplify rounding. A
 reference with any one feature changed (no clipping, no softcap, a norm skipped, one expert for two, ...) fails the
 comparison. Grok-1's reference is `tests/serving/models/references/grok1.py`, written from the code that xAI released
-and not from our class. "It answers" means that `conclave up` answers a chat request over two ranks, as it does with all
-the compared ones; the class is vLLM's own, as is the class of every model of which the table says nothing.
+and not from our class. "One rank" means 24 greedy tokens of 5 prompts through the endpoint, on one rank; over two
+ranks `conclave up` answered a chat request, as it did with all the compared ones. A model of which the table says
+nothing was not run here; its class is vLLM's own.
 
 Not verified, since neither a GPU nor the disk for such weights was at hand:
 
 - any model with its published weights, tokenizer and chat template;
+- quantized checkpoints, and scaled rotary embeddings (Llama 3.1 and later, Phi-3 with 128k tokens);
 - the kernels that GPUs run: attention with Grok-1's softcap, fused experts, fp8;
 - expert parallelism, fp8 experts and LoRA on mixtures, which vLLM's CPU build cannot run: that the layers are built
   for them is tested, that they run is left to the tests marked `gpu`.
@@ -88,6 +90,7 @@ def models_page() -> str:
 
 def _line(entry: ModelEntry) -> str:
     facts, count = read_config(entry.config), entry.parameters
+    is_uncompared = entry.served.by == "not-yet" or facts.weight_format is not None
     cells = [
         entry.id,
         f"{count.total / 1e9:.1f}B" if count else "",
@@ -96,7 +99,7 @@ def _line(entry: ModelEntry) -> str:
         ", ".join(map(str, tensor_sizes(facts))),
         f"`{entry.licence}`",
         _SERVED[entry.served.by],
-        "" if entry.served.by == "not-yet" else _COMPARED_WITH.get(entry.served.engine_class or "", ""),
+        "" if is_uncompared else _COMPARED_WITH.get(entry.served.engine_class or "", ""),
     ]
     return f"| {' | '.join(cells)} |"
 
