@@ -50,6 +50,8 @@ RESYNC_S = 60.0
 CRD_RETRY_S = 5.0
 STALE_AFTER_S = 2 * WATCH_SILENCE_S
 OURS = {"labelSelector": names.MODEL_DEPLOYMENT}
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+"""What ends this process in order."""
 
 
 class ProcessOptions(BaseModel):
@@ -77,8 +79,8 @@ async def run_operator(options: ProcessOptions, settings: OperatorSettings) -> N
     task = asyncio.current_task()
     assert task is not None  # inside a coroutine there is one
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, task.cancel)  # kopf takes them over once it runs
+    for number in SIGNALS:
+        loop.add_signal_handler(number, task.cancel)  # until Kopf runs
     identity = f"{os.environ.get('POD_NAME') or socket.gethostname()}_{uuid.uuid4().hex[:8]}"
     metrics = Metrics()
     async with Client(await load_configuration(options.kubeconfig)) as client:
@@ -149,22 +151,32 @@ class _Leader:
             running.append(tasks.create_task(self._controller.queue.run()))
             running.append(tasks.create_task(self._resync()))
             self._waiting_for = ""
-            try:
-                with _quiet_kopf():
-                    await kopf.operator(
-                        registry=build_registry(
-                            self._controller.fleet, self._controller.queue.add, self._options.kubeconfig
-                        ),
-                        settings=build_settings(),
-                        standalone=True,
-                        namespaces=self._options.namespaces,
-                        clusterwide=not self._options.namespaces,
-                    )
-            except AssertionError:
-                # Seen with Kopf 1.45: a signal that comes while it still reads the server's API groups ends it so.
-                logger.warning("ended while Kopf was starting")
+            with _quiet_kopf():
+                await self._run_kopf()
             for task in running:
                 task.cancel()
+
+    async def _run_kopf(self) -> None:
+        """Until a signal. Kopf's own handlers would not tell us that it was one."""
+        loop, ended = asyncio.get_running_loop(), asyncio.Event()
+        others = asyncio.all_tasks()
+        fleet, queue = self._controller.fleet, self._controller.queue
+        tasks = await kopf.spawn_tasks(
+            registry=build_registry(fleet, queue.add, self._options.kubeconfig),
+            settings=build_settings(),
+            standalone=True,
+            namespaces=self._options.namespaces,
+            clusterwide=not self._options.namespaces,
+            stop_flag=ended,
+        )
+        for number in SIGNALS:
+            loop.add_signal_handler(number, ended.set)
+        try:
+            await kopf.run_tasks(tasks, ignored=others)
+        except AssertionError:
+            # Seen with Kopf 1.45 where it is still reading the server's API groups when it is ended.
+            if not ended.is_set():
+                raise
 
     def _watch(self) -> Iterator[Cache]:
         heard = self._controller.heard
