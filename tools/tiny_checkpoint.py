@@ -273,6 +273,12 @@ ARCHITECTURES = {
         {
             "architectures": ["Grok1ModelForCausalLM"],
             "model_type": "grok-1",
+            # As hpcai-tech/grok-1 has it; the code that it names is not here, and is never asked for.
+            "auto_map": {
+                "AutoConfig": "configuration_grok1.Grok1Config",
+                "AutoModel": "modeling_grok1.Grok1Model",
+                "AutoModelForCausalLM": "modeling_grok1.Grok1ModelForCausalLM",
+            },
             "num_experts_per_tok": 2,
             "tie_word_embeddings": True,
             "rope_theta": 10000.0,

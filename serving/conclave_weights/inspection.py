@@ -13,6 +13,7 @@ from pathlib import Path
 
 from conclave.catalogue.facts import known_architectures, read_config
 from conclave.errors import InvalidInput
+from conclave_weights.engine_config import config_faults, has_engine_class
 from conclave_weights.errors import WeightsUnfit
 from conclave_weights.headers import REMEDY, TensorHeader, read_header
 from conclave_weights.layouts import ExpectedTensors, expected_tensors
@@ -69,6 +70,7 @@ def inspect_weights(root: Path) -> Inspection:
     config = _read_config(root, inspection)
     tensors, is_whole = _read_tensors(root, inspection)
     if config is not None:
+        inspection.problems += config_faults(inspection.architecture or "", config)
         _compare(config, tensors, is_whole, inspection)
         _look_for_code(root, config, inspection)
     _look_for_pickles(root, bool(tensors), inspection)
@@ -225,18 +227,25 @@ def _compare_tensors(
 
 
 def _look_for_code(root: Path, config: Mapping[str, object], inspection: Inspection) -> None:
-    is_known = inspection.architecture in known_architectures()
-    if config.get("auto_map") and is_known:
+    """Code is never run, for the engine is never told to trust any: what cannot do without it is a problem.
+
+    A bare `auto_map` of a model that the engine knows leads nowhere. Files of code are refused all the same: another
+    program that is given these weights may run them.
+    """
+    if config.get("auto_map") and has_engine_class(inspection.architecture or "", config):
         inspection.notes.append(
-            "config.json: auto_map names code, which is never run: the engine has a class of its own"
+            "config.json: auto_map names code, which is never run: the engine has classes of its own"
         )
     elif config.get("auto_map"):
         inspection.problems.append(
             f"config.json: auto_map names code for {inspection.architecture}, which is never run; "
-            "take a model whose architecture the engine has"
+            "take a model whose architecture and model_type the engine has"
         )
-    if files := sorted(str(path.relative_to(root)) for path in root.rglob("*.py")):
-        inspection.notes.append(f"{_some(files)}: Python code, which is never run; remove it where the digest allows")
+    if files := _files(root, "*.py"):
+        inspection.problems.append(
+            f"{_some(files)}: Python code among the weights, expected none; the engine needs none of it: remove it, "
+            "then take the digest"
+        )
     tokenizer = root / "tokenizer_config.json"
     if tokenizer.exists() and not (root / "tokenizer.json").exists():
         try:
@@ -251,11 +260,17 @@ def _look_for_code(root: Path, config: Mapping[str, object], inspection: Inspect
 
 
 def _look_for_pickles(root: Path, has_tensors: bool, inspection: Inspection) -> None:
-    pickles = sorted(str(path.relative_to(root)) for pattern in PICKLE_PATTERNS for path in root.rglob(pattern))
+    pickles = sorted(chain.from_iterable(_files(root, pattern) for pattern in PICKLE_PATTERNS))
     if pickles and has_tensors:
         inspection.notes.append(
             f"{_some(pickles)}: pickles, which can run code when loaded; no engine of ours reads them"
         )
+
+
+def _files(root: Path, pattern: str) -> list[str]:
+    """Below `root`, without hidden ones: they are no part of the weights."""
+    found = (path.relative_to(root) for path in root.rglob(pattern))
+    return sorted(str(path) for path in found if not any(part.startswith(".") for part in path.parts))
 
 
 def _shape(shape: Iterable[int]) -> str:
