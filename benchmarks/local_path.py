@@ -27,7 +27,8 @@ from typing import Any
 import aiohttp
 
 from conclave_cli.local.machine import physical_cores, rank_binding
-from conclave_cli.local.ray_head import free_port, session_processes
+from conclave_cli.local.ports import free_port
+from conclave_cli.local.ray_head import session_processes
 
 ROOT = Path(__file__).parents[1]
 MODEL_SIZES = {"layers": 8, "hidden": 512, "head-dim": 64, "key-value-heads": 4, "intermediate": 1792}

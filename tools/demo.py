@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import shlex
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -22,6 +21,8 @@ READY_TIMEOUT_S = 300.0
 
 
 def main() -> int:
+    from conclave_cli.local.ports import free_port
+
     started_s = time.monotonic()
     weights = tiny_mixtral()
     port = free_port()
@@ -51,12 +52,6 @@ def tiny_mixtral() -> Path:
     weights = cache / "demo-mixtral"
     print(f"making a tiny Mixtral (its architecture, random weights) in {weights}", flush=True)
     return make_checkpoint("mixtral", weights)
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
 
 
 def read_endpoint(up: subprocess.Popen[str]) -> dict[str, str] | None:

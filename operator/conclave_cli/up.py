@@ -19,11 +19,12 @@ import typer
 from conclave.errors import NothingFits
 from conclave.manifests.serve_config import build_serve_config
 from conclave.planning.plan import plan_deployment
-from conclave_cli.local.checks import check_adapters, check_model, check_port, read_adapters
+from conclave_cli.local.checks import check_adapters, check_model, read_adapters
 from conclave_cli.local.endpoint import Endpoint, make_state_directory, write_endpoint, write_private
 from conclave_cli.local.localise import engine_environment, has_no_gpus, localise, ranks_of
 from conclave_cli.local.logs import LogFollower
 from conclave_cli.local.machine import check_packages, check_platform, has_cpu_engine, this_machine
+from conclave_cli.local.ports import check_port
 from conclave_cli.local.progress import Progress
 from conclave_cli.local.serving import LocalRun, local_ray
 from conclave_cli.manifest_files import load_deployment

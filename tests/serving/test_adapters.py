@@ -16,10 +16,12 @@ import torch
 import yaml
 from safetensors.torch import load_file
 from tests.eventually import eventually
-from tests.serving.up_command import READY_TIMEOUT_S, Up, free_port
+from tests.serving.up_command import READY_TIMEOUT_S, Up
 from tools.tiny_adapter import make_adapter
 from tools.tiny_checkpoint import make_checkpoint
 from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from conclave_cli.local.ports import free_port
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "llama-3-adapter.yaml"
 BASE, TONE, SECOND = "llama-3-8b", "support-tone", "acme/legal"

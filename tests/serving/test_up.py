@@ -16,9 +16,10 @@ from typing import Any
 import pytest
 import yaml
 from tests.eventually import eventually
-from tests.serving.up_command import READY_TIMEOUT_S, Up, free_port
+from tests.serving.up_command import READY_TIMEOUT_S, Up
 from tools.tiny_checkpoint import make_checkpoint
 
+from conclave_cli.local.ports import free_port
 from conclave_weights.digest import digest_of, hash_files
 
 ROOT = Path(__file__).parents[2]
@@ -197,6 +198,22 @@ def test_a_taken_port_is_refused(start: Callable[..., Up], manifest: Callable[..
         port = listener.getsockname()[1]
         said = refusal(start("-f", manifest(), "--weights", weights, "--port", port), 3)
     assert f"port {port}: Address already in use; choose a free one with --port" in said
+
+
+def test_a_port_that_is_taken_while_ray_starts_is_named(
+    start: Callable[..., Up], manifest: Callable[..., Path], weights: Path
+) -> None:
+    port = free_port()
+    up = start("-f", manifest(), "--weights", weights, "--port", port)
+    eventually(lambda: "starting Ray" in up.stderr.read_text(), 120)
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", port))
+        listener.listen()
+        assert up.process.wait(timeout=180) == 3, up.said()
+    last_lines = up.stderr.read_text()
+    assert f"error: port {port}: taken while Ray started; run it again" in last_lines
+    assert "Traceback" not in last_lines
+    assert up.processes() == []
 
 
 def test_another_digest_is_refused(start: Callable[..., Up], manifest: Callable[..., Path], weights: Path) -> None:

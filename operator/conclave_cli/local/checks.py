@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -10,7 +9,7 @@ from conclave.api.modeldeployment import ModelDeployment
 from conclave.catalogue.models import find_model
 from conclave.catalogue.servable import check_servable
 from conclave.catalogue.shapes import ModelFacts
-from conclave.errors import EnvironmentUnfit, InvalidInput
+from conclave.errors import InvalidInput
 from conclave.planning.checks import check_shape
 from conclave.planning.plan import facts_for
 from conclave_weights.adapter import check_adapter, check_fits
@@ -85,15 +84,3 @@ def check_adapters(
 def _architecture(config: dict[str, object]) -> str:
     architectures = config.get("architectures")
     return str(architectures[0]) if isinstance(architectures, list) and architectures else "no architecture"
-
-
-def check_port(port: int) -> None:
-    """A port that somebody listens on is refused now, not after minutes of loading."""
-    with socket.socket() as listener:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            listener.bind(("127.0.0.1", port))
-        except OSError as error:
-            raise EnvironmentUnfit(
-                f"port {port}: {error.strerror}; choose a free one with --port, or end what listens there"
-            ) from error

@@ -11,7 +11,6 @@ import os
 import secrets
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -21,6 +20,7 @@ from pathlib import Path
 
 from conclave.errors import ConclaveError, EnvironmentUnfit
 from conclave.manifests.serving_arguments import RAY_ENVIRONMENT
+from conclave_cli.local.ports import free_port
 
 START_TIMEOUT_S = 120.0
 TERMINATE_TIMEOUT_S = 3.0
@@ -142,13 +142,6 @@ def ray_environment(inherited: Mapping[str, str], added: Mapping[str, str], toke
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
         **added,
     }
-
-
-def free_port() -> int:
-    """A port of the loopback interface that nobody listens on."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
 
 
 def session_processes(session_id: int) -> tuple[int, ...]:

@@ -14,12 +14,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from conclave.errors import ConclaveError
+from conclave.errors import ConclaveError, EnvironmentUnfit
+from conclave_cli.local.ports import taken_meanwhile
+from conclave_cli.local.root_cause import root_cause
 
 PATH = "/api/serve/applications/"
 PUT_TIMEOUT_S = 120.0
 """The first PUT starts Serve's controller and proxy."""
 STATUS_ATTEMPTS = 5
+CANNOT_BIND = "Failed to bind to address"
+"""What Serve's proxy says of a port that somebody else has (ray/serve/_private/http_util.py)."""
 
 
 class ServeRefused(ConclaveError):
@@ -60,13 +64,19 @@ class ServeApi:
             return False
         return True
 
-    def put(self, config: Mapping[str, object]) -> None:
-        """Deploy; Serve itself is started by the first call."""
+    def put(self, config: Mapping[str, Any]) -> None:
+        """Deploy; Serve itself, which listens on the config's port, is started by the first call.
+
+        Raises EnvironmentUnfit where the port is taken, ServeRefused with Serve's own reason for all else.
+        """
         try:
             self._request("PUT", json.dumps(config).encode(), timeout_s=PUT_TIMEOUT_S)
         except urllib.error.HTTPError as error:
             answer = error.read().decode(errors="replace")
-            raise ServeRefused(f"Serve refused the config with status {error.code}: {answer[:2000]}") from error
+            if CANNOT_BIND in answer:
+                raise EnvironmentUnfit(taken_meanwhile(config["http_options"]["port"])) from error
+            cause = root_cause(answer) or answer.strip()[-1000:]
+            raise ServeRefused(f"Serve refused the config with status {error.code}: {cause}") from error
         except (OSError, http.client.HTTPException) as error:
             raise ServeRefused(f"Serve did not take the config within {PUT_TIMEOUT_S:.0f} s: {error}") from error
 

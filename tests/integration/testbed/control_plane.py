@@ -18,8 +18,10 @@ from pathlib import Path
 from tests.eventually import eventually
 from tests.integration.testbed.audit import POLICY, AuditLog
 from tests.integration.testbed.certificates import Authority
-from tests.integration.testbed.processes import Process, free_port
+from tests.integration.testbed.processes import Process
 from tools.build_tools import program
+
+from conclave_cli.local.ports import free_port
 
 HOST = "127.0.0.1"
 

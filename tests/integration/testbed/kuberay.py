@@ -11,8 +11,10 @@ from typing import Any
 import yaml
 from tests.integration.testbed.control_plane import HOST
 from tests.integration.testbed.kube import Kube
-from tests.integration.testbed.processes import Process, free_port
+from tests.integration.testbed.processes import Process
 from tools.build_tools import program
+
+from conclave_cli.local.ports import free_port
 
 USER = "kuberay"
 

@@ -12,7 +12,9 @@ from typing import Any
 from tests.eventually import eventually
 from tests.integration.testbed.helm import OperatorAccount
 from tests.integration.testbed.kube import Kube
-from tests.integration.testbed.processes import Process, free_port
+from tests.integration.testbed.processes import Process
+
+from conclave_cli.local.ports import free_port
 
 CONCLAVE = (str(Path(sys.executable).parent / "conclave"),)
 API = "conclave.dev/v1alpha1"

@@ -13,7 +13,7 @@ from typing import Any
 
 from tests.serving.models.references.grok1 import Token
 
-from conclave_cli.local.ray_head import free_port
+from conclave_cli.local.ports import free_port
 
 PROGRAM = Path(__file__).with_name("generation.py")
 TIMEOUT_S = 540

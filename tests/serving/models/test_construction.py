@@ -17,7 +17,7 @@ from tests.serving.models.adapters import make_adapter
 from tests.serving.models.engines import ENVIRONMENT
 from tools.tiny_checkpoint import ARCHITECTURES, Sizes
 
-from conclave_cli.local.ray_head import free_port
+from conclave_cli.local.ports import free_port
 
 RANKS = 2
 MODELS = ("mixtral", "dbrx", "grok-1", "phi-3.5-moe")

@@ -10,8 +10,10 @@ import openai
 import pytest
 import yaml
 from tests.eventually import eventually
-from tests.serving.up_command import READY_TIMEOUT_S, Up, free_port
+from tests.serving.up_command import READY_TIMEOUT_S, Up
 from tools.tiny_checkpoint import make_checkpoint
+
+from conclave_cli.local.ports import free_port
 
 EXAMPLES = Path(__file__).parents[3] / "examples"
 MODELS = ["dbrx", "grok-1", "mixtral", "llama-3", "gemma", "phi-3", "phi-3.5-moe"]

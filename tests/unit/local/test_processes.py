@@ -12,7 +12,6 @@ from pathlib import Path
 from tests.eventually import eventually
 
 from conclave_cli.local.ray_head import (
-    free_port,
     opened_shared_memory,
     session_processes,
     shared_memory_files,
@@ -90,7 +89,3 @@ def test_a_resource_tracker_that_is_spared_removes_what_the_killed_left() -> Non
         process.wait()
         eventually(lambda: session_processes(process.pid) == ())
         assert not file.exists()
-
-
-def test_free_ports_differ() -> None:
-    assert len({free_port() for _ in range(20)}) > 1

@@ -1,0 +1,68 @@
+"""Ports of the loopback interface: which are free, and which a program may count on for a while.
+
+The kernel gives ports of the ephemeral range to whoever connects or binds port 0, as Ray's processes do dozens of
+times while they start: a port that is chosen now and bound later must lie outside of it. Used by `conclave up`.
+"""
+
+from __future__ import annotations
+
+import random
+import socket
+from pathlib import Path
+
+from conclave.errors import EnvironmentUnfit
+
+EPHEMERAL_RANGE = Path("/proc/sys/net/ipv4/ip_local_port_range")
+LOWEST_PORT = 10_000
+"""Above the ports that services are known by."""
+ATTEMPTS = 100
+
+
+def free_port() -> int:
+    """A port that nobody listens on, and that the kernel gives to nobody by itself."""
+    for port in random.choices(lasting_ports(EPHEMERAL_RANGE.read_text()), k=ATTEMPTS):  # noqa: S311 - no secret
+        try:
+            _bind(port)
+        except OSError:
+            continue
+        return port
+    raise EnvironmentUnfit(
+        f"ports of 127.0.0.1: {ATTEMPTS} taken of {ATTEMPTS} tried from {LOWEST_PORT} on; expected a free one; "
+        "end what listens there"
+    )
+
+
+def lasting_ports(ephemeral_range: str) -> range:
+    """The ports below the kernel's ephemeral range, those above it where there are more, and all where it is all."""
+    first, last = map(int, ephemeral_range.split())
+    below, above = range(LOWEST_PORT, max(first, LOWEST_PORT)), range(max(last + 1, LOWEST_PORT), 65536)
+    return max(below, above, key=len) or range(LOWEST_PORT, 65536)
+
+
+def is_ephemeral(port: int) -> bool:
+    """Whether the kernel may give this port to any program before we bind it."""
+    first, last = map(int, EPHEMERAL_RANGE.read_text().split())
+    return first <= port <= last
+
+
+def check_port(port: int) -> None:
+    """A port that somebody listens on is refused now, not after minutes of loading."""
+    try:
+        _bind(port, reuse=True)
+    except OSError as error:
+        raise EnvironmentUnfit(
+            f"port {port}: {error.strerror}; choose a free one with --port, or end what listens there"
+        ) from error
+
+
+def taken_meanwhile(port: int) -> str:
+    """What to say where `check_port` found it free and Serve did not."""
+    why = " (the kernel hands it out to programs that connect)" if is_ephemeral(port) else ""
+    return f"port {port}: taken while Ray started{why}; run it again, or choose one below {LOWEST_PORT} with --port"
+
+
+def _bind(port: int, reuse: bool = False) -> None:
+    with socket.socket() as listener:
+        if reuse:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(("127.0.0.1", port))
