@@ -1,7 +1,7 @@
-"""Builds the programs that the integration tests stand on (etcd, the Kubernetes control plane, KubeRay, Helm) from the
-Go modules that tools/<group>/go.sum pins, into a cache outside the tree: once for each lock, Go release and platform.
+"""Builds the programs that tests and `make cluster` stand on (etcd, Kubernetes, KubeRay, Helm, containerd, CoreDNS) from
+the Go modules that tools/<group>/go.sum pins, into a cache outside the tree: once for each lock, Go release, platform.
 
-Called by `make test` as `python tools/build_tools.py GROUP...` and imported by tests/integration/testbed.
+Called by make as `python tools/build_tools.py GROUP...`, imported by tools/cluster and tests/integration/testbed.
 A program that lies in $KUBEBUILDER_ASSETS (as setup-envtest makes it) is taken from there and not built.
 """
 
@@ -30,13 +30,19 @@ PROGRAMS: Mapping[str, tuple[str, ...]] = {
     "controlplane": ("kube-apiserver", "kube-controller-manager", "kubectl"),
     "kuberay": ("ray-operator",),
     "helm": ("helm",),
+    "nodes": ("kube-scheduler", "kubelet", "kube-proxy"),
+    "containerd": ("containerd", "containerd-shim-runc-v2", "ctr"),
+    "dns": ("coredns",),
 }
+"""The last three only `make cluster` needs; `nodes` is a module beside `controlplane`, of one release with it, so that
+`make test` neither builds it nor builds anew when it changes."""
 RENAMED = {"etcd": {"server": "etcd"}}
 """Go names a binary after the last element of its package's path."""
 COPIED = {"kuberay": ("github.com/ray-project/kuberay/ray-operator", ("config/crd/bases", "config/rbac"))}
 """Folders of a module that are needed beside its binary."""
 
-VERSIONED = {"controlplane": ("k8s.io/kubernetes", "k8s.io/component-base/version.gitVersion")}
+_KUBERNETES = ("k8s.io/kubernetes", "k8s.io/component-base/version.gitVersion")
+VERSIONED = {"controlplane": _KUBERNETES, "nodes": _KUBERNETES}
 """Programs that learn their version from the linker: what the API server says of itself, Helm compares with charts."""
 
 
@@ -199,7 +205,7 @@ def _say(words: str) -> None:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description="Build the programs of the integration tests into the cache.")
+    parser = argparse.ArgumentParser(description="Build the programs of the tests and of the cluster into the cache.")
     parser.add_argument("groups", nargs="*", metavar="GROUP", help=f"of {', '.join(PROGRAMS)}; all where none is named")
     groups = parser.parse_args().groups or list(PROGRAMS)
     unknown = sorted(set(groups) - set(PROGRAMS))
