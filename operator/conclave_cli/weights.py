@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from enum import StrEnum
 from pathlib import Path
 from threading import Lock
@@ -37,7 +37,7 @@ app = typer.Typer(
     name="weights",
     no_args_is_help=True,
     rich_markup_mode=None,
-    help="Inspect, digest, verify and convert the weights of a model.",
+    help="Inspect, digest, verify, download and convert the weights of a model.",
 )
 
 WeightsPath = Annotated[Path, typer.Argument(metavar="PATH", help="Directory of the weights.")]
@@ -140,8 +140,7 @@ def verify_command(
     """
     if digest is None and manifest is None:
         raise InvalidInput("give --digest sha256:..., or --manifest FILE, or both")
-    if digest is not None and not re.fullmatch("sha256:[0-9a-f]{64}", digest):
-        raise InvalidInput(f"--digest {digest!r}: expected sha256: and 64 hex digits (0-9a-f), as `digest` prints it")
+    _check_digest(digest)
     expected = None if manifest is None else _read_manifest(manifest)
     if expected is None:
         check_weights(path)
@@ -149,6 +148,39 @@ def verify_command(
         files = verify(path, digest, manifest=expected, on_progress=on_progress)
     check_weights(path)
     typer.echo(f"{path}: {len(files)} files, {sum(file.size_bytes for file in files)} bytes: {digest_of(files)}")
+
+
+@app.command(name="download")
+def download_command(
+    uri: Annotated[str, typer.Argument(metavar="URI", help="s3://bucket/path of the weights.")],
+    target: Annotated[Path, typer.Argument(metavar="PATH", help="Directory to make.")],
+    endpoint: Annotated[str, typer.Option(help="https://host of another store than Amazon's.")] = "",
+    region: Annotated[str, typer.Option(help="Region of the bucket; us-east-1 where left out.")] = "",
+    digest: Annotated[str | None, typer.Option(help="The digest that the weights must have.")] = None,
+) -> None:
+    """Download weights from an object store that speaks S3.
+
+    Writes to PATH.partial, which becomes PATH when everything is there and was compared; the same command goes on after
+    an interruption. AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and, where needed, AWS_SESSION_TOKEN are taken from the
+    environment. Exits 4 where the store or the disk fails, or where the weights are not those of the digest.
+    """
+    from conclave_weights.download import download
+    from conclave_weights.object_store import ObjectStore
+
+    _check_digest(digest)
+    store = ObjectStore(uri, endpoint=endpoint, region=region)
+    with ExitStack() as stack:
+        advance: list[Callable[[int], None]] = []
+
+        def begin(total_bytes: int, done_bytes: int) -> None:
+            advance.append(stack.enter_context(_progress("downloading", total_bytes)))
+            advance[0](done_bytes)
+
+        done = download(store, target, digest, on_listed=begin, on_progress=lambda count_bytes: advance[0](count_bytes))
+    check_weights(target)
+    for note in done.notes:
+        typer.echo(f"note: {note}", err=True)
+    typer.echo(f"{target}: {done.total_bytes} bytes, {done.fetched_bytes} of them fetched now")
 
 
 class TargetDtype(StrEnum):
@@ -160,19 +192,23 @@ class TargetDtype(StrEnum):
 
 @app.command()
 def convert(
-    source: Annotated[Path, typer.Argument(metavar="SOURCE", help="The released checkpoint: holds ckpt-0, or is it.")],
+    source: Annotated[Path, typer.Argument(metavar="SOURCE", help="Directory of the pickled weights.")],
     target: Annotated[Path, typer.Argument(metavar="TARGET", help="Directory to make.")],
-    dtype: Annotated[TargetDtype, typer.Option(help="Type of the matrices.")] = TargetDtype.BFLOAT16,
+    dtype: Annotated[
+        TargetDtype | None, typer.Option(help="Type of Grok-1's matrices: bfloat16 unless given. Others keep theirs.")
+    ] = None,
     shard_gb: Annotated[int, typer.Option(min=1, help="Largest file of the target, in 10^9 bytes.")] = 5,
 ) -> None:
-    """Convert Grok-1 as xAI released it (JAX, pickled, int8 with scales) to safetensors in the Hugging Face layout.
+    """Convert pickled weights to safetensors, without running the pickles. Needs NumPy, and no torch.
 
+    SOURCE is a model or adapter as PyTorch saved it (pytorch_model*.bin, *.pt; from 1.6 on), or Grok-1 as xAI released
+    it (ckpt-0: JAX, int8 with scales), which becomes the Hugging Face layout.
     Writes to TARGET.partial, which becomes TARGET when it is complete; the same command goes on after an interruption.
-    Holds one expert's matrix in memory, less than 1 GiB. The pickles are never run. Needs NumPy. Exits 4 where the
-    release is damaged or holds anything but plain arrays. Made after the public code and the published sizes of the
-    files; never run on the 300 GB release itself: compare a few answers before you rely on the result.
+    Exits 4 where the files are damaged or hold anything but plain tensors. Grok-1's layout is made after the public
+    code and the published sizes of the files, and was never run on the 300 GB release itself: compare a few answers
+    before you rely on the result.
     """
-    from conclave_weights.convert.conversion import plan_conversion
+    from conclave_weights.convert.plan import plan_conversion
 
     carry_out(plan_conversion(source, target, dtype=dtype, shard_bytes=shard_gb * 10**9))
 
@@ -185,8 +221,13 @@ def carry_out(plan: ConversionPlan) -> None:
         outcome = conversion.convert(plan, on_progress)
     kept = f", {outcome.kept_shards} of them kept from before" if outcome.kept_shards else ""
     typer.echo(f"{plan.target}: {outcome.shards} files, {outcome.size_bytes} bytes{kept}")
-    if not outcome.has_tokenizer:
-        typer.echo(f"no tokenizer lies with the release: put Grok-1's tokenizer files into {plan.target}", err=True)
+    if not plan.is_complete:
+        typer.echo(f"no tokenizer lies with the source: put the model's tokenizer files into {plan.target}", err=True)
+
+
+def _check_digest(digest: str | None) -> None:
+    if digest is not None and not re.fullmatch("sha256:[0-9a-f]{64}", digest):
+        raise InvalidInput(f"--digest {digest!r}: expected sha256: and 64 hex digits (0-9a-f), as `digest` prints it")
 
 
 def _read_manifest(manifest: Path) -> tuple[WeightsFile, ...]:

@@ -121,4 +121,7 @@ def _no_tensors(root: Path) -> str:
     pickle = next((name for name in PICKLES if (root / name).exists()), None)
     if pickle is None:
         return f"no {TENSORS}; give the directory that PEFT saved the adapter in"
-    return f"{pickle} is a pickle, which can run code when loaded; save the adapter as {TENSORS}, PEFT's default"
+    return (
+        f"{pickle} is a pickle, which can run code when loaded; convert it without running it: "
+        f"conclave weights convert {root} TARGET"
+    )

@@ -14,15 +14,20 @@ from conclave_weights.errors import WeightsUnfit
 from conclave_weights.headers import REMEDY, read_header
 
 INDEX_NAME = "model.safetensors.index.json"
+PICKLED_INDEX_NAME = "pytorch_model.bin.index.json"
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "tekken.json", "vocab.json", "*.tiktoken")
 PICKLE_PATTERNS = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
+_PICKLED_WEIGHTS = ("pytorch_model*.bin", *PICKLE_PATTERNS)
+"""The first of these that matches is the model; the others are then something else."""
+_OF_TRAINING = ("training_args.bin", "optimizer", "scheduler", "scaler", "rng_state")
+"""Beginnings of the names of pickles that hold no weights."""
 
 
 def check_weights(root: Path) -> None:
     """Raise WeightsUnfit with the first thing that is wrong; a LoRA adapter is judged as one."""
     if not root.is_dir():
         raise WeightsUnfit(f"weights {root}: no such directory; give the directory that holds config.json")
-    if _is_release_of_grok_1(root):
+    if is_release_of_grok_1(root):
         raise WeightsUnfit(no_safetensors(root))
     if is_adapter(root):
         check_adapter(root.name, root, RANKS[-1])
@@ -76,13 +81,17 @@ def _check_index(index: Path, tensors: dict[str, frozenset[str]]) -> None:
 
 def no_safetensors(root: Path) -> str:
     """Why there are no safetensors, in a directory that has none."""
-    pickles = sorted(path.name for pattern in PICKLE_PATTERNS for path in root.glob(pattern))
-    if pickles:
+    try:
+        pickled = pickled_weights(root)
+    except WeightsUnfit as error:
+        return str(error)
+    if pickled:
         return (
-            f"weights {root}: only pickled weights ({', '.join(pickles[:3])}), which can run code when loaded; "
-            "expected *.safetensors: take the safetensors variant of the model"
+            f"weights {root}: only pickled weights ({', '.join(path.name for path in pickled[:3])}), which can run "
+            "code when loaded; expected *.safetensors: take the safetensors variant of the model, or convert them "
+            f"without running them: conclave weights convert {root} TARGET"
         )
-    if _is_release_of_grok_1(root):
+    if is_release_of_grok_1(root):
         return (
             f"weights {root}: the released checkpoint of Grok-1, which is pickled; expected *.safetensors: "
             f"conclave weights convert {root} TARGET"
@@ -90,8 +99,29 @@ def no_safetensors(root: Path) -> str:
     return f"weights {root}: no *.safetensors files; give the directory that holds them"
 
 
-def _is_release_of_grok_1(root: Path) -> bool:
-    return any((directory / "tensor00000_000").exists() for directory in (root, root / "ckpt-0"))
+def pickled_weights(root: Path) -> tuple[Path, ...]:
+    """The files that hold the weights of a model, or of an adapter, as PyTorch pickles them; often there are none.
+
+    Raises WeightsUnfit where files of the index are missing.
+    """
+    index = root / PICKLED_INDEX_NAME
+    if index.exists():
+        listed = sorted(set(read_weight_map(index).values()))
+        if missing := [name for name in listed if Path(name).name != name or not (root / name).is_file()]:
+            raise WeightsUnfit(
+                f"weights {root}: {len(missing)} of {len(listed)} files of {index.name} are missing: "
+                f"{', '.join(missing[:5])}; copy them"
+            )
+        return tuple(root / name for name in listed)
+    for pattern in _PICKLED_WEIGHTS:
+        if found := sorted(path for path in root.glob(pattern) if not path.name.startswith(_OF_TRAINING)):
+            return tuple(found)
+    return ()
+
+
+def is_release_of_grok_1(root: Path) -> bool:
+    """Whether this is the checkpoint as xAI released it."""
+    return any(any(directory.glob("tensor?????_???")) for directory in (root, root / "ckpt-0"))
 
 
 def read_json_object(path: Path) -> dict[str, object]:

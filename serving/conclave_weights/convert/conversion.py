@@ -1,7 +1,7 @@
 """Writes the converted model: shards one after the other into TARGET.partial, which becomes TARGET when all is there.
 
-Called by `conclave weights convert`. Repeated after an interruption, it keeps the shards that its journal has and that
-are unchanged, and writes the rest.
+Called by `conclave weights convert`, with what `plan` found. Repeated after an interruption, it keeps the shards that
+its journal has and that are unchanged, and writes the rest.
 """
 
 from __future__ import annotations
@@ -11,38 +11,30 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from conclave import __version__
-from conclave.errors import EnvironmentUnfit, InvalidInput
+from conclave.errors import EnvironmentUnfit
 from conclave_weights.convert.journal import NAME as JOURNAL_NAME
 from conclave_weights.convert.journal import FinishedFile, Journal, is_unchanged
-from conclave_weights.convert.release import (
-    KEPT_IN_FLOAT32,
-    Conversion,
-    grok_1_config,
-    read_release,
-    release_directory,
-)
-from conclave_weights.convert.values import TargetType, bands
 from conclave_weights.headers import DTYPE_BITS, write_header
-from conclave_weights.soundness import INDEX_NAME, TOKENIZER_FILES
-
-DTYPES: dict[str, TargetType] = {"bfloat16": "BF16", "float32": "F32"}
-DEFAULT_SHARD_BYTES = 5 * 10**9
-_TOKENIZER_SIDE_FILES = ("tokenizer_config.json", "special_tokens_map.json")
 
 
 @dataclass(frozen=True)
-class _Tensor:
-    conversion: Conversion
-    dtype: TargetType
+class Tensor:
+    """One tensor of the target; `dtype` as safetensors names it."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    bands: Callable[[], Iterator[bytes]] = field(repr=False, compare=False)
+    """Its bytes, in pieces that memory holds."""
 
     @property
     def size_bytes(self) -> int:
-        return math.prod(self.conversion.shape) * DTYPE_BITS[self.dtype] // 8
+        return math.prod(self.shape) * DTYPE_BITS[self.dtype] // 8
 
 
 @dataclass(frozen=True)
@@ -50,7 +42,7 @@ class Shard:
     """One file of the target."""
 
     file: str
-    tensors: tuple[_Tensor, ...]
+    tensors: tuple[Tensor, ...]
 
     @property
     def size_bytes(self) -> int:
@@ -65,63 +57,33 @@ class Outcome:
     size_bytes: int
     kept_shards: int
     """Of an interrupted run before this one."""
-    has_tokenizer: bool
 
 
 @dataclass(frozen=True)
 class ConversionPlan:
     """Everything that is known before the first byte is written."""
 
-    source: Path
     target: Path
-    dtype: str
-    config: Mapping[str, object]
+    sources: tuple[Path, ...]
+    """The files that the tensors come from."""
     shards: tuple[Shard, ...]
+    contents: Mapping[str, bytes]
+    """Small files of the target by name."""
+    copied: Mapping[str, Path]
+    """Files that lie with the source, by their name in the target."""
+    is_complete: bool
+    """With a tokenizer, or an adapter, which needs none."""
 
     @property
     def size_bytes(self) -> int:
         return sum(shard.size_bytes for shard in self.shards)
 
     def identity(self) -> str:
-        """A hash over the source's files and over what is to be written."""
-        files = sorted(release_directory(self.source).glob("tensor*"))
-        seen = [(path.name, (status := path.stat()).st_size, status.st_mtime_ns) for path in files]
+        """A hash over the sources and over what is to be written."""
+        seen = [(path.name, (status := path.stat()).st_size, status.st_mtime_ns) for path in self.sources]
         headers = [(shard.file, _header(shard).hex()) for shard in self.shards]
-        return hashlib.sha256(json.dumps([__version__, seen, headers, dict(self.config)]).encode()).hexdigest()
-
-
-def plan_conversion(
-    source: Path,
-    target: Path,
-    *,
-    dtype: str = "bfloat16",
-    shard_bytes: int = DEFAULT_SHARD_BYTES,
-    config: Mapping[str, object] | None = None,
-) -> ConversionPlan:
-    """Look at every file of the source and lay out the target; `config` is of another size only in tests.
-
-    Raises WeightsUnfit for a source that is not the whole release, InvalidInput where the target exists.
-    """
-    if target.exists():
-        raise InvalidInput(f"{target}: exists; remove it, or choose another target")
-    config = dict(config or grok_1_config()) | {"torch_dtype": dtype}
-    tensors = [
-        _Tensor(conversion, "F32" if conversion.name.endswith(KEPT_IN_FLOAT32) else DTYPES[dtype])
-        for conversion in read_release(source, config)
-    ]
-    groups: list[list[_Tensor]] = [[]]
-    filled_bytes = 0
-    for tensor in tensors:
-        if groups[-1] and filled_bytes + tensor.size_bytes > shard_bytes:
-            groups.append([])
-            filled_bytes = 0
-        groups[-1].append(tensor)
-        filled_bytes += tensor.size_bytes
-    shards = tuple(
-        Shard(f"model-{number:05d}-of-{len(groups):05d}.safetensors", tuple(group))
-        for number, group in enumerate(groups, 1)
-    )
-    return ConversionPlan(source, target, dtype, config, shards)
+        contents = {name: content.hex() for name, content in self.contents.items()}
+        return hashlib.sha256(json.dumps([__version__, seen, headers, contents]).encode()).hexdigest()
 
 
 def convert(plan: ConversionPlan, on_progress: Callable[[int], None] = lambda _bytes: None) -> Outcome:
@@ -145,14 +107,17 @@ def _convert(plan: ConversionPlan, on_progress: Callable[[int], None]) -> Outcom
         _check_space(partial, sum(shard.size_bytes for shard in to_do))
         for shard in to_do:
             journal.add(_write_shard(partial, shard, on_progress))
-        has_tokenizer = _write_small_files(partial, plan)
+        for name, content in plan.contents.items():
+            _write_file(partial / name, content)
+        for name, path in plan.copied.items():
+            _write_file(partial / name, path.read_bytes())
         _sync_directory(partial)
         partial.rename(plan.target)
         (plan.target / JOURNAL_NAME).unlink()
         _sync_directory(plan.target.parent)
     finally:
         journal.close()
-    return Outcome(len(plan.shards), plan.size_bytes, len(plan.shards) - len(to_do), has_tokenizer)
+    return Outcome(len(plan.shards), plan.size_bytes, len(plan.shards) - len(to_do))
 
 
 def _unchanged(partial: Path, finished: Iterable[FinishedFile]) -> set[str]:
@@ -160,7 +125,7 @@ def _unchanged(partial: Path, finished: Iterable[FinishedFile]) -> set[str]:
 
 
 def _header(shard: Shard) -> bytes:
-    return write_header({tensor.conversion.name: (tensor.dtype, tensor.conversion.shape) for tensor in shard.tensors})
+    return write_header({tensor.name: (tensor.dtype, tensor.shape) for tensor in shard.tensors})
 
 
 def _write_shard(partial: Path, shard: Shard, on_progress: Callable[[int], None]) -> FinishedFile:
@@ -176,30 +141,12 @@ def _write_shard(partial: Path, shard: Shard, on_progress: Callable[[int], None]
 
         write(_header(shard))
         for tensor in shard.tensors:
-            for band in bands(tensor.conversion, tensor.dtype):
+            for band in tensor.bands():
                 write(band)
                 on_progress(len(band))
         file.flush()
         os.fsync(file.fileno())
     return FinishedFile(shard.file, size_bytes, hashed.hexdigest())
-
-
-def _write_small_files(partial: Path, plan: ConversionPlan) -> bool:
-    """Index, config and the tokenizer that lies with the release; whether there was one."""
-    weight_map = {tensor.conversion.name: shard.file for shard in plan.shards for tensor in shard.tensors}
-    index = {"metadata": {"total_size": plan.size_bytes}, "weight_map": dict(sorted(weight_map.items()))}
-    _write_json(partial / INDEX_NAME, index)
-    _write_json(partial / "config.json", plan.config)
-    beside = [plan.source, release_directory(plan.source).parent]
-    found = {
-        path.name: path
-        for directory in beside
-        for pattern in (*TOKENIZER_FILES, *_TOKENIZER_SIDE_FILES)
-        for path in sorted(directory.glob(pattern))
-    }
-    for name, path in found.items():
-        shutil.copyfile(path, partial / name)
-    return any(name not in _TOKENIZER_SIDE_FILES for name in found)
 
 
 def _check_space(partial: Path, needed_bytes: int) -> None:
@@ -211,9 +158,9 @@ def _check_space(partial: Path, needed_bytes: int) -> None:
         )
 
 
-def _write_json(path: Path, content: Mapping[str, object]) -> None:
-    with path.open("w", encoding="utf-8") as file:
-        file.write(json.dumps(content, indent=2) + "\n")
+def _write_file(path: Path, content: bytes) -> None:
+    with path.open("wb") as file:
+        file.write(content)
         file.flush()
         os.fsync(file.fileno())
 

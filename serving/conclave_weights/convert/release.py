@@ -14,7 +14,7 @@ from pathlib import Path
 
 from conclave.catalogue.facts import read_config
 from conclave.catalogue.models import find_model
-from conclave_weights.convert.pickles import QuantizedArray, StoredArray, find_arrays
+from conclave_weights.convert.arrays import QuantizedArray, StoredArray, find_arrays
 from conclave_weights.errors import WeightsUnfit
 from conclave_weights.layouts import Shape, expected_tensors
 

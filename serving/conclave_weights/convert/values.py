@@ -1,4 +1,6 @@
-"""The arithmetic of the conversion, on bands of a tensor: dequantise, transpose, round. The only user of NumPy.
+"""The values of the target, in bands: Grok-1's dequantised, transposed and rounded, torch's as they are stored.
+
+The only user of NumPy.
 
 Dequantised is int8 * scale, where a row of scales covers an equal share of the rows (`mul` and `moe_slow_matmul2` in
 xai-org/grok-1's model.py: eight devices held one share each). The product of an int8 and a bfloat16 is exact in
@@ -8,12 +10,14 @@ float32, so rounding it once to bfloat16 gives what the release computes.
 from __future__ import annotations
 
 import math
+import zlib
 from collections.abc import Callable, Iterator
 from typing import Any, Literal
 
 from conclave.errors import EnvironmentUnfit
-from conclave_weights.convert.pickles import QuantizedArray, StoredArray
+from conclave_weights.convert.arrays import QuantizedArray, StoredArray
 from conclave_weights.convert.release import Conversion
+from conclave_weights.convert.torch_files import Storage, StridedTensor
 from conclave_weights.errors import WeightsUnfit
 
 try:
@@ -41,6 +45,72 @@ def bands(conversion: Conversion, dtype: TargetType) -> Iterator[bytes]:
     for first in range(0, rows, band_rows):
         band = read_rows(first, min(first + band_rows, rows))
         yield _bfloat16(band).tobytes() if dtype == "BF16" else band.astype("<f4").tobytes()
+
+
+def stored_bands(tensor: StridedTensor, checked: set[Storage]) -> Iterator[bytes]:
+    """The elements in the order of their indices, their bits unchanged; what is strided is held whole beside a band.
+
+    Raises WeightsUnfit where the storage is not the one that was saved, and notes in `checked` that it is.
+    """
+    stored = tensor.storage
+    if not tensor.span:
+        return
+    first_byte, size_bytes = tensor.offset * tensor.item_bytes, tensor.span * tensor.item_bytes
+    if tensor.is_contiguous and size_bytes == stored.size_bytes:
+        yield from _checked(stored)
+        checked.add(stored)
+        return
+    if stored not in checked:
+        for _ in _checked(stored):  # once more, for what lies around this view
+            pass
+        checked.add(stored)
+    if tensor.is_contiguous:
+        yield from _read_bytes(stored, first_byte, size_bytes)
+        return
+    values = _values(stored, tensor.offset, tensor.span, f"V{tensor.item_bytes}")
+    strides = [stride * tensor.item_bytes for stride in tensor.strides]
+    view = np.lib.stride_tricks.as_strided(values, tensor.shape, strides, writeable=False)
+    for part in _parts(tensor.shape, max(1, BAND_BYTES // tensor.item_bytes)):
+        yield view[part].tobytes()
+
+
+def _parts(shape: tuple[int, ...], most_elements: int) -> Iterator[tuple[Any, ...]]:
+    """Indices that cut an array, row by row, into parts of at most so many elements."""
+    axis, elements = len(shape), 1
+    while axis and elements * shape[axis - 1] <= most_elements:
+        axis -= 1
+        elements *= shape[axis]
+    if not axis:
+        yield (...,)
+        return
+    step = most_elements // elements
+    for leading in np.ndindex(*shape[: axis - 1]):
+        for first in range(0, shape[axis - 1], step):
+            yield (*leading, slice(first, first + step))
+
+
+def _checked(stored: Storage) -> Iterator[bytes]:
+    """All bytes of the storage; raises at the end where they are not those that were saved."""
+    checksum = 0
+    for band in _read_bytes(stored, 0, stored.size_bytes):
+        checksum = zlib.crc32(band, checksum)
+        yield band
+    if stored.crc32 and checksum != stored.crc32:
+        raise WeightsUnfit(
+            f"weights file {stored.path}: CRC-32 {checksum:08x} of {stored.size_bytes} bytes from byte "
+            f"{stored.offset}, expected {stored.crc32:08x}: damaged; copy it anew"
+        )
+
+
+def _read_bytes(stored: Storage, first_byte: int, size_bytes: int) -> Iterator[bytes]:
+    with stored.path.open("rb") as file:
+        file.seek(stored.offset + first_byte)
+        while size_bytes:
+            band = file.read(min(BAND_BYTES, size_bytes))
+            if not band:
+                raise _shortened(stored)
+            size_bytes -= len(band)
+            yield band
 
 
 def _as_stored(conversion: Conversion, row_elements: int) -> _ReadRows:
@@ -71,11 +141,19 @@ def _matrix(stored: StoredArray, expert: int | None) -> NDArray[Any]:
 
 
 def _read(stored: StoredArray, first_element: int, elements: int) -> NDArray[Any]:
-    dtype = np.dtype(_STORED[stored.dtype])
+    return _values(stored, first_element, elements, _STORED[stored.dtype])
+
+
+def _values(stored: StoredArray | Storage, first_element: int, elements: int, code: str) -> NDArray[Any]:
+    dtype = np.dtype(code)
     values = np.fromfile(stored.path, dtype, count=elements, offset=stored.offset + first_element * dtype.itemsize)
     if len(values) != elements:
-        raise WeightsUnfit(f"weights file {stored.path}: shorter than a moment before; keep it unchanged, then repeat")
+        raise _shortened(stored)
     return values
+
+
+def _shortened(stored: StoredArray | Storage) -> WeightsUnfit:
+    return WeightsUnfit(f"weights file {stored.path}: shorter than a moment before; keep it unchanged, then repeat")
 
 
 def _finite(values: NDArray[Any], stored: StoredArray) -> NDArray[np.float32]:
