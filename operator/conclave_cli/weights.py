@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -122,7 +123,7 @@ def digest(
     with _progress("hashing", _size_bytes(path)) as on_progress:
         files = hash_files(path, on_progress=on_progress)
     if manifest is not None:
-        _write_text(manifest, write_manifest(files))
+        _write_whole(manifest, write_manifest(files))
     typer.echo(digest_of(files))
 
 
@@ -237,9 +238,22 @@ def _read_manifest(manifest: Path) -> tuple[WeightsFile, ...]:
         raise InvalidInput(f"--manifest {manifest}: cannot be read: {error}; give what `digest` wrote") from error
 
 
-def _write_text(path: Path, text: str) -> None:
+def _write_whole(path: Path, text: str) -> None:
+    """What bears the name is whole at any time, the old text or the new; a pipe or device is simply written to."""
     try:
-        path.write_text(text, encoding="utf-8")
+        if path.exists() and not path.is_file():
+            path.write_text(text, encoding="utf-8")
+            return
+        target = path.resolve()
+        beside = target.with_name(f".{target.name}.{os.getpid()}")
+        try:
+            with beside.open("x", encoding="utf-8") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+            beside.replace(target)
+        finally:
+            beside.unlink(missing_ok=True)
     except OSError as error:
         raise InvalidInput(f"{path}: cannot be written: {error.strerror or error}") from error
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import signal
 import struct
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -81,6 +84,47 @@ def test_a_manifest_among_the_weights_is_refused(weights: Path) -> None:
     refused = run("digest", weights, "--manifest", weights / "MANIFEST")
     assert isinstance(refused.exception, InvalidInput)
     assert not (weights / "MANIFEST").exists()
+
+
+# The disk ends after 100 bytes, of 250 and more: the write fails, or, where the signal is not ignored, the process ends.
+FULL_DISK = """
+import resource, signal, sys
+from conclave_cli.main import main
+resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))
+if sys.argv.pop(1) == "interrupted":
+    signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
+main()
+"""
+
+
+@pytest.mark.parametrize("before", [None, "the manifest of yesterday"])
+@pytest.mark.parametrize(("kind", "code"), [("full", 2), ("interrupted", -signal.SIGXFSZ)])
+def test_nothing_half_written_bears_the_manifests_name(
+    weights: Path, tmp_path: Path, kind: str, code: int, before: str | None
+) -> None:
+    directory = tmp_path / "manifests"
+    directory.mkdir()
+    manifest = directory / "manifest"
+    if before is not None:
+        manifest.write_text(before)
+    command = [sys.executable, "-c", FULL_DISK, kind, "weights", "digest", str(weights), "--manifest", str(manifest)]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert ended.returncode == code
+    assert (manifest.read_text() if manifest.exists() else None) == before
+    if kind == "full":
+        assert f"{manifest}: cannot be written: File too large" in ended.stderr
+        assert [path.name for path in directory.iterdir()] == [manifest.name] * (before is not None)
+
+
+def test_a_manifest_replaces_the_file_that_a_link_leads_to_and_goes_into_a_pipe(weights: Path, tmp_path: Path) -> None:
+    file, link = tmp_path / "file", tmp_path / "link"
+    file.write_text("old")
+    link.symlink_to(file)
+    assert run("digest", weights, "--manifest", link).exit_code == 0
+    assert (link.is_symlink(), file.read_text().count("\n")) == (True, 3)
+    command = [sys.executable, "-m", "conclave_cli.main", "weights", "digest", weights, "--manifest", "/dev/stdout"]
+    piped = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert piped.startswith(file.read_text())
 
 
 def test_long_work_tells_a_pipe_each_tenth_once(weights: Path) -> None:
