@@ -1,5 +1,5 @@
-"""Builds the programs that tests and `make cluster` stand on (etcd, Kubernetes, KubeRay, Helm, containerd, CoreDNS) from
-the Go modules that tools/<group>/go.sum pins, into a cache outside the tree: once for each lock, Go release, platform.
+"""Builds the programs that tests and `make cluster` stand on (etcd, Kubernetes, KubeRay, Helm, containerd, …) from the
+Go modules that tools/<group>/go.sum pins, into a cache outside the tree: once for each lock, Go release, platform.
 
 Called by make as `python tools/build_tools.py GROUP...`, imported by tools/cluster and tests/integration/testbed.
 A program that lies in $KUBEBUILDER_ASSETS (as setup-envtest makes it) is taken from there and not built.

@@ -1,4 +1,4 @@
-"""The API server's audit log: who asked for what. Metadata of every request except the control plane's own reads."""
+"""The API server's audit log, as tools.cluster.commands.AUDIT_POLICY has it: who asked for what."""
 
 from __future__ import annotations
 
@@ -7,21 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 MUTATING = frozenset({"create", "update", "patch", "delete", "deletecollection"})
-
-POLICY = {
-    "apiVersion": "audit.k8s.io/v1",
-    "kind": "Policy",
-    "omitStages": ["RequestReceived"],
-    "rules": [
-        {
-            "level": "None",
-            "users": ["system:apiserver", "system:kube-controller-manager"],
-            "verbs": ["get", "list", "watch"],
-        },
-        {"level": "None", "userGroups": ["system:serviceaccounts:kube-system"], "verbs": ["get", "list", "watch"]},
-        {"level": "Metadata"},
-    ],
-}
 
 
 @dataclass(frozen=True, order=True)

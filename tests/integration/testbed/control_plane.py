@@ -16,10 +16,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tests.eventually import eventually
-from tests.integration.testbed.audit import POLICY, AuditLog
-from tests.integration.testbed.certificates import Authority
+from tests.integration.testbed.audit import AuditLog
 from tests.integration.testbed.processes import Process
 from tools.build_tools import program
+from tools.cluster import commands
+from tools.cluster.certificates import Authority
+from tools.cluster.kubeconfig import write_kubeconfig
 
 from conclave_cli.local.ports import free_port
 
@@ -52,24 +54,8 @@ class ControlPlane:
 
     def kubeconfig(self, user: str, groups: Sequence[str] = (), token: str | None = None) -> Path:
         """A kubeconfig file: with a client certificate for the user, or with a bearer token."""
-        if token:
-            credentials: dict[str, str] = {"token": token}
-        else:
-            pair = self.authority.client(user, groups)
-            credentials = {"client-certificate": str(pair.certificate), "client-key": str(pair.key)}
-        path = self.directory / f"{user.replace(':', '-').replace('/', '-')}.kubeconfig"
-        path.touch(mode=0o600)
-        cluster = {"server": self.url, "certificate-authority": str(self.authority.certificate)}
-        config = {
-            "apiVersion": "v1",
-            "kind": "Config",
-            "clusters": [{"name": "testbed", "cluster": cluster}],
-            "users": [{"name": user, "user": credentials}],
-            "contexts": [{"name": "testbed", "context": {"cluster": "testbed", "user": user}}],
-            "current-context": "testbed",
-        }
-        path.write_text(json.dumps(config))  # JSON is YAML
-        return path
+        credentials = token or self.authority.client(user, groups)
+        return write_kubeconfig(self.directory, "testbed", self.url, self.authority.certificate, user, credentials)
 
     def require_running(self) -> None:
         """Raises with the end of its log where one of the processes has died."""
@@ -83,44 +69,22 @@ class ControlPlane:
 
     def _start_etcd(self) -> str:
         client, peer = (f"http://{HOST}:{free_port()}" for _ in range(2))
-        self._start(
-            "etcd",
-            f"--data-dir={self.directory / 'etcd'}",
-            f"--listen-client-urls={client}",
-            f"--advertise-client-urls={client}",
-            f"--listen-peer-urls={peer}",
-            f"--initial-advertise-peer-urls={peer}",
-            f"--initial-cluster=default={peer}",
-            "--unsafe-no-fsync",
-            "--log-level=warn",
-        )
+        self._start("etcd", *commands.etcd(self.directory / "etcd", client, peer))
         return client
 
     def _start_api_server(self, etcd: str) -> None:
         serving = self.authority.serving("kube-apiserver", [HOST, "localhost", "10.96.0.1"])
         tokens = self.authority.bare_key("service-accounts")
         policy = self.directory / "audit-policy.json"
-        policy.write_text(json.dumps(POLICY))
-        server = self._start(
-            "kube-apiserver",
-            f"--etcd-servers={etcd}",
-            f"--bind-address={HOST}",
-            f"--advertise-address={HOST}",
+        policy.write_text(json.dumps(commands.AUDIT_POLICY))
+        port = int(self.url.rpartition(":")[2])
+        options = [
             "--endpoint-reconciler-type=none",  # an endpoint on loopback is refused
-            f"--secure-port={self.url.rpartition(':')[2]}",
-            f"--tls-cert-file={serving.certificate}",
-            f"--tls-private-key-file={serving.key}",
-            f"--client-ca-file={self.authority.certificate}",
-            "--authorization-mode=Node,RBAC",
             "--enable-admission-plugins=OwnerReferencesPermissionEnforcement",  # as OpenShift has it
-            "--service-cluster-ip-range=10.96.0.0/16",
-            "--service-account-issuer=https://kubernetes.default.svc",
-            f"--service-account-signing-key-file={tokens}",
-            f"--service-account-key-file={tokens}",
-            f"--audit-policy-file={policy}",
-            f"--audit-log-path={self.audit.path}",
-            "--audit-log-maxsize=0",
-        )
+            *commands.audit(policy, self.audit.path),
+        ]
+        arguments = commands.api_server(etcd, HOST, port, serving, self.authority.certificate, tokens, *options)
+        server = self._start("kube-apiserver", *arguments)
         context = ssl.create_default_context(cafile=str(self.authority.certificate))
 
         def ready() -> bool:
@@ -135,14 +99,8 @@ class ControlPlane:
 
     def _start_controller_manager(self) -> None:
         config = self.kubeconfig("system:kube-controller-manager")
-        self._start(
-            "kube-controller-manager",
-            f"--kubeconfig={config}",
-            "--controllers=*,-node-lifecycle-controller",
-            "--use-service-account-credentials",
-            f"--service-account-private-key-file={self.directory / 'service-accounts.key'}",
-            f"--root-ca-file={self.authority.certificate}",
-            "--leader-elect=false",
-            "--secure-port=0",
-            "--concurrent-gc-syncs=20",
-        )
+        tokens = self.directory / "service-accounts.key"
+        options = ["--controllers=*,-node-lifecycle-controller", "--concurrent-gc-syncs=20"]
+        folder = self.directory / "volume-plugins"
+        arguments = commands.controller_manager(config, tokens, self.authority.certificate, folder, *options)
+        self._start("kube-controller-manager", *arguments)

@@ -5,14 +5,12 @@ It makes RayClusters, pods and Services as objects; without kubelets nothing of 
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
-
-import yaml
 from tests.integration.testbed.control_plane import HOST
 from tests.integration.testbed.kube import Kube
 from tests.integration.testbed.processes import Process
 from tools.build_tools import program
+from tools.cluster import commands
+from tools.cluster.objects import kuberay_crds, kuberay_role
 
 from conclave_cli.local.ports import free_port
 
@@ -25,7 +23,7 @@ class KubeRay:
     def __init__(self, kube: Kube):
         self._kube = kube
         self._home = program("ray-operator").parent
-        self._crd_files = sorted((self._home / "config/crd/bases").glob("*.yaml"))
+        self._crd_files = kuberay_crds(self._home)
         self._kubeconfig = kube.user_kubeconfig(USER)
         self._process: Process | None = None
         self._installed = False
@@ -38,7 +36,7 @@ class KubeRay:
         """CRDs served, role bound, process running."""
         if not self._installed:
             self.install_crds()
-            self._kube.apply(*_role(self._home / "config/rbac/role.yaml"))
+            self._kube.apply(*kuberay_role(self._home, USER))
         if not self.running:
             self.start()
 
@@ -48,11 +46,7 @@ class KubeRay:
             "ray-operator",
             [
                 program("ray-operator"),
-                f"-kubeconfig={self._kubeconfig}",
-                "-use-kubernetes-proxy",
-                "-enable-leader-election=false",
-                f"-metrics-addr={HOST}:{metrics}",
-                f"-health-probe-bind-address={HOST}:{health}",
+                *commands.ray_operator(self._kubeconfig, f"{HOST}:{metrics}", f"{HOST}:{health}"),
             ],
             self._kube.directory / "ray-operator.log",
         )
@@ -74,16 +68,3 @@ class KubeRay:
         self._installed = False
         files = [f"--filename={file}" for file in self._crd_files]
         self._kube.kubectl("delete", "--ignore-not-found", "--timeout=60s", *files)
-
-
-def _role(path: Path) -> list[dict[str, Any]]:
-    role = yaml.safe_load(path.read_text())
-    reference = {"apiGroup": "rbac.authorization.k8s.io", "kind": role["kind"], "name": role["metadata"]["name"]}
-    binding = {
-        "apiVersion": "rbac.authorization.k8s.io/v1",
-        "kind": "ClusterRoleBinding",
-        "metadata": {"name": USER},
-        "roleRef": reference,
-        "subjects": [{"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": USER}],
-    }
-    return [role, binding]

@@ -1,4 +1,7 @@
-"""A certificate authority of the test bed: the API server's serving certificate and client certificates of users."""
+"""A certificate authority: serving certificates, client certificates of users, bare keys.
+
+Called by tools/cluster/credentials.py and tests/integration/testbed. The authority's own key is never written.
+"""
 
 from __future__ import annotations
 
@@ -22,20 +25,22 @@ class KeyPair(NamedTuple):
 
 
 class Authority:
-    """Issues certificates that live as long as a test run (a day)."""
+    """Issues certificates that live for so many days, into one directory."""
 
-    def __init__(self, directory: Path):
+    def __init__(self, directory: Path, name: str = "conclave-testbed", days: int = 1):
         self._directory = directory
+        self._lifetime = datetime.timedelta(days=days)
         self._key = ec.generate_private_key(ec.SECP256R1())
-        self._name = _name("conclave-testbed", ())
+        self._name = _name(name, ())
         basic = x509.BasicConstraints(ca=True, path_length=None)
         self.certificate = self._write("ca", self._build(self._name, self._key).add_extension(basic, critical=True))
 
-    def serving(self, name: str, hosts: Sequence[str]) -> KeyPair:
-        """A certificate for a server that is reached by these names and addresses."""
+    def serving(self, name: str, hosts: Sequence[str], also_client: bool = False) -> KeyPair:
+        """A certificate for a server that is reached by these names and addresses; etcd's peers are clients as well."""
         key = ec.generate_private_key(ec.SECP256R1())
         alternatives = x509.SubjectAlternativeName([_general_name(host) for host in hosts])
-        builder = self._build(_name(name, ()), key, ExtendedKeyUsageOID.SERVER_AUTH)
+        usages = [ExtendedKeyUsageOID.SERVER_AUTH, *([ExtendedKeyUsageOID.CLIENT_AUTH] if also_client else [])]
+        builder = self._build(_name(name, ()), key, usages)
         return KeyPair(
             self._write(name, builder.add_extension(alternatives, critical=False)), self._write_key(name, key)
         )
@@ -43,16 +48,15 @@ class Authority:
     def client(self, user: str, groups: Sequence[str]) -> KeyPair:
         """A certificate by which Kubernetes knows a user (common name) and its groups (organisations)."""
         key = ec.generate_private_key(ec.SECP256R1())
-        builder = self._build(_name(user, groups), key, ExtendedKeyUsageOID.CLIENT_AUTH)
-        file = user.replace(":", "-").replace("/", "-")
-        return KeyPair(self._write(file, builder), self._write_key(file, key))
+        builder = self._build(_name(user, groups), key, [ExtendedKeyUsageOID.CLIENT_AUTH])
+        return KeyPair(self._write(file_name(user), builder), self._write_key(file_name(user), key))
 
     def bare_key(self, name: str) -> Path:
         """A private key without a certificate, as service-account tokens are signed with."""
         return self._write_key(name, ec.generate_private_key(ec.SECP256R1()))
 
     def _build(
-        self, subject: x509.Name, key: ec.EllipticCurvePrivateKey, usage: x509.ObjectIdentifier | None = None
+        self, subject: x509.Name, key: ec.EllipticCurvePrivateKey, usages: Sequence[x509.ObjectIdentifier] = ()
     ) -> x509.CertificateBuilder:
         now = datetime.datetime.now(datetime.UTC)
         builder = (
@@ -62,9 +66,9 @@ class Authority:
             .public_key(key.public_key())
             .serial_number(x509.random_serial_number())
             .not_valid_before(now - datetime.timedelta(minutes=5))
-            .not_valid_after(now + datetime.timedelta(days=1))
+            .not_valid_after(now + self._lifetime)
         )
-        return builder.add_extension(x509.ExtendedKeyUsage([usage]), critical=False) if usage else builder
+        return builder.add_extension(x509.ExtendedKeyUsage(usages), critical=False) if usages else builder
 
     def _write(self, name: str, builder: x509.CertificateBuilder) -> Path:
         path = self._directory / f"{name}.crt"
@@ -77,6 +81,11 @@ class Authority:
         encoding, no_password = serialization.Encoding.PEM, serialization.NoEncryption()
         path.write_bytes(key.private_bytes(encoding, serialization.PrivateFormat.TraditionalOpenSSL, no_password))
         return path
+
+
+def file_name(user: str) -> str:
+    """Of a user's files: system:node:node-1 has a name that a shell need not quote."""
+    return user.replace(":", "-").replace("/", "-")
 
 
 def _name(common_name: str, organisations: Sequence[str]) -> x509.Name:
