@@ -86,7 +86,7 @@ def test_a_manifest_among_the_weights_is_refused(weights: Path) -> None:
     assert not (weights / "MANIFEST").exists()
 
 
-# The disk ends after 100 bytes, of 250 and more: the write fails, or, where the signal is not ignored, the process ends.
+# The disk ends after 100 bytes, of 250 and more: the write fails, or, where the signal is not ignored, all ends there.
 FULL_DISK = """
 import resource, signal, sys
 from conclave_cli.main import main
