@@ -1,6 +1,6 @@
 # `make help` lists the targets. Everything that is slow is built once, into .venv and $(CONCLAVE_CACHE).
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-unit test-integration test-serving lint verify golden bench bench-models cluster cluster-down clean lock
+.PHONY: help demo test test-unit test-integration test-serving lint verify golden bench bench-models images cluster cluster-down clean lock
 
 PYTHON_BIN := .venv/bin/python
 
@@ -57,6 +57,10 @@ bench: ## the local path against bare vLLM, side by side
 bench-models: ## our DBRX and Grok-1 against vLLM's Mixtral of the same shapes
 	@tools/environment.sh dev
 	$(PYTHON_BIN) -m benchmarks.models
+
+images: ## images of the operator and of model pods (CPU), without a container engine: root on Debian
+	@tools/environment.sh dev
+	@$(PYTHON_BIN) -m tools.images operator serving-cpu
 
 cluster: ## a real Kubernetes on this machine: two nodes with fake GPUs, KubeRay; Linux and root
 	@tools/environment.sh dev
