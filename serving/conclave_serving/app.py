@@ -88,10 +88,12 @@ def engine_config(serving: ServingArguments) -> LLMConfig:
 
 
 def engine_arguments(serving: ServingArguments) -> dict[str, Any]:
-    """vLLM's engine arguments; `extra` cannot replace what the plan decided or what keeps prompts out of logs."""
+    """vLLM's engine arguments; `extra` cannot replace what the plan decided, what keeps prompts out of logs, or what
+    keeps code out of weights (left to itself, vLLM reads pickled ones where a directory has no others)."""
     engine = serving.engine
     decided = engine.model_dump(exclude={"extra"}, exclude_none=True) | adapter_arguments(serving)
-    return {**engine.extra, **decided, "enable_log_requests": False, "trust_remote_code": False}
+    closed = {"enable_log_requests": False, "load_format": "safetensors", "trust_remote_code": False}
+    return {**engine.extra, **decided, **closed}
 
 
 def adapter_arguments(serving: ServingArguments) -> dict[str, Any]:

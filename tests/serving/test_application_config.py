@@ -68,12 +68,16 @@ def test_both_deployments_scale_and_both_queues_are_bounded(
 
 
 def test_extra_arguments_do_not_replace_what_was_decided() -> None:
-    extra = {"tensor_parallel_size": 1, "trust_remote_code": True, "enable_log_requests": True, "max_num_seqs": 7}
+    opened = {"trust_remote_code": True, "enable_log_requests": True, "load_format": "auto"}
+    extra = {"tensor_parallel_size": 1, "max_num_seqs": 7, **opened}
     arguments = engine_arguments(serving(engine={"extra": extra}))
     assert arguments["tensor_parallel_size"] == 4
     assert arguments["max_num_seqs"] == 7
-    assert arguments["trust_remote_code"] is False
-    assert arguments["enable_log_requests"] is False
+    assert {name: arguments[name] for name in opened} == {
+        "trust_remote_code": False,
+        "enable_log_requests": False,
+        "load_format": "safetensors",
+    }
 
 
 def test_adapters_are_loaded_by_vllm_itself_each_under_its_own_name() -> None:

@@ -128,6 +128,8 @@ REFUSED: dict[str, tuple[str, Change, str]] = {
 }
 """Model, what is changed, and what the engine must say."""
 
+PICKLED = "weights that are pickled"
+
 SERVED = ("dbrx in one shard", "phi-3.5-moe as Transformers 5 saves it", "phi-3.5-moe without biases")
 
 
@@ -150,6 +152,17 @@ def saved_by_transformers(checkpoint: Path, path: Path) -> Path:
     return path
 
 
+def pickled(checkpoint: Path, path: Path) -> Path:
+    shutil.copytree(checkpoint, path)
+    tensors: Tensors = {}
+    for shard in path.glob("*.safetensors"):
+        tensors |= load_file(shard)
+        shard.unlink()
+    (path / "model.safetensors.index.json").unlink(missing_ok=True)
+    torch.save(tensors, path / "pytorch_model.bin")
+    return path
+
+
 @pytest.fixture(scope="module")
 def variants(checkpoints: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     directory = tmp_path_factory.mktemp("variants")
@@ -159,21 +172,30 @@ def variants(checkpoints: dict[str, Path], tmp_path_factory: pytest.TempPathFact
         saved_by_transformers(phi, directory / "saved"),
         changed(phi, without_biases_of_attention_and_head, directory / "without-biases"),
     ]
-    return dict(zip(SERVED, paths, strict=True)) | {
-        name: changed(checkpoints[model], change, directory / name.replace(" ", "-"))
-        for name, (model, change, _) in REFUSED.items()
-    }
+    return (
+        dict(zip(SERVED, paths, strict=True))
+        | {
+            name: changed(checkpoints[model], change, directory / name.replace(" ", "-"))
+            for name, (model, change, _) in REFUSED.items()
+        }
+        | {PICKLED: pickled(checkpoints["mixtral"], directory / "pickled")}
+    )
 
 
 @pytest.fixture(scope="module")
 def said(variants: dict[str, Path], prompts: Prompts, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Answer]:
-    jobs = [Job(name, str(path), prompts[:2]) for name, path in variants.items()]
+    as_served = {"load_format": "safetensors"}  # test_application_config.py: the application always sets it
+    jobs = [Job(name, str(path), prompts[:2], options=as_served) for name, path in variants.items()]
     return run(Layout(), jobs, tmp_path_factory.mktemp("loading"))
 
 
 @pytest.mark.parametrize("name", REFUSED)
 def test_what_contradicts_is_refused_by_name(name: str, said: dict[str, Answer]) -> None:
     assert REFUSED[name][2] in (said[name].error or "it was loaded")
+
+
+def test_pickled_weights_are_never_read(said: dict[str, Answer]) -> None:
+    assert "Cannot find any model weights" in (said[PICKLED].error or "they were loaded")
 
 
 @pytest.mark.parametrize("name", SERVED)
