@@ -88,7 +88,7 @@ def up(
         objects = [*system_objects(), *kuberay_role(kuberay_home, "kuberay")]
         _apply(layout, ["--filename=-"], json.dumps({"apiVersion": "v1", "kind": "List", "items": objects}))
         for node, kubelet in zip(layout.nodes, kubelets, strict=True):
-            wait_until(partial(_has_node, layout, node), f"node {node.name}", 60, [kubelet])
+            wait_until(partial(_exists, layout, "node", node.name), f"node {node.name}", 60, [kubelet])
             describe_node(layout, node, gpus[node.name], regions[node.name])
         network = starter.network()
         names = [f"node/{node.name}" for node in layout.nodes]
@@ -99,6 +99,8 @@ def up(
     kuberay = starter.ray_operator()
     wait_until(partial(_answers, 8082, "/healthz"), "KubeRay", 60, [kuberay])
     wait_until(partial(_answers, 10256, "/healthz"), "kube-proxy", 60, [*controllers, *network])
+    account = ("serviceaccount", "default")  # no pod is admitted before it is there
+    wait_until(partial(_exists, layout, *account), "the first service account", 60, controllers)
     progress.say("up")
 
 
@@ -156,8 +158,8 @@ def _answers(port: int, path: str) -> bool:
         return False
 
 
-def _has_node(layout: Layout, node: Node) -> bool:
-    return bool(kubectl(layout, "get", "node", node.name, "--ignore-not-found", "--output=name").strip())
+def _exists(layout: Layout, kind: str, name: str) -> bool:
+    return bool(kubectl(layout, "get", kind, name, "--ignore-not-found", "--output=name").strip())
 
 
 def _apply(layout: Layout, files: Sequence[str], stdin: str | None) -> None:
