@@ -16,7 +16,7 @@ demo: ## from nothing to tokens on this machine: no cluster, no GPU
 
 test: ## all tests: unit, golden, a real API server with KubeRay, a real vLLM under Ray Serve
 	@tools/environment.sh dev
-	@$(PYTHON_BIN) tools/build_tools.py etcd controlplane kuberay helm
+	@$(PYTHON_BIN) tools/build_tools.py etcd controlplane kuberay helm minio
 	$(PYTHON_BIN) -m pytest
 
 test-unit: ## only what needs neither Kubernetes nor an engine: seconds
@@ -25,7 +25,7 @@ test-unit: ## only what needs neither Kubernetes nor an engine: seconds
 
 test-integration: ## only what needs the real API server and KubeRay
 	@tools/environment.sh dev
-	@$(PYTHON_BIN) tools/build_tools.py etcd controlplane kuberay helm
+	@$(PYTHON_BIN) tools/build_tools.py etcd controlplane kuberay helm minio
 	$(PYTHON_BIN) -m pytest tests/integration
 
 test-serving: ## only what needs the real engine

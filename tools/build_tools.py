@@ -30,6 +30,7 @@ PROGRAMS: Mapping[str, tuple[str, ...]] = {
     "controlplane": ("kube-apiserver", "kube-controller-manager", "kubectl"),
     "kuberay": ("ray-operator",),
     "helm": ("helm",),
+    "minio": ("minio",),
     "nodes": ("kube-scheduler", "kubelet", "kube-proxy"),
     "containerd": ("containerd", "containerd-shim-runc-v2", "ctr"),
     "dns": ("coredns",),

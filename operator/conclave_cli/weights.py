@@ -178,7 +178,6 @@ def download_command(
             advance[0](done_bytes)
 
         done = download(store, target, digest, on_listed=begin, on_progress=lambda count_bytes: advance[0](count_bytes))
-    check_weights(target)
     for note in done.notes:
         typer.echo(f"note: {note}", err=True)
     typer.echo(f"{target}: {done.total_bytes} bytes, {done.fetched_bytes} of them fetched now")

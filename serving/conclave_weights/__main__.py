@@ -1,34 +1,116 @@
-"""`python -m conclave_weights verify --digest sha256:... PATH`: the init container of a model's pods.
+"""What a model's pods run: `python -m conclave_weights verify|download`, in containers that hold no Kubernetes token.
 
-Standard library only on the way, one line on stderr where it fails, and the exit code of the error.
+One line on stderr where it fails, and the exit code of the error; `--report` also writes how it ended as JSON, for the
+pod's termination message. Verification needs the standard library only.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from pathlib import Path
 
 from conclave_weights.digest import verify
+from conclave_weights.download import Download, download
 from conclave_weights.errors import WeightsUnfit
+from conclave_weights.object_store import ObjectStore
 from conclave_weights.soundness import check_weights
+
+_LONGEST_REPORT = 4000
+"""Kubernetes keeps 4096 bytes of a termination message."""
 
 
 def main() -> int:
+    arguments = _parser().parse_args()
+    try:
+        report = {"verify": _verify, "download": _download}[arguments.command](arguments)
+    except WeightsUnfit as error:
+        print(f"error: {error}", file=sys.stderr)
+        _write(arguments.report, {"error": type(error).__name__, "message": str(error)})
+        return error.exit_code
+    _write(arguments.report, report)
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="conclave_weights")
     commands = parser.add_subparsers(dest="command", required=True)
     command = commands.add_parser("verify", help="check that the weights are whole and are those of the digest")
     command.add_argument("--digest", required=True)
+    command.add_argument("--report", type=Path)
     command.add_argument("path", type=Path)
-    arguments = parser.parse_args()
-    try:
-        check_weights(arguments.path)
-        files = verify(arguments.path, arguments.digest)
-    except WeightsUnfit as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
-    print(f"{arguments.path}: {len(files)} files, {sum(file.size_bytes for file in files)} bytes: {arguments.digest}")
-    return 0
+    command = commands.add_parser("download", help="fetch weights from an object store; credentials are in AWS_*")
+    command.add_argument("--endpoint", default="")
+    command.add_argument("--region", default="")
+    command.add_argument("--digest")
+    command.add_argument(
+        "--until-percent", type=int, default=100, help="of the bytes; only 100 compares and names them"
+    )
+    command.add_argument("--keep", action="append", help="the only other directory beside PATH that stays; repeatable")
+    command.add_argument("--report", type=Path)
+    command.add_argument("uri")
+    command.add_argument("path", type=Path)
+    return parser
+
+
+def _verify(arguments: argparse.Namespace) -> dict[str, object]:
+    check_weights(arguments.path)
+    files = verify(arguments.path, arguments.digest)
+    total_bytes = sum(file.size_bytes for file in files)
+    print(f"{arguments.path}: {len(files)} files, {total_bytes} bytes: {arguments.digest}")
+    return {"totalBytes": total_bytes}
+
+
+def _download(arguments: argparse.Namespace) -> dict[str, object]:
+    lines = _Lines()
+    done = download(
+        ObjectStore(arguments.uri, endpoint=arguments.endpoint, region=arguments.region),
+        arguments.path,
+        arguments.digest,
+        keep=arguments.keep,
+        until_percent=arguments.until_percent,
+        on_listed=lines.begin,
+        on_progress=lines.advance,
+    )
+    for note in done.notes:
+        print(f"note: {note}")
+    print(f"{arguments.path}: {_state(done)}, {done.fetched_bytes} bytes fetched by this run")
+    return {"doneBytes": done.done_bytes, "totalBytes": done.total_bytes, "notes": list(done.notes)}
+
+
+def _state(done: Download) -> str:
+    return "whole" if done.is_whole else f"{done.done_bytes} of {done.total_bytes} bytes"
+
+
+class _Lines:
+    """A line on stdout at each percent."""
+
+    def __init__(self) -> None:
+        self._total_bytes = self._done_bytes = 0
+        self._told = -1
+
+    def begin(self, total_bytes: int, done_bytes: int) -> None:
+        self._total_bytes, self._done_bytes = total_bytes, done_bytes
+        self.advance(0)
+
+    def advance(self, count_bytes: int) -> None:
+        self._done_bytes += count_bytes
+        percent = self._done_bytes * 100 // self._total_bytes if self._total_bytes else 100
+        if percent > self._told:
+            self._told = percent
+            print(f"{self._done_bytes} of {self._total_bytes} bytes ({percent} %)", flush=True)
+
+
+def _write(report: Path | None, content: dict[str, object]) -> None:
+    """The message of an error is cut, not the JSON around it."""
+    if report is None:
+        return
+    text = json.dumps(content)
+    while len(text.encode()) > _LONGEST_REPORT:
+        content = {**content, "message": str(content["message"])[:-200]}
+        text = json.dumps(content)
+    report.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -79,12 +79,22 @@ def hash_files(
     root: Path, *, threads: int | None = None, on_progress: Callable[[int], None] = lambda _bytes: None
 ) -> tuple[WeightsFile, ...]:
     """Read and hash every file, several at a time; `on_progress` gets the bytes read since its last call."""
-    listed = list_files(root)
     resolved = root.resolve()
+    listed = [(path, resolved / path, size_bytes) for path, size_bytes in list_files(root)]
+    return hash_listed(listed, threads=threads, on_progress=on_progress)
 
-    def hash_one(listed_file: tuple[str, int]) -> WeightsFile:
-        path, size_bytes = listed_file
-        return WeightsFile(path, size_bytes, _sha256(resolved / path, size_bytes, on_progress))
+
+def hash_listed(
+    listed: Iterable[tuple[str, Path, int]],
+    *,
+    threads: int | None = None,
+    on_progress: Callable[[int], None] = lambda _bytes: None,
+) -> tuple[WeightsFile, ...]:
+    """The same for files that do not bear their names yet: the name, where the file is, its size."""
+
+    def hash_one(named: tuple[str, Path, int]) -> WeightsFile:
+        path, place, size_bytes = named
+        return WeightsFile(path, size_bytes, _sha256(place, size_bytes, on_progress))
 
     with ThreadPoolExecutor(threads or min(MAX_THREADS, os.cpu_count() or 1)) as pool:
         return tuple(pool.map(hash_one, listed))
@@ -180,14 +190,16 @@ def verify(
     seen_digest, wanted_digest = digest_of(seen), digest or own
     if seen_digest == wanted_digest:
         return seen
-    if expected is not None:
-        details = differences(expected, seen)
-    else:
-        details = tuple(f"{file.path}: {file.size_bytes} bytes, sha256 {file.sha256}" for file in seen)
+    details = listing(seen) if expected is None else differences(expected, seen)
     raise DigestMismatch(
         f"weights {root}: digest {seen_digest}, expected {wanted_digest}; copy the weights anew, or correct "
         "spec.model.digest if these are the ones you want\n" + "\n".join(f"  {line}" for line in details)
     )
+
+
+def listing(files: Iterable[WeightsFile]) -> tuple[str, ...]:
+    """One line for each file, for a person who compares."""
+    return tuple(f"{file.path}: {file.size_bytes} bytes, sha256 {file.sha256}" for file in files)
 
 
 def write_manifest(files: Iterable[WeightsFile]) -> str:

@@ -2,6 +2,7 @@
 
 WeightsUnfit            the directory cannot be served as it is; names the file and the remedy
     DigestMismatch      complete and readable, but not the weights that the digest names
+    DownloadFailed      an object store did not give them, or they found no room
 """
 
 from __future__ import annotations
@@ -17,3 +18,7 @@ class WeightsUnfit(ConclaveError):
 
 class DigestMismatch(WeightsUnfit):
     """The files are not those that the digest names."""
+
+
+class DownloadFailed(WeightsUnfit):
+    """They did not arrive whole; what did arrive is kept, and the next try goes on from there."""

@@ -1,0 +1,348 @@
+"""Weights from an object store into a directory, which appears under its name when it is whole and compared.
+
+Called by `conclave weights download` and by the download Job of a model. Until then everything lies in PATH.partial:
+one growing file for each object, named after its ETag too, so that an object that changes is fetched anew and what is
+there is never fetched twice. No other state is kept, but for the list that lies beside the whole files as MARKER.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from threading import Event, Lock
+from typing import Any
+
+from conclave_weights.digest import digest_of, hash_listed, listing
+from conclave_weights.errors import DigestMismatch, DownloadFailed
+from conclave_weights.object_store import ObjectStore, StoredObject
+from conclave_weights.soundness import check_weights
+
+MARKER = ".conclave-weights.json"
+"""Hidden, hence no part of the digest."""
+THREADS = 16
+"""Objects read at a time; each holds a chunk of 4 MiB or two."""
+DURABLE_BYTES = 64 * 1024**2
+"""So much of an object is written before it is made durable: what a crash of the machine costs at most."""
+_LOCK = ".conclave-download.lock"
+_MD5 = re.compile('"?([0-9a-f]{32})"?')
+
+Progress = Callable[[int], None]
+
+
+def quiet(_: int) -> None:
+    """Nobody wants to know how far the work is."""
+
+
+@dataclass(frozen=True)
+class Download:
+    """How far it is."""
+
+    total_bytes: int
+    done_bytes: int
+    fetched_bytes: int
+    """Of this run."""
+    is_whole: bool
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class _Part:
+    """One object's growing file."""
+
+    item: StoredObject
+    file: Path
+
+    @property
+    def done_bytes(self) -> int:
+        return self.file.stat().st_size if self.file.exists() else 0
+
+
+class _Budget:
+    """Bytes that may still be fetched, by all threads together."""
+
+    def __init__(self, budget_bytes: int, on_progress: Progress) -> None:
+        self.fetched_bytes = 0
+        self.is_spent = Event()
+        self._budget_bytes, self._on_progress, self._lock = budget_bytes, on_progress, Lock()
+
+    def spend(self, count_bytes: int) -> None:
+        with self._lock:
+            self.fetched_bytes += count_bytes
+            if self.fetched_bytes >= self._budget_bytes:
+                self.is_spent.set()
+            self._on_progress(count_bytes)
+
+
+def download(
+    store: ObjectStore,
+    target: Path,
+    digest: str | None = None,
+    *,
+    keep: Iterable[str] | None = None,
+    until_percent: int = 100,
+    on_listed: Callable[[int, int], None] = lambda _total, _done: None,
+    on_progress: Progress = quiet,
+) -> Download:
+    """Fetch what is missing and, at 100 percent, compare it, check it and give it its name.
+
+    `keep` names what else may stay beside the target; without it everything stays. `on_listed` gets the bytes in all
+    and those that are there, `on_progress` the bytes since its last call.
+    Raises DownloadFailed, DigestMismatch where everything is there and is something else, and WeightsUnfit where it is
+    nothing that can be served.
+    """
+    marked = _read_marker(target)
+    if marked is not None and marked | {"objects": []} == _marker(store, digest, ()):
+        size_bytes = sum(item["size_bytes"] for item in marked["objects"])
+        on_listed(size_bytes, size_bytes)
+        return Download(size_bytes, size_bytes, 0, is_whole=True)
+    if target.exists():
+        raise DownloadFailed(
+            f"{target}: exists and is not {store.uri} with digest {digest}; remove it, or name another"
+        )
+    with _as_failure(target):
+        if keep is not None:
+            _clear(target.parent, {target.name, _partial(target).name, *keep})
+        with _alone_in(_partial(target)):
+            return _download(store, target, digest, until_percent, on_listed, on_progress)
+
+
+def _download(
+    store: ObjectStore,
+    target: Path,
+    digest: str | None,
+    until_percent: int,
+    on_listed: Callable[[int, int], None],
+    on_progress: Progress,
+) -> Download:
+    objects = store.list()
+    partial = _partial(target)
+    notes: tuple[str, ...] = ()
+    fetched_bytes = 0
+    total_bytes = sum(item.size_bytes for item in objects)
+    marked = _read_marker(partial)
+    if marked != _marker(store, digest, objects):
+        if marked is not None:
+            _take_names(partial, (StoredObject(**item) for item in marked["objects"]))
+        parts = _parts(partial, objects)
+        done_bytes = sum(part.done_bytes for part in parts)
+        on_listed(total_bytes, done_bytes)
+        wanted_bytes = -(-total_bytes * until_percent // 100)
+        fetched_bytes = _fetch(store, parts, wanted_bytes - done_bytes, on_progress)
+        if until_percent < 100:
+            return Download(total_bytes, done_bytes + fetched_bytes, fetched_bytes, is_whole=False)
+        notes = _compare(parts, digest)
+        _write_marker(partial, _marker(store, digest, objects))
+    _give_names(partial, objects)
+    check_weights(partial)
+    (partial / _LOCK).unlink()
+    partial.rename(target)
+    _sync_directory(target.parent)
+    return Download(total_bytes, total_bytes, fetched_bytes, is_whole=True, notes=notes)
+
+
+def _partial(target: Path) -> Path:
+    return target.with_name(f"{target.name}.partial")
+
+
+def _parts(partial: Path, objects: tuple[StoredObject, ...]) -> list[_Part]:
+    """The parts of these objects; files of others, or of an object as it was before, are removed."""
+    parts = [_Part(item, partial / _part_name(item)) for item in objects]
+    wanted = {partial / _LOCK, *(part.file for part in parts)}
+    for file in [path for path in partial.rglob("*") if path.is_file() or path.is_symlink()]:
+        if file not in wanted:
+            file.unlink()
+    for part in parts:
+        part.file.parent.mkdir(parents=True, exist_ok=True)
+        if part.done_bytes > part.item.size_bytes:
+            part.file.unlink()
+        part.file.touch()
+    _check_room(partial, sum(part.item.size_bytes - part.done_bytes for part in parts))
+    return parts
+
+
+def _part_name(item: StoredObject) -> Path:
+    identity = hashlib.sha256(f"{item.etag}\0{item.size_bytes}".encode()).hexdigest()[:16]
+    path = Path(item.path)
+    return path.with_name(f".{path.name}.{identity}")
+
+
+def _check_room(directory: Path, missing_bytes: int) -> None:
+    free_bytes = shutil.disk_usage(directory).free
+    if missing_bytes > free_bytes:
+        raise DownloadFailed(_no_room(directory, f"{missing_bytes} bytes are missing and {free_bytes} are free"))
+
+
+def _no_room(directory: Path, seen: str) -> str:
+    return f"{directory}: {seen}; make room, in a cluster raise spec.model.cache.size where the volume can grow"
+
+
+def _fetch(store: ObjectStore, parts: list[_Part], budget_bytes: int, on_progress: Progress) -> int:
+    """Fetches about so many bytes, several objects at a time; a failure ends all, and what was fetched stays."""
+    budget = _Budget(budget_bytes, on_progress)
+
+    def fetch(part: _Part) -> None:
+        try:
+            _fetch_one(store, part, budget)
+        except BaseException:
+            budget.is_spent.set()
+            raise
+
+    if budget_bytes > 0:
+        with ThreadPoolExecutor(THREADS) as pool:
+            for _ in pool.map(fetch, parts):
+                pass
+    return budget.fetched_bytes
+
+
+def _fetch_one(store: ObjectStore, part: _Part, budget: _Budget) -> None:
+    """Goes on at the file's end."""
+    done_bytes = part.done_bytes
+    if done_bytes == part.item.size_bytes or budget.is_spent.is_set():
+        return
+    with part.file.open("ab") as file:
+        unsynced_bytes = 0
+        for chunk in store.read(part.item, done_bytes):
+            file.write(chunk)
+            file.flush()
+            done_bytes += len(chunk)
+            unsynced_bytes += len(chunk)
+            budget.spend(len(chunk))
+            if unsynced_bytes >= DURABLE_BYTES or done_bytes == part.item.size_bytes:
+                os.fsync(file.fileno())
+                unsynced_bytes = 0
+            if budget.is_spent.is_set():
+                return
+    if done_bytes != part.item.size_bytes:
+        raise DownloadFailed(
+            f"{store.uri}: {part.item.path}: the store sent {done_bytes} bytes, expected {part.item.size_bytes}; "
+            "it is tried again from there"
+        )
+
+
+def _compare(parts: list[_Part], digest: str | None) -> tuple[str, ...]:
+    """With the digest; without one, with those ETags that are an MD5."""
+    if digest is None:
+        return _compare_etags(parts)
+    seen = hash_listed([(part.item.path, part.file, part.item.size_bytes) for part in parts])
+    if digest_of(seen) != digest:
+        raise DigestMismatch(
+            f"the objects have digest {digest_of(seen)}, expected {digest}; upload the right ones, or correct "
+            "spec.model.digest if these are the ones you want\n" + "\n".join(f"  {line}" for line in listing(seen))
+        )
+    return ()
+
+
+def _compare_etags(parts: list[_Part]) -> tuple[str, ...]:
+    """An ETag of 32 hex digits is the MD5, unless the store encrypts with keys of a service's: then none of all is."""
+    plain = [(part, match[1]) for part in parts if (match := _MD5.fullmatch(part.item.etag))]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        found = list(pool.map(lambda pair: _md5(pair[0].file) == pair[1], plain))
+    wrong = [part for (part, _), is_same in zip(plain, found, strict=True) if not is_same]
+    if wrong and any(found):
+        for part in wrong:
+            part.file.unlink()
+        raise DownloadFailed(
+            f"{', '.join(part.item.path for part in wrong)}: other bytes arrived than the store's MD5 says; "
+            "they are fetched anew at the next try"
+        )
+    compared = sum(found)
+    if compared == len(parts):
+        return ()
+    return (
+        f"{len(parts) - compared} of {len(parts)} objects were compared by size only: the store gives no MD5 of them; "
+        "give a digest to compare what they hold",
+    )
+
+
+def _md5(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+
+
+def _give_names(partial: Path, objects: tuple[StoredObject, ...]) -> None:
+    """Idempotent: the marker says that all of them are whole, whatever name each bears."""
+    for item in objects:
+        part = partial / _part_name(item)
+        if part.exists():
+            part.rename(partial / item.path)
+    for directory in {(partial / item.path).parent for item in objects}:
+        _sync_directory(directory)
+
+
+def _take_names(partial: Path, objects: Iterable[StoredObject]) -> None:
+    """The inverse, where the store has other objects by now: those that did not change need not be fetched again."""
+    for item in objects:
+        if (partial / item.path).exists():
+            (partial / item.path).rename(partial / _part_name(item))
+
+
+def _marker(store: ObjectStore, digest: str | None, objects: tuple[StoredObject, ...]) -> dict[str, object]:
+    listed = [asdict(item) for item in objects]
+    return {"source": store.uri, "endpoint": store.endpoint, "digest": digest, "objects": listed}
+
+
+def _read_marker(directory: Path) -> dict[str, Any] | None:
+    try:
+        content = json.loads((directory / MARKER).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return content if isinstance(content, dict) else None
+
+
+def _write_marker(directory: Path, content: dict[str, object]) -> None:
+    new = directory / f"{MARKER}.new"
+    with new.open("w", encoding="utf-8") as file:
+        json.dump(content, file, indent=1)
+        file.flush()
+        os.fsync(file.fileno())
+    new.rename(directory / MARKER)
+    _sync_directory(directory)
+
+
+def _sync_directory(directory: Path) -> None:
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _clear(directory: Path, kept: set[str]) -> None:
+    """Removes weights of other sources that no deployment's pods use any more; what is not ours is left alone."""
+    for entry in directory.iterdir() if directory.is_dir() else ():
+        is_ours = (entry / MARKER).exists() or entry.name.endswith(".partial")
+        if is_ours and entry.name not in kept:
+            shutil.rmtree(entry)
+
+
+@contextmanager
+def _alone_in(partial: Path) -> Iterator[None]:
+    """Two that write the same files would spoil them: of a Job whose node is lost, the old pod may still write."""
+    partial.mkdir(parents=True, exist_ok=True)
+    with (partial / _LOCK).open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise DownloadFailed(f"{partial}: another download is at work there; wait for it, or end it") from error
+        yield
+
+
+@contextmanager
+def _as_failure(target: Path) -> Iterator[None]:
+    """What the file system says, in plain words."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise DownloadFailed(_no_room(target, "the disk is full")) from error
+        raise DownloadFailed(f"{error.filename or target}: cannot be written: {error.strerror or error}") from error
