@@ -1,1 +1,1 @@
-"""From the released checkpoint of Grok-1 to safetensors. Needs NumPy, which only `values` imports."""
+"""From pickled weights, PyTorch's or Grok-1 as released, to safetensors. Needs NumPy, which only `values` imports."""

@@ -193,7 +193,7 @@ class _Reader(PickleReader):
         if not isinstance(found, dict) or not found:
             raise self.refusal("no mapping of tensors")
         for name, value in found.items():
-            if not isinstance(value, StridedTensor):
+            if not isinstance(value, StridedTensor) or name == "__metadata__":  # which safetensors keeps for itself
                 raise self.refusal(f"{name!r:.60}, which is no tensor")
         return found
 

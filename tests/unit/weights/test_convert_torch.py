@@ -13,6 +13,7 @@ import sys
 import zipfile
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -390,6 +391,11 @@ HOSTILE = [
     pytest.param(pickle.dumps({"state_dict": {}}, 2), "'state_dict', which is no tensor", id="a mapping of mappings"),
     pytest.param(pickle.dumps({}, 2), "no mapping of tensors", id="an empty mapping"),
     pytest.param(b"\x80\x02K\x01.", "no mapping of tensors", id="a number"),
+    pytest.param(
+        tensor().replace(b"X\x01\x00\x00\x00a", b"X\x0c\x00\x00\x00__metadata__"),
+        "'__metadata__', which is no tensor",
+        id="the name that safetensors keeps for itself",
+    ),
     pytest.param(tensor()[:-1], "truncated", id="a pickle without its end"),
     pytest.param(tensor() + b"cos\nsystem\n.", "12 bytes after its end", id="a second pickle behind the first"),
     pytest.param(b"\x80\x02X\xff\xff\xff\x7fa.", "a text of 2147483647 bytes", id="a claimed text of 2 GiB"),
@@ -409,6 +415,20 @@ def test_a_pickle_that_is_no_state_dict_is_refused_by_name_and_not_run(
     with pytest.raises(WeightsUnfit, match=message):
         plan_conversion(tmp_path, tmp_path / "target")
     assert {path.name for path in tmp_path.iterdir()} == {"pytorch_model.bin", "config.json"}
+
+
+@given(changes=st.lists(st.tuples(st.integers(0, len(tensor()) - 1), st.binary(max_size=2)), min_size=1, max_size=4))
+def test_whatever_the_pickle_is_it_is_read_or_refused(
+    changes: list[tuple[int, bytes]], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    path = tmp_path_factory.mktemp("changed") / "x.bin"
+    content = tensor()
+    for position, written in changes:
+        content = content[:position] + written + content[position + 1 :]
+    archived(path, content)
+    with suppress(WeightsUnfit):
+        assert all(view.span * view.item_bytes <= 16 for view in find_tensors(path).values())
+    shutil.rmtree(path.parent)
 
 
 def test_a_hostile_file_of_real_torch_is_refused_and_the_same_file_would_run(tmp_path: Path) -> None:
