@@ -11,10 +11,13 @@ import pytest
 import yaml
 from tools.tiny_checkpoint import make_checkpoint
 
+from conclave.api.modeldeployment import ModelDeployment
 from conclave.catalogue.facts import known_architectures
 from conclave.catalogue.models import all_models
+from conclave_cli.local.checks import check_model
 from conclave_weights.convert.release import grok_1_config
 from conclave_weights.engine_config import MODEL_TYPES, config_faults
+from conclave_weights.errors import WeightsUnfit
 from conclave_weights.inspection import inspect_weights
 
 TINY = yaml.safe_load((Path(__file__).parents[2] / "serving" / "tiny_configs.yaml").read_text())
@@ -108,6 +111,28 @@ def test_a_fault_is_named_with_what_is_seen_and_what_is_expected(
 )
 def test_what_the_engine_fills_in_or_serves_is_no_fault(config: Given, path: str, value: object) -> None:
     assert list(config_faults(config["architectures"][0], changed(config, path, value))) == []
+
+
+@pytest.mark.parametrize("model_type", [ABSENT, "dbrx_of_mine"], ids=["missing", "unknown"])
+def test_up_refuses_a_model_type_that_the_engine_would_not_read(model_type: object, tmp_path: Path) -> None:
+    source = {"persistentVolumeClaim": {"claimName": "weights", "path": "dbrx"}}
+    licence = {"accepted": "databricks-open-model-license"}
+    deployment = ModelDeployment.model_validate(
+        {
+            "apiVersion": "conclave.dev/v1alpha1",
+            "kind": "ModelDeployment",
+            "metadata": {"name": "dbrx", "namespace": "llm"},
+            "spec": {
+                "model": {"id": "databricks/dbrx-instruct", "source": source, "licence": licence},
+                "access": {"dataClass": "internal"},
+            },
+        }
+    )
+    config_file = make_checkpoint("dbrx", tmp_path) / "config.json"
+    check_model(deployment, tmp_path)
+    config_file.write_text(json.dumps(changed(json.loads(config_file.read_text()), "model_type", model_type)))
+    with pytest.raises(WeightsUnfit, match=r"config\.json: model_type is .*, expected 'dbrx' for DbrxForCausalLM"):
+        check_model(deployment, tmp_path)
 
 
 def test_inspect_names_the_faults_of_a_whole_checkpoint(tmp_path: Path) -> None:
