@@ -45,7 +45,7 @@ class Lease:
         self._clock = clock
         self._answered_at = clock()
         self._client = client
-        self._namespace, self._name, self._identity = namespace, name, identity
+        self._namespace, self._name, self.identity = namespace, name, identity
         self._duration_s = duration_s
         self._lease: JsonObject | None = None
         self._seen: tuple[object, float] = (None, clock())
@@ -69,13 +69,13 @@ class Lease:
     def fence(self) -> None:
         """Called before every write; raises LeadershipLost."""
         if not self.is_held:
-            raise LeadershipLost(f"Lease {self._namespace}/{self._name} is no longer held by {self._identity}")
+            raise LeadershipLost(f"Lease {self._namespace}/{self._name} is no longer held by {self.identity}")
 
     async def acquire(self) -> None:
         """Returns once the Lease is won."""
         while not await self.attempt():  # noqa: ASYNC110 - the other holder is on another machine
             await asyncio.sleep(RETRY_S)
-        logger.info("leading: Lease %s/%s is held by %s", self._namespace, self._name, self._identity)
+        logger.info("leading: Lease %s/%s is held by %s", self._namespace, self._name, self.identity)
 
     async def keep(self) -> None:
         """Renews until the Lease is lost, then raises LeadershipLost."""
@@ -87,7 +87,7 @@ class Lease:
     async def release(self) -> None:
         """Lets a standby lead at once; for a process that ends and has stopped writing."""
         held, self._renewed_at = self._lease, None
-        if held is None or held["spec"].get("holderIdentity") != self._identity:
+        if held is None or held["spec"].get("holderIdentity") != self.identity:
             return
         held["spec"] |= {"holderIdentity": "", "leaseDurationSeconds": 1}
         try:
@@ -119,7 +119,7 @@ class Lease:
     async def _write(self, began: float) -> JsonObject | None:
         """The Lease as written, or None where somebody else holds it."""
         now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
-        spec = {"holderIdentity": self._identity, "leaseDurationSeconds": int(self._duration_s), "renewTime": now}
+        spec = {"holderIdentity": self.identity, "leaseDurationSeconds": int(self._duration_s), "renewTime": now}
         try:
             lease = await self._client.get(LEASE, self._namespace, self._name)
         except RequestError as error:
@@ -132,7 +132,7 @@ class Lease:
             )
         found = lease.get("spec") or {}
         holder = found.get("holderIdentity") or ""
-        if holder != self._identity:
+        if holder != self.identity:
             if holder and not self._has_expired(found, began):
                 return None
             spec |= {"acquireTime": now, "leaseTransitions": found.get("leaseTransitions", 0) + 1}

@@ -15,6 +15,7 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import kopf
 from pydantic import BaseModel, ConfigDict
@@ -161,9 +162,12 @@ class _Leader:
         loop, ended = asyncio.get_running_loop(), asyncio.Event()
         others = asyncio.all_tasks()
         fleet, queue = self._controller.fleet, self._controller.queue
+        # Without an identity, Kopf asks for the user's name, which an image need not know.
+        identity: Any = self._lease.identity
         tasks = await kopf.spawn_tasks(
             registry=build_registry(fleet, queue.add, self._options.kubeconfig),
             settings=build_settings(),
+            identity=identity,
             standalone=True,
             namespaces=self._options.namespaces,
             clusterwide=not self._options.namespaces,
