@@ -18,6 +18,7 @@ import typer
 
 from conclave.errors import NothingFits
 from conclave.manifests.serve_config import build_serve_config
+from conclave.manifests.tracing import tracing_environment
 from conclave.planning.plan import plan_deployment
 from conclave_cli.local.checks import check_adapters, check_model, read_adapters
 from conclave_cli.local.endpoint import Endpoint, make_state_directory, write_endpoint, write_private
@@ -83,7 +84,10 @@ def up(
                 http_host="127.0.0.1",
                 http_port=port,
             )
-            environment = engine_environment(plan, machine.cores, machine.free_gpus(plan.accelerator))
+            environment = {
+                **engine_environment(plan, machine.cores, machine.free_gpus(plan.accelerator)),
+                **tracing_environment(deployment),
+            }
             with local_ray(environment, plan.gpus_per_replica, directory / "logs", progress.stage) as (head, api):
                 progress.stage("starting Serve")
                 api.put(config)

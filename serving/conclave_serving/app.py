@@ -92,6 +92,8 @@ def engine_arguments(serving: ServingArguments) -> dict[str, Any]:
     keeps code out of weights (left to itself, vLLM reads pickled ones where a directory has no others)."""
     engine = serving.engine
     decided = engine.model_dump(exclude={"extra"}, exclude_none=True) | adapter_arguments(serving)
+    if serving.traces_url is not None:
+        decided["otlp_traces_endpoint"] = serving.traces_url
     closed = {"enable_log_requests": False, "load_format": "safetensors", "trust_remote_code": False}
     return {**engine.extra, **decided, **closed}
 

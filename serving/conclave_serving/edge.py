@@ -1,7 +1,7 @@
 """The first code that a request meets: token, path, size, limits; and the only code that writes error responses.
 
 Pure ASGI, so that a streamed answer passes through untouched. It parses the body once and leaves the checked object
-in the scope for `ingress.py`; of the client's headers only the trace context goes further.
+in the scope for `ingress.py`; none of the client's headers goes further (Serve has taken the trace context).
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from uuid import uuid4
 
 from conclave_serving.authorization import BearerToken
 from conclave_serving.errors import RequestError, internal_error, place_of
+from conclave_serving.generation import generation
 from conclave_serving.request_body import DisconnectError, Message, Receive, parse_object, read_body
 from conclave_serving.request_limits import LIMITS, Endpoint
 from conclave_serving.routes import Route, find_route
@@ -28,7 +29,6 @@ REQUEST = "conclave.request"
 """Key of the checked request in the ASGI scope."""
 REQUEST_ID = "conclave.request_id"
 """Key of the id that the engine works under; never the client's."""
-FORWARDED_HEADERS = frozenset({b"traceparent", b"tracestate"})
 ENDPOINTS: dict[Route, Endpoint] = {Route.CHAT: "chat", Route.COMPLETIONS: "completions"}
 
 
@@ -52,7 +52,7 @@ class Edge:
         reply = _Reply(send)
         try:
             inner = await self._admit(scope, receive)
-            await self._app(inner, receive, reply)
+            await self._pass_on(inner, receive, reply)
         except RequestError as refusal:
             await reply.refuse(refusal)
         except DisconnectError:
@@ -70,7 +70,7 @@ class Edge:
         inner = {
             **scope,
             REQUEST_ID: uuid4().hex,
-            "headers": [(name, value) for name, value in headers if name.lower() in FORWARDED_HEADERS],
+            "headers": [],
             "query_string": b"",
         }
         endpoint = ENDPOINTS.get(route)
@@ -80,6 +80,14 @@ class Edge:
             request = parse_object(body, max_depth=LIMITS.json_depth)
             inner[REQUEST] = LIMITS.check(endpoint, request, self._models)
         return inner
+
+    async def _pass_on(self, inner: Scope, receive: Receive, reply: Send) -> None:
+        request = inner.get(REQUEST)
+        if request is None:
+            await self._app(inner, receive, reply)
+            return
+        with generation(request, inner.get("server")) as traced:
+            await self._app(inner, receive, traced.watched(reply))
 
 
 class _Reply:

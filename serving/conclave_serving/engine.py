@@ -9,9 +9,11 @@ import logging
 import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 from ray.serve.llm.deployment import LLMServer
 from ray.serve.llm.openai_api_models import CompletionRequest, ErrorResponse
 
@@ -71,11 +73,13 @@ class Engine(LLMServer):
 
     async def chat(self, request: Any, raw_request_info: Any = None) -> AsyncGenerator[Any, None]:
         """A chat completion: one object, or lists of server-sent events."""
-        return self._guarded(await super().chat(request, raw_request_info), streams=bool(request.stream))
+        answers = await super().chat(request, _traced(raw_request_info))
+        return self._guarded(answers, streams=bool(request.stream))
 
     async def completions(self, request: Any, raw_request_info: Any = None) -> AsyncGenerator[Any, None]:
         """A text completion: one object, or lists of server-sent events."""
-        return self._guarded(await super().completions(request, raw_request_info), streams=bool(request.stream))
+        answers = await super().completions(request, _traced(raw_request_info))
+        return self._guarded(answers, streams=bool(request.stream))
 
     async def _guarded(self, answers: AsyncGenerator[Any, None], *, streams: bool) -> AsyncGenerator[Any, None]:
         """The same answers; a failure is logged by its place in the code and passed on without its message."""
@@ -92,6 +96,15 @@ class Engine(LLMServer):
 
     def _interval_s(self) -> float:
         return min(MAX_INTERVAL_S, max(MIN_INTERVAL_S, self._streams / MESSAGES_PER_S))
+
+
+def _traced(raw_request_info: Any) -> Any:
+    """With this replica's span as what vLLM takes for the client's, so that its own is a child and no sibling."""
+    if raw_request_info is None:
+        return None
+    headers: dict[str, str] = {}
+    TraceContextTextMapPropagator().inject(headers)
+    return replace(raw_request_info, headers=headers)
 
 
 def _parts(answer: Any) -> list[Any]:

@@ -12,7 +12,10 @@ from tests.integration.testbed.audit import Right
 from tests.integration.testbed.helm import CHART, SYSTEM_NAMESPACE, Helm, HelmError, install_operator_account
 from tests.integration.testbed.kube import Kube
 from tests.integration.testbed.rights import granted
+from tests.scenes import SETTINGS, make_deployment, make_plan
 
+from conclave.manifests import names
+from conclave.manifests.pods import head_template, worker_template
 from conclave.manifests.settings import OperatorSettings
 
 DIGEST = f"sha256:{'0' * 64}"
@@ -39,6 +42,11 @@ VALUES: dict[str, dict[str, Any]] = {
     "the API server's addresses": {"network": {"apiServerCidrs": ["10.0.0.1/32", "fd00::1/128"]}},
     "scraped from one namespace": {
         "networkPolicy": {
+            "metricsFrom": [{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}}}]
+        }
+    },
+    "models scraped from one namespace": {
+        "network": {
             "metricsFrom": [{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}}}]
         }
     },
@@ -107,6 +115,10 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "memory in megabits": ({"resources": {"limits": {"memory": "512Mb"}}}, "at '/resources/limits/memory'"),
     "an unknown log format": ({"logFormat": "xml"}, "at '/logFormat': value must be one of 'json', 'text'"),
     "a switch as a string": ({"crds": {"keep": "no"}}, "at '/crds/keep': got string, want boolean"),
+    "a model's scraper of an unknown kind": (
+        {"network": {"metricsFrom": [{"namespace": "monitoring"}]}},
+        "additional properties 'namespace' not allowed",
+    ),
     "an unknown kind of peer": (
         {"networkPolicy": {"metricsFrom": [{"podselector": {}}]}},
         "additional properties 'podselector' not allowed",
@@ -229,6 +241,26 @@ def test_a_service_monitor_scrapes_the_metrics_port(helm: Helm) -> None:
     assert monitor["spec"]["selector"]["matchLabels"].items() <= service["metadata"]["labels"].items()
     assert monitor["spec"]["endpoints"] == [{"port": "http", "path": "/metrics", "interval": "30s"}]
     assert [port["name"] for port in service["spec"]["ports"]] == ["http"]
+
+
+@pytest.mark.parametrize(
+    ("watched", "expected"), [([], {"any": True}), (["team-a"], {"matchNames": ["team-a"]})], ids=["all", "one"]
+)
+def test_a_pod_monitor_scrapes_the_pods_that_the_operator_makes(
+    watched: list[str], expected: dict[str, Any], helm: Helm
+) -> None:
+    objects = helm.render({"podMonitor": {"enabled": True}, "watchNamespaces": watched})
+    spec = _one(objects, "PodMonitor")["spec"]
+    assert spec["namespaceSelector"] == expected
+    for template in (
+        head_template(make_deployment(), SETTINGS),
+        worker_template(make_deployment(), make_plan(), SETTINGS),
+    ):
+        assert spec["selector"]["matchLabels"].items() <= template["metadata"]["labels"].items()
+        assert set(spec["podTargetLabels"]) <= template["metadata"]["labels"].keys()
+        (container,) = template["spec"]["containers"]
+        ports = {port["name"]: port["containerPort"] for port in container["ports"]}
+        assert [ports[endpoint["port"]] for endpoint in spec["podMetricsEndpoints"]] == [names.METRICS_PORT]
 
 
 def test_one_replica_has_no_disruption_budget(helm: Helm) -> None:

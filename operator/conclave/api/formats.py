@@ -92,6 +92,21 @@ DataClassName = Annotated[
 ImageReference = Annotated[
     str, Field(max_length=512), Format(f"{_IMAGE}(@sha256:[0-9a-f]{{64}})?", "an image reference")
 ]
+_PORT = "6553[0-5]|655[0-2][0-9]|65[0-4][0-9]{2}|6[0-4][0-9]{3}|[1-5][0-9]{4}|[1-9][0-9]{0,3}"
+TraceEndpoint = Annotated[
+    str,
+    Field(max_length=256),
+    Format(
+        rf"https?://{_DNS_1123_LABEL}(\.{_DNS_1123_LABEL})*(:({_PORT}))?(/[A-Za-z0-9._~-]+)*/?",
+        "the base URL of an OTLP/HTTP collector: http:// or https://, a host in lower case, where needed a port and a "
+        "path, without user, query or fragment, such as http://collector.telemetry.svc:4318",
+    ),
+]
+SamplingRatio = Annotated[
+    str,
+    Field(max_length=10),
+    Format(r"0(\.[0-9]{1,8})?|1(\.0{1,8})?", "a decimal number from 0 to 1 in a string, such as '0.05'"),
+]
 PinnedImageReference = Annotated[
     str,
     Field(max_length=512),

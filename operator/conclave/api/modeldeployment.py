@@ -30,9 +30,11 @@ from conclave.api.formats import (
     PinnedImageReference,
     Quantity,
     RelativePath,
+    SamplingRatio,
     ServedName,
     Sha256Digest,
     TargetConcurrency,
+    TraceEndpoint,
 )
 from conclave.api.plan import Plan
 from conclave.api.rules import ChangeRule, Message, Rule
@@ -334,6 +336,21 @@ class Access(ApiModel):
     """Namespaces whose pods may reach the endpoint, besides the deployment's own gateway."""
 
 
+class Tracing(ApiModel):
+    """Traces of requests, by OTLP over HTTP; never with a prompt or an answer in them (docs/observability.md)."""
+
+    endpoint: TraceEndpoint
+    """Base URL of the collector, for instance http://collector.telemetry.svc:4318; spans go to /v1/traces below it."""
+    sampling_ratio: SamplingRatio = "0.01"
+    """Share of the requests without a `traceparent` that are traced; a client's `traceparent` says it for its own."""
+
+
+class Telemetry(ApiModel):
+    """What the serving processes report, and to whom."""
+
+    tracing: Tracing | None = None
+
+
 class ModelDeploymentSpec(ApiModel):
     """One model, served."""
 
@@ -363,6 +380,8 @@ class ModelDeploymentSpec(ApiModel):
     runtime: Runtime = Field(default_factory=Runtime)
     access: Access
     """Who may call, and where the data may be; `dataClass` must be given."""
+    telemetry: Telemetry = Field(default_factory=Telemetry)
+    """What the serving processes report, and to whom; nothing where left out. A change of it is a rollout."""
     suspend: bool = False
     """Stops all pods and keeps the object, its plan and its token."""
 

@@ -9,6 +9,7 @@ from conclave.api.modeldeployment import ModelDeployment
 from conclave.manifests import names
 from conclave.manifests.objects import metadata
 from conclave.manifests.settings import OperatorSettings
+from conclave.manifests.tracing import collector
 from conclave.observation import JsonObject
 
 
@@ -32,6 +33,7 @@ def _pods(deployment: ModelDeployment, settings: OperatorSettings) -> JsonObject
                 "from": [_namespace(settings.kuberay_namespace)],
                 "ports": [_tcp(port) for port in (names.SERVE_PORT, names.DASHBOARD_PORT)],
             },
+            *_scrapes(settings),
         ],
         egress=[
             {"to": [own_pods]},
@@ -39,8 +41,30 @@ def _pods(deployment: ModelDeployment, settings: OperatorSettings) -> JsonObject
                 "to": [_namespace(settings.dns_namespace)],
                 "ports": [{"protocol": protocol, "port": 53} for protocol in ("UDP", "TCP")],
             },
+            *_traces(deployment, settings),
         ],
     )
+
+
+def _scrapes(settings: OperatorSettings) -> list[JsonObject]:
+    """No peers would mean everybody: without them there is no rule."""
+    if not settings.metrics_from:
+        return []
+    return [{"from": list(settings.metrics_from), "ports": [_tcp(names.METRICS_PORT)]}]
+
+
+def _traces(deployment: ModelDeployment, settings: OperatorSettings) -> list[JsonObject]:
+    """A policy cannot name a Service, nor a host: its namespace where the name says so, its address, else any one."""
+    tracing = deployment.spec.telemetry.tracing
+    if tracing is None:
+        return []
+    target = collector(tracing)
+    rule: JsonObject = {"ports": [_tcp(target.port)]}
+    if namespace := target.namespace(deployment.metadata.namespace, settings.cluster_domain):
+        rule["to"] = [_namespace(namespace)]
+    elif target.address is not None:
+        rule["to"] = [{"ipBlock": {"cidr": f"{target.address}/32"}}]
+    return [rule]
 
 
 def _head(deployment: ModelDeployment, settings: OperatorSettings) -> JsonObject:

@@ -21,6 +21,7 @@ from conclave.manifests import names
 from conclave.manifests.objects import without_empty
 from conclave.manifests.serving_arguments import RAY_ENVIRONMENT
 from conclave.manifests.settings import OperatorSettings
+from conclave.manifests.tracing import tracing_environment
 from conclave.observation import JsonObject
 
 USER_ID = 1000
@@ -144,12 +145,13 @@ def _template(
     tolerations: list[JsonObject] | None = None,
 ) -> JsonObject:
     runtime = deployment.spec.runtime
+    environment = {**_ENVIRONMENT, **tracing_environment(deployment)}
     pull_secrets = dict.fromkeys((*runtime.image_pull_secrets, *settings.image_pull_secrets))
     container = {
         "name": names.RAY_CONTAINER,
         "image": image(deployment, settings),
         "imagePullPolicy": settings.image_pull_policy,
-        "env": [{"name": name, "value": value} for name, value in _ENVIRONMENT.items()],
+        "env": [{"name": name, "value": value} for name, value in environment.items()],
         "ports": [{"name": name, "containerPort": port, "protocol": "TCP"} for name, port in ports.items()],
         "resources": resources,
         "volumeMounts": [

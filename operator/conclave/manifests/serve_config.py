@@ -19,6 +19,7 @@ from conclave.manifests.serving_arguments import (
     QueueArguments,
     ServingArguments,
 )
+from conclave.manifests.tracing import traces_url
 from conclave.policy.arguments import engine_arguments
 
 IMPORT_PATH = "conclave_serving.app:build"
@@ -68,6 +69,7 @@ def serving_arguments(
 ) -> ServingArguments:
     """What `conclave_serving.app:build` is called with."""
     engine = _engine(deployment, plan)
+    tracing = deployment.spec.telemetry.tracing
     autoscaling, queue = _load_bounds(deployment, plan, engine)
     return ServingArguments(
         deployment=deployment.metadata.name,
@@ -84,6 +86,7 @@ def serving_arguments(
             AdapterArguments(name=adapter.name, path=adapter_paths[adapter.name], max_rank=adapter.max_rank)
             for adapter in deployment.spec.model.adapters
         ),
+        traces_url=traces_url(tracing) if tracing else None,
         env=deployment.spec.engine.env,
     )
 

@@ -93,6 +93,8 @@ class ServingArguments(_Arguments):
     queue: QueueArguments
     adapters: tuple[AdapterArguments, ...] = Field(default=(), exclude_if=lambda adapters: not adapters)
     """Left out where there are none, as older serving images expect."""
+    traces_url: str | None = Field(default=None, exclude_if=lambda url: url is None)
+    """Where spans are sent, which the environment says to Ray's processes and this to vLLM; left out where nowhere."""
     env: dict[str, str] = Field(default_factory=dict)
     """Allowlisted environment of the engine's processes."""
 

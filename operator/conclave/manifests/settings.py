@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from pydantic import BaseModel, ConfigDict
 
 from conclave.policy.data_classes import DEFAULT_DATA_CLASSES, DataClassOrder
@@ -22,9 +24,11 @@ class OperatorSettings(BaseModel):
     gateway_namespace: str = "conclave-system"
     """Its pods may reach every endpoint."""
     dns_namespace: str = "kube-system"
-    """Where the cluster's DNS runs: besides each other, the only pods that model pods may call."""
+    """Where the cluster's DNS runs: besides each other and a collector of traces, all that model pods may call."""
     api_server_cidrs: tuple[str, ...] = ()
     """Addresses of the API server, for the NetworkPolicy of the head; any address on 443 and 6443 where empty."""
+    metrics_from: tuple[dict[str, Any], ...] = ()
+    """NetworkPolicy peers that may scrape the metrics of model pods; nobody where empty."""
     ray_version: str = "2.60.0"
     """Ray of the serving image; KubeRay chooses probes and token authentication by it."""
     cluster_domain: str = "cluster.local"
