@@ -34,10 +34,11 @@ PROGRAMS: Mapping[str, tuple[str, ...]] = {
     "nodes": ("kube-scheduler", "kubelet", "kube-proxy"),
     "containerd": ("containerd", "containerd-shim-runc-v2", "ctr"),
     "dns": ("coredns",),
+    "networkpolicy": ("kube-router",),
     "jaeger": ("jaeger",),
 }
-"""The last three only `make cluster` needs; `nodes` is a module beside `controlplane`, of one release with it, so that
-`make test` neither builds it nor builds anew when it changes."""
+"""Those from `nodes` on only a cluster of pods needs; `nodes` is a module beside `controlplane`, of its release,
+so that `make test` neither builds it nor builds anew when it changes."""
 RENAMED = {"etcd": {"server": "etcd"}, "jaeger": {"all-in-one": "jaeger"}}
 """Go names a binary after the last element of its package's path."""
 COPIED = {"kuberay": ("github.com/ray-project/kuberay/ray-operator", ("config/crd/bases", "config/rbac"))}

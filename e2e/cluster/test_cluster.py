@@ -9,6 +9,7 @@ import json
 import os
 import subprocess
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -142,6 +143,64 @@ def test_kuberay_makes_the_head_pod_of_a_ray_service_and_the_scheduler_places_it
     assert node in {"node-1", "node-2"}
     waiting = "--output=jsonpath={.items[*].status.containerStatuses[*].state.waiting.reason}"
     eventually(lambda: _kubectl(layout, "get", "pods", query[0], waiting) == "ErrImageNeverPull")
+
+
+@pytest.mark.parametrize("there", ["node-1", "node-2"])
+def test_a_policy_admits_whom_it_names_and_refuses_all_others_from_every_node(
+    layout: Layout, pods: dict[str, str], there: str
+) -> None:
+    server = _pod("guarded", there)
+    server["metadata"]["labels"] = {"app": "guarded"}
+    _apply(layout, server)
+    _kubectl(layout, "wait", "pod/guarded", "--for=condition=Ready", "--timeout=30s")
+    address = _kubectl(layout, "get", "pod", "guarded", "--output=jsonpath={.status.podIP}")
+    url = f"http://{address}:8080"
+    for node in pods:
+        eventually(partial(_get, layout, node, url))
+    try:
+        _apply(layout, _policy("guarded", "guarded", "ingress", {"called": "admitted"}))
+        for node in pods:
+            eventually(partial(_is_refused, layout, node, url), timeout=60)
+        for node in pods:
+            _kubectl(layout, "label", "pod", f"on-{node}", "called=admitted")
+        for node in pods:
+            eventually(partial(_get, layout, node, url), timeout=60)
+    finally:
+        _kubectl(layout, "label", "pods", "--selector=app=probe", "called-")
+        _kubectl(layout, "delete", "networkpolicy/guarded", "pod/guarded", "--wait")
+
+
+def test_a_policy_of_egress_keeps_a_pod_from_what_it_does_not_name(layout: Layout, pods: dict[str, str]) -> None:
+    url = f"http://{pods['node-2']}:8080"
+    _apply(layout, _policy("kept-in", "probe", "egress", {"app": "nobody"}))
+    try:
+        eventually(lambda: _is_refused(layout, "node-1", url), timeout=60)
+    finally:
+        _kubectl(layout, "delete", "networkpolicy/kept-in")
+    eventually(lambda: _get(layout, "node-1", url), timeout=60)
+
+
+def _policy(name: str, selected: str, direction: str, others: dict[str, str]) -> dict[str, Any]:
+    peers = {"from" if direction == "ingress" else "to": [{"podSelector": {"matchLabels": others}}]}
+    spec = {
+        "podSelector": {"matchLabels": {"app": selected}},
+        "policyTypes": [direction.capitalize()],
+        direction: [peers],
+    }
+    return {
+        "apiVersion": "networking.k8s.io/v1",
+        "kind": "NetworkPolicy",
+        "metadata": {"name": name, "namespace": NAMESPACE},
+        "spec": spec,
+    }
+
+
+def _is_refused(layout: Layout, node: str, url: str) -> bool:
+    try:
+        _kubectl(layout, "exec", f"on-{node}", "--", "/probe", "get", url)
+    except ClusterError as error:
+        return any(words in str(error) for words in ("Client.Timeout", "connection refused"))
+    return False
 
 
 def _pod(name: str, node: str | None, *arguments: str) -> dict[str, Any]:

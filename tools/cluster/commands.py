@@ -110,6 +110,21 @@ def scheduler(kubeconfig: Path) -> list[str]:
     return [f"--kubeconfig={kubeconfig}", "--leader-elect=false", "--secure-port=0"]
 
 
+def network_policies(kubeconfig: Path, node: str) -> list[str]:
+    """kube-router's filter alone: its router and its proxy, where the flaws reported of it lie, stay off."""
+    return [
+        f"--kubeconfig={kubeconfig}",
+        f"--hostname-override={node}",
+        f"--service-cluster-ip-range={SERVICE_NETWORK}",
+        "--run-firewall=true",
+        "--run-router=false",
+        "--run-service-proxy=false",
+        "--run-loadbalancer=false",
+        "--health-port=0",
+        "--metrics-port=0",
+    ]
+
+
 def ray_operator(kubeconfig: Path, metrics_address: str, health_address: str) -> list[str]:
     """Beside the control plane, so it reaches Ray's heads in pods through the API server."""
     return [

@@ -13,7 +13,7 @@ from pathlib import Path
 from tools.build_tools import program
 from tools.cluster import commands, configs
 from tools.cluster.credentials import KUBELET_CLIENT, pair
-from tools.cluster.layout import API_URL, CONTROL_PLANE_ADDRESS, Layout, Node
+from tools.cluster.layout import API_URL, CONTROL_PLANE_ADDRESS, NODE_ADDRESS, Layout, Node
 from tools.cluster.processes import Record, ensure
 
 NAMES = (
@@ -25,6 +25,7 @@ NAMES = (
     "kube-scheduler",
     "kube-proxy",
     "coredns",
+    "kube-router",
     "kubelet-node-1",
     "kubelet-node-2",
     "ray-operator",
@@ -105,6 +106,13 @@ class Starter:
         return [
             self._start("kube-proxy", "kube-proxy", f"--config={proxy}"),
             self._start("coredns", "coredns", f"-conf={names}"),
+            self._start(
+                "kube-router",
+                "kube-router",
+                *commands.network_policies(
+                    self.layout.credentials / "kube-router.kubeconfig", self.layout.nodes[0].name
+                ),
+            ),
         ]
 
     def containerd(self, node: Node) -> Record:
@@ -118,7 +126,7 @@ class Starter:
         config = self._write(node.directory / "kubelet.json", configs.kubelet(self.layout, node))
         kubeconfig = self.layout.credentials / f"system-node-{node.name}.kubeconfig"
         certificates = node.directory / "certificates"
-        arguments = commands.kubelet(config, kubeconfig, node.kubelet, certificates, node.name, node.address)
+        arguments = commands.kubelet(config, kubeconfig, node.kubelet, certificates, node.name, NODE_ADDRESS)
         return self._start(f"kubelet-{node.name}", "kubelet", *arguments)
 
     def ray_operator(self) -> Record:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from tools.cluster.certificates import Authority, KeyPair
 from tools.cluster.kubeconfig import write_kubeconfig
-from tools.cluster.layout import API_SERVICE_ADDRESS, API_URL, CONTROL_PLANE_ADDRESS, Layout
+from tools.cluster.layout import API_SERVICE_ADDRESS, API_URL, CONTROL_PLANE_ADDRESS, NODE_ADDRESS, Layout
 
 DAYS = 30
 KUBELET_CLIENT = "kube-apiserver-kubelet-client"
@@ -20,6 +20,7 @@ USERS: dict[str, tuple[str, ...]] = {
     "system:kube-scheduler": (),
     "system:kube-proxy": (),
     "coredns": (),
+    "kube-router": (),
     "kuberay": (),
 }
 """Users with a kubeconfig, and their groups."""
@@ -43,7 +44,7 @@ def make_credentials(layout: Layout) -> None:
     authority.client(KUBELET_CLIENT, ())
     authority.bare_key("service-accounts")
     for node in layout.nodes:
-        authority.serving(f"kubelet-{node.name}", [node.address, node.name])
+        authority.serving(f"kubelet-{node.name}", [NODE_ADDRESS, node.name])
     users = USERS | {f"system:node:{node.name}": ("system:nodes",) for node in layout.nodes}
     for user, groups in users.items():
         pair = authority.client(user, groups)

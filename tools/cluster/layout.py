@@ -18,6 +18,8 @@ HOST_BRIDGE = "conclave0"
 HOST_NETWORK = ipaddress.ip_network("10.243.0.0/24")
 CONTROL_PLANE_ADDRESS = "10.243.0.1"
 DNS_ADDRESS = "10.243.0.10"
+NODE_ADDRESS = "10.243.0.11"
+"""Of every node: whoever filters for the pods of one address then filters for those of all, on the one machine."""
 POD_NETWORK = ipaddress.ip_network("10.244.0.0/16")
 SERVICE_NETWORK = ipaddress.ip_network("10.96.0.0/16")
 API_SERVICE_ADDRESS = "10.96.0.1"
@@ -25,7 +27,9 @@ DNS_SERVICE_ADDRESS = "10.96.0.10"
 API_URL = f"https://{CONTROL_PLANE_ADDRESS}:6443"
 PAUSE_IMAGE = "localhost/conclave/pause:1"
 CHAIN_PREFIXES = ("CONCLAVE-", "KUBE-")
-"""Chains of iptables: ours and kube-proxy's."""
+"""Chains of iptables: ours, and those of kube-proxy and of the engine of network policies."""
+SET_PREFIX = "KUBE-"
+"""Sets of addresses, of that engine."""
 LONGEST_SOCKET_PATH = 107
 """Bytes that Linux takes for the path of a socket."""
 
@@ -43,8 +47,13 @@ class Node:
     directory: Path
 
     @property
-    def address(self) -> str:
-        return f"10.243.0.{10 + self.number}"
+    def port(self) -> int:
+        """Of the kubelet; its health is told on another. Nodes differ in ports, not in addresses (NODE_ADDRESS)."""
+        return 10250 + 10 * self.number
+
+    @property
+    def health_port(self) -> int:
+        return self.port + 1
 
     @property
     def pod_network(self) -> str:

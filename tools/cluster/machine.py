@@ -19,8 +19,10 @@ from tools.cluster.layout import (
     DNS_ADDRESS,
     HOST_BRIDGE,
     HOST_NETWORK,
+    NODE_ADDRESS,
     POD_NETWORK,
     SERVICE_NETWORK,
+    SET_PREFIX,
     ClusterError,
     Layout,
 )
@@ -70,7 +72,7 @@ def run(*command: str | Path, stdin: str | None = None) -> str:
 def prepare(layout: Layout) -> None:
     """Idempotent: what is there already stays."""
     _set_kernel(layout)
-    _make_bridge(layout)
+    _make_bridge()
     for hierarchy in _hierarchies_to_make():
         for node in layout.nodes:
             _make_cgroup(hierarchy / node.cgroup)
@@ -105,6 +107,8 @@ def restore(layout: Layout) -> None:
         script = removal_script(run(f"{family}-save"))
         if script:
             run(f"{family}-restore", "--wait", "--noflush", stdin=script)
+    for name in _our_sets():
+        run("ipset", "destroy", name)
     for cgroup in our_cgroups(layout):
         for directory, _, _ in os.walk(cgroup, topdown=False):
             Path(directory).rmdir()
@@ -119,6 +123,7 @@ def left(layout: Layout) -> list[str]:
     found = [f"link {link}" for link in our_links()]
     for family in FAMILIES:
         found += [f"{family} {table} {chain}" for table, chain in _chains(run(f"{family}-save"))]
+    found += [f"ipset {name}" for name in _our_sets()]
     found += [f"cgroup {cgroup}" for cgroup in our_cgroups(layout)]
     found += [
         f"{setting} is {now}, was {before}"
@@ -170,6 +175,12 @@ def removal_script(saved: str) -> str:
     return "".join(f"{line}\n" for line in script)
 
 
+def _our_sets() -> list[str]:
+    return [
+        name for name in run("ipset", "list", "-name").split() if name.startswith((SET_PREFIX, f"inet6:{SET_PREFIX}"))
+    ]
+
+
 def _chains(saved: str) -> list[tuple[str, str]]:
     """Table and name of each chain that is ours."""
     return [
@@ -204,10 +215,10 @@ def _settings_before(layout: Layout) -> dict[str, str]:
     return json.loads(layout.changed_settings.read_text()) if layout.changed_settings.is_file() else {}
 
 
-def _make_bridge(layout: Layout) -> None:
+def _make_bridge() -> None:
     if HOST_BRIDGE not in our_links():
         run("ip", "link", "add", HOST_BRIDGE, "type", "bridge")
-    for address in (CONTROL_PLANE_ADDRESS, DNS_ADDRESS, *(node.address for node in layout.nodes)):
+    for address in (CONTROL_PLANE_ADDRESS, DNS_ADDRESS, NODE_ADDRESS):
         run("ip", "address", "replace", f"{address}/{HOST_NETWORK.prefixlen}", "dev", HOST_BRIDGE)
     run("ip", "link", "set", HOST_BRIDGE, "up")
     # The machine itself reaches services even where it has no default route.

@@ -58,11 +58,19 @@ def system_objects() -> list[Manifest]:
         {"apiGroups": [""], "resources": ["services", "namespaces"], "verbs": ["list", "watch"]},
         {"apiGroups": ["discovery.k8s.io"], "resources": ["endpointslices"], "verbs": ["list", "watch"]},
     ]
+    read = ["get", "list", "watch"]
+    filters: Sequence[Mapping[str, object]] = [
+        {"apiGroups": [""], "resources": ["pods", "services", "namespaces", "nodes", "endpoints"], "verbs": read},
+        {"apiGroups": ["discovery.k8s.io"], "resources": ["endpointslices"], "verbs": read},
+        {"apiGroups": ["networking.k8s.io"], "resources": ["networkpolicies"], "verbs": read},
+    ]
     ports = [{"name": f"dns-{protocol.lower()}", "port": 53, "protocol": protocol} for protocol in ("UDP", "TCP")]
     service = {"name": "kube-dns", "namespace": "kube-system"}
     return [
         {"apiVersion": f"{RBAC}/v1", "kind": "ClusterRole", "metadata": {"name": "coredns"}, "rules": rules},
         binding("coredns", "coredns", "coredns"),
+        {"apiVersion": f"{RBAC}/v1", "kind": "ClusterRole", "metadata": {"name": "kube-router"}, "rules": filters},
+        binding("kube-router", "kube-router", "kube-router"),
         binding(KUBELET_CLIENT, "system:kubelet-api-admin", KUBELET_CLIENT),
         {
             "apiVersion": "v1",

@@ -15,6 +15,7 @@ PACKAGES = {
     "runc": "runc",
     "containernetworking-plugins": str(CNI_PLUGINS / "bridge"),
     "iptables": "iptables",
+    "ipset": "ipset",
     "iproute2": "ip",
     "gcc": "gcc",
     "libc6-dev": "/usr/include/stdio.h",

@@ -29,7 +29,7 @@ COUNTERS = re.compile(r" \[\d+:\d+\]$")
 SETTING_FOLDERS = ("net/ipv4", "net/ipv6", "net/bridge", "net/netfilter", "vm", "kernel")
 CHANGES_BY_ITSELF = re.compile(
     r"conf/(conclave|veth)|neigh/|nf_conntrack_(count|buckets)|random/|ns_last_pid|pty/nr|route/|stat|perf_event|"
-    r"max_lock_depth|tainted|overflow|sched_|loadavg|icmp_ratemask"
+    r"max_lock_depth|tainted|overflow|sched_|loadavg|icmp_ratemask|tcp_fastopen_key"
 )
 
 

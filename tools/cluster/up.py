@@ -27,7 +27,7 @@ from tools.cluster.objects import Gpus, gpu_labels, gpu_status, kuberay_crds, ku
 from tools.cluster.packages import require_machine
 from tools.cluster.processes import Record, all_recorded, recorded, wait_until
 
-GROUPS = ("etcd", "controlplane", "nodes", "containerd", "dns", "kuberay")
+GROUPS = ("etcd", "controlplane", "nodes", "containerd", "dns", "networkpolicy", "kuberay")
 MARK = "conclave-cluster"
 """A file in every state folder of ours: no other folder is ever deleted."""
 

@@ -17,10 +17,10 @@ from tools.cluster.objects import Gpus, gpu_labels, gpu_status
 NODES = ("node-1", "node-2")
 
 
-def test_kubelets_of_one_machine_share_no_cgroup_no_folder_and_no_address(tmp_path: Path) -> None:
+def test_kubelets_of_one_machine_share_no_cgroup_no_folder_and_no_port(tmp_path: Path) -> None:
     layout = layout_of(tmp_path)
     first, second = (json.loads(configs.kubelet(layout, node)) for node in layout.nodes)
-    own = {"cgroupRoot", "podLogsDir", "volumePluginDir", "containerRuntimeEndpoint", "address", "healthzBindAddress"}
+    own = {"cgroupRoot", "podLogsDir", "volumePluginDir", "containerRuntimeEndpoint", "port", "healthzPort"}
     own |= {"tlsCertFile", "tlsPrivateKeyFile"}
     assert {key for key in first if first[key] != second[key]} == own
     assert first["cgroupRoot"] != "/"
