@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 import json
 import os
@@ -111,7 +112,8 @@ def restore(layout: Layout) -> None:
         run("ipset", "destroy", name)
     for cgroup in our_cgroups(layout):
         for directory, _, _ in os.walk(cgroup, topdown=False):
-            Path(directory).rmdir()
+            with contextlib.suppress(OSError):  # what stays is found by `left`, and named
+                Path(directory).rmdir()
     for setting, value in _settings_before(layout).items():
         path = SYSCTL / setting
         if path.read_text().strip() != value:
@@ -151,14 +153,18 @@ def our_cgroups(layout: Layout) -> list[Path]:
 
 def cgroup_processes(layout: Layout) -> list[int]:
     """Ids of all that run in the nodes' cgroups: pods."""
-    found = set()
-    for cgroup in our_cgroups(layout):
-        for file in cgroup.rglob("cgroup.procs"):
-            try:
-                found |= {int(pid) for pid in file.read_text().split()}
-            except OSError:  # the group went, or is threaded
-                continue
-    return sorted(found)
+    return sorted({pid for cgroup in our_cgroups(layout) for pid in processes_below(cgroup)})
+
+
+def processes_below(cgroup: Path) -> set[int]:
+    """A group may go while it is read: containerd, still there, takes away those whose processes have ended."""
+    found: set[int] = set()
+    for directory, _, _ in os.walk(cgroup):
+        try:
+            found |= {int(pid) for pid in (Path(directory) / "cgroup.procs").read_text().split()}
+        except OSError:  # the group went, or is threaded
+            continue
+    return found
 
 
 def removal_script(saved: str) -> str:
