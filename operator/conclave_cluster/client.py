@@ -231,7 +231,11 @@ class Client:
             raise failed.by_silence(error) from error
         if response.status >= 300:
             raise failed.by_answer(response.status, answer)
-        parsed: JsonObject = json.loads(answer)
+        try:
+            parsed: JsonObject = json.loads(answer)
+        except ValueError as error:
+            # Seen of Kubernetes 1.36: 200 and no body for the OpenAPI document of a group whose last CRD is going.
+            raise failed.by_silence(error) from error
         return parsed
 
     async def _exchange(

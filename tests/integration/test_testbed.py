@@ -78,9 +78,13 @@ def test_nothing_is_left_running_when_the_test_run_is_killed(tmp_path: Path) -> 
     with subprocess.Popen(command, cwd=Path(__file__).parents[2], stdout=subprocess.PIPE, text=True) as run:
         assert run.stdout is not None
         pid = int(run.stdout.readline())
-        assert _is_running(pid)
+        eventually(lambda: _program(pid) == "sleep")  # not setpriv any more: from here on it dies with its parent
         run.kill()
     eventually(lambda: not _is_running(pid))
+
+
+def _program(pid: int) -> str:
+    return Path(f"/proc/{pid}/comm").read_text().strip()
 
 
 def _is_running(pid: int) -> bool:
