@@ -65,11 +65,17 @@ class Observed(_Observation):
     pods: tuple[JsonObject, ...] = ()
     """Pods with the deployment's labels, head and workers."""
     events: tuple[JsonObject, ...] = ()
-    """Warning events (v1 Event) about the deployment's RayService, RayClusters and pods."""
+    """Warning events (v1 Event) about the deployment's RayService, RayClusters, Jobs, cache and pods."""
     revisions: tuple[JsonObject, ...] = ()
     """ControllerRevisions that the deployment owns, in any order."""
     network_policies: tuple[JsonObject, ...] = ()
     """NetworkPolicies that the deployment owns."""
+    jobs: tuple[JsonObject, ...] = ()
+    """Jobs that the deployment owns: they fetch its weights."""
+    weights_pods: tuple[JsonObject, ...] = ()
+    """Pods of those Jobs."""
+    cache: JsonObject | None = None
+    """The PersistentVolumeClaim of the cache, where the deployment owns it."""
     claims: dict[str, str] = Field(default_factory=dict)
     """Phase by name of those PersistentVolumeClaims that the spec names and that exist."""
     config_maps: dict[str, dict[str, str]] = Field(default_factory=dict)
@@ -102,6 +108,8 @@ class Decision(_Observation):
     """Why there is no plan for this spec; what already runs is then left as it is."""
     endpoint: Endpoint | None = None
     """Where the model answers once it runs."""
+    is_downloaded: bool | None = None
+    """Whether an object store's weights are in the cache; None where none are wanted, or nothing can be done yet."""
     update_available: str = ""
     """What a refresh would change; empty where the recorded build is what would be built now."""
     create: tuple[JsonObject, ...] = ()

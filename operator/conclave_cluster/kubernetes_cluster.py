@@ -15,10 +15,12 @@ from conclave_cluster.cache import Cache, Listener, Projection, unheard, whole
 from conclave_cluster.client import APPLY, JSON_PATCH, Client, RequestError
 from conclave_cluster.cluster import Reading, Written
 from conclave_cluster.comparison import has_foreign_spec, is_owned_by, needs_apply
-from conclave_cluster.resources import MODEL_DEPLOYMENT, Resource, resource_of
+from conclave_cluster.resources import CLAIM, MODEL_DEPLOYMENT, Resource, resource_of
 
 logger = logging.getLogger(__name__)
 
+COMPLETED_BY_OTHERS = (CLAIM,)
+"""Whose spec gets fields of the cluster's own, the volume's name and the default class, and is otherwise immutable."""
 ATTEMPTS = 3
 """Of an apply whose object changed between the comparison and the write."""
 
@@ -200,7 +202,7 @@ class KubernetesCluster:
         if live is None or needs_apply(desired, live):
             verb = "create" if live is None else "patch"
             live = await self._patch(resource, desired, _expecting(desired, live), APPLY, force="true")
-        if has_foreign_spec(desired, live):
+        if resource not in COMPLETED_BY_OTHERS and has_foreign_spec(desired, live):
             verb = verb or "patch"
             patch = [
                 {"op": "add", "path": "/metadata/resourceVersion", "value": live["metadata"]["resourceVersion"]},

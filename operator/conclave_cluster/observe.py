@@ -15,6 +15,7 @@ from conclave_cluster.resources import (
     CLAIM,
     CONFIG_MAP,
     EVENT,
+    JOB,
     NETWORK_POLICY,
     NODE,
     POD,
@@ -23,6 +24,7 @@ from conclave_cluster.resources import (
     REVISION,
 )
 
+_EXPLAINED = ("Pod", "RayService", "RayCluster", "Job", "PersistentVolumeClaim")
 GPU_RESOURCES = (names.NVIDIA.resource, names.AMD.resource)
 
 
@@ -45,7 +47,14 @@ async def observe(cluster: Cluster, deployment: ModelDeployment) -> Observed:
         item for item in (() if _is_absent(clusters) else found(clusters)) if rayservice and _is_child(item, rayservice)
     ]
     pods = found(await cluster.list(POD, namespace, names.pod_selector(name)))
-    about = {item["metadata"]["uid"] for item in (*pods, *rayclusters, *([rayservice] if rayservice else []))}
+    jobs = found(await cluster.list(JOB, namespace, {names.MODEL_DEPLOYMENT: name}))
+    weights_pods = found(await cluster.list(POD, namespace, names.weights_selector(name)))
+    is_cached = deployment.spec.model.cache is not None
+    caches = found(await cluster.get(CLAIM, namespace, names.cache_claim(name))) if is_cached else ()
+    about = {
+        item["metadata"]["uid"]
+        for item in (*pods, *rayclusters, *jobs, *weights_pods, *caches, *([rayservice] if rayservice else []))
+    }
     own_pods = frozenset(pod["metadata"]["uid"] for pod in pods)
     events = found(await cluster.list(EVENT, namespace))
     revisions = found(await cluster.list(REVISION, namespace, {names.MODEL_DEPLOYMENT: name}))
@@ -68,6 +77,9 @@ async def observe(cluster: Cluster, deployment: ModelDeployment) -> Observed:
         events=tuple(event for event in events if event.get("involvedObject", {}).get("uid") in about),
         revisions=tuple(item for item in revisions if _is_owned(item, deployment)),
         network_policies=tuple(item for item in policies if _is_owned(item, deployment)),
+        jobs=tuple(item for item in jobs if _is_owned(item, deployment)),
+        weights_pods=weights_pods,
+        cache=next((item for item in caches if _is_owned(item, deployment)), None),
         claims={item["metadata"]["name"]: item.get("status", {}).get("phase", "") for item in claims},
         config_maps={item["metadata"]["name"]: item.get("data", {}) for item in config_maps},
         failures=tuple(dict.fromkeys(failures)),
@@ -77,7 +89,7 @@ async def observe(cluster: Cluster, deployment: ModelDeployment) -> Observed:
 def keep_pod(pod: JsonObject) -> JsonObject | None:
     """Of pods, ours whole, of others those that hold GPUs, and only that; nothing of the rest."""
     metadata = {key: value for key, value in pod["metadata"].items() if key != "managedFields"}
-    if names.MODEL_DEPLOYMENT in metadata.get("labels", {}):
+    if {names.MODEL_DEPLOYMENT, names.WEIGHTS_OF} & metadata.get("labels", {}).keys():
         return {**pod, "metadata": metadata}
     spec = pod.get("spec", {})
     containers = {
@@ -113,7 +125,7 @@ def keep_node(node: JsonObject) -> JsonObject:
 
 def keep_event(event: JsonObject) -> JsonObject | None:
     """Of warnings, those about what may be ours."""
-    if event.get("involvedObject", {}).get("kind") not in ("Pod", "RayService", "RayCluster"):
+    if event.get("involvedObject", {}).get("kind") not in _EXPLAINED:
         return None
     return {**event, "metadata": {key: value for key, value in event["metadata"].items() if key != "managedFields"}}
 

@@ -43,6 +43,7 @@ CONFIG_MAP = Resource("", "v1", "ConfigMap", "configmaps")
 CLAIM = Resource("", "v1", "PersistentVolumeClaim", "persistentvolumeclaims")
 REVISION = Resource("apps", "v1", "ControllerRevision", "controllerrevisions")
 NETWORK_POLICY = Resource("networking.k8s.io", "v1", "NetworkPolicy", "networkpolicies")
+JOB = Resource("batch", "v1", "Job", "jobs")
 LEASE = Resource("coordination.k8s.io", "v1", "Lease", "leases")
 
 _ALL = (
@@ -57,6 +58,7 @@ _ALL = (
     CLAIM,
     REVISION,
     NETWORK_POLICY,
+    JOB,
     LEASE,
 )
 _BY_KIND = {(resource.api_version, resource.kind): resource for resource in _ALL}

@@ -132,11 +132,13 @@ class Controller:
             return self.fleet.known()
         namespace = metadata.get("namespace", "")
         if resource == EVENT:
-            about = item["involvedObject"]["name"]  # KubeRay names what it makes after the RayService
+            # KubeRay names what it makes after the RayService, and we after the deployment.
+            about, _, _ = item["involvedObject"]["name"].partition(".")
             return tuple(
                 key for key in self.fleet.known() if key[0] == namespace and f"{about}-".startswith(f"{key[1]}-")
             )
-        owner = metadata.get("labels", {}).get(names.MODEL_DEPLOYMENT, "")
+        labels = metadata.get("labels", {})
+        owner = labels.get(names.MODEL_DEPLOYMENT) or labels.get(names.WEIGHTS_OF, "")
         if resource == RAY_CLUSTER:
             owner = next((reference["name"] for reference in metadata.get("ownerReferences", [])), "")
         if owner:
@@ -167,4 +169,7 @@ def _waits_for_unwatched(deployment: ModelDeployment, reconciled: Reconciled) ->
     """ConfigMaps and claims are read by request, so nobody tells when one comes or changes."""
     phases = reconciled.observed.claims
     is_bound = all(phases.get(claim) == "Bound" for claim in deployment.spec.model.claims)
+    if deployment.spec.model.cache is not None:
+        cache = reconciled.observed.cache or {}
+        is_bound = is_bound and cache.get("status", {}).get("phase") == "Bound"
     return not is_bound or (reconciled.decision.plan is None and deployment.spec.model.config_ref is not None)

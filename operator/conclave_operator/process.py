@@ -32,6 +32,7 @@ from conclave_cluster.lease import DURATION_S, LeadershipLost, Lease
 from conclave_cluster.observe import keep_event, keep_node, keep_pod
 from conclave_cluster.resources import (
     EVENT,
+    JOB,
     MODEL_DEPLOYMENT,
     NETWORK_POLICY,
     NODE,
@@ -186,7 +187,7 @@ class _Leader:
         heard = self._controller.heard
         for resource in (RAY_SERVICE, RAY_CLUSTER):
             yield from self._cluster.watch(resource, heard, whole)
-        for resource in (REVISION, NETWORK_POLICY):
+        for resource in (REVISION, NETWORK_POLICY, JOB):
             yield from self._cluster.watch(resource, heard, whole, OURS)
         yield from self._cluster.watch(POD, heard, keep_pod)
         yield from self._cluster.watch(NODE, heard, keep_node)

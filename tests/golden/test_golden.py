@@ -59,10 +59,14 @@ def applied(decision: Decision, observed: Observed, status: JsonObject) -> Obser
     live = copy.deepcopy([*decision.apply])
     for item in live:
         item["metadata"] |= {"uid": f"uid-of-{item['kind']}", "generation": 1}
-    (rayservice,) = (item for item in live if item["kind"] == "RayService")
+    rayservice = next((item for item in live if item["kind"] == "RayService"), None)
+    jobs = [item for item in copy.deepcopy([*decision.create]) if item["kind"] == "Job"]
+    for job in jobs:
+        job["metadata"] |= {"uid": "uid-of-Job"}
     return observed.model_copy(
         update={
-            "rayservice": rayservice | {"status": {"observedGeneration": 1} | status},
+            "rayservice": rayservice and rayservice | {"status": {"observedGeneration": 1} | status},
+            "jobs": (*observed.jobs, *jobs),
             "revisions": tuple(item for item in live if item["kind"] == "ControllerRevision"),
             "network_policies": tuple(item for item in live if item["kind"] == "NetworkPolicy"),
         }

@@ -18,8 +18,12 @@ from tests.integration.testbed.helm import Helm, OperatorAccount, install_operat
 from tests.integration.testbed.kube import Kube
 from tests.integration.testbed.kuberay import KubeRay
 from tests.integration.testbed.nodes import create_gpu_node
+from tests.integration.testbed.operator import Operator, claim
+from tests.integration.testbed.world import World
 
 from conclave.api.modeldeployment import GROUP, PLURAL
+
+RESYNC_S = 5
 
 
 @pytest.fixture(scope="session")
@@ -94,3 +98,33 @@ def fake_gpu_node(kube: Kube) -> Iterator[Callable[..., str]]:
     yield make
     for name in made:
         kube.delete("v1", "Node", name)
+
+
+@pytest.fixture(scope="module")
+def _operator(kube: Kube, helm: Helm) -> Iterator[Operator]:
+    operator = Operator(kube, install_operator_account(kube, helm))
+    yield operator
+    operator.stop()
+
+
+@pytest.fixture
+def operator(_operator: Operator, conclave_crds: None, operator_account: OperatorAccount) -> Operator:
+    """Running, leading and with its rights, whatever the test before did to it."""
+    _operator.ensure(f"--resync-seconds={RESYNC_S}")
+    return _operator
+
+
+@pytest.fixture
+def world(
+    kube: Kube,
+    kuberay: KubeRay,
+    operator: Operator,
+    operator_account: OperatorAccount,
+    namespace: str,
+    fake_gpu_node: Callable[..., str],
+) -> Iterator[World]:
+    fake_gpu_node("h100-1", "NVIDIA-H100-80GB-HBM3", 8, 81559)
+    world = World(kube, namespace, operator, operator_account.user)
+    world.apply(claim())
+    yield world
+    kube.kubectl("delete", "modeldeployments", "--all", "--namespace", namespace, "--wait=false")

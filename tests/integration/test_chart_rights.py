@@ -12,7 +12,7 @@ from tests.integration.testbed.audit import Right
 from tests.integration.testbed.helm import Helm, OperatorAccount, install_operator_account
 from tests.integration.testbed.kube import Kube, KubectlError
 from tests.integration.testbed.kuberay import KubeRay
-from tests.integration.testbed.operator import API, KIND, Operator, claim, model_deployment
+from tests.integration.testbed.operator import API, KIND, Operator, claim, model_deployment, stored_model
 from tests.integration.testbed.rights import granted, ungranted, unused, used
 
 from conclave.manifests.revision import HISTORY
@@ -112,8 +112,28 @@ def _live(kube: Kube, namespace: str) -> None:
     own = {"id": "example/own", "configRef": {"name": "other-config"}}
     kube.apply(model_deployment("own", model=model_deployment("own")["spec"]["model"] | own), namespace=namespace)
     eventually(lambda: _condition(kube, namespace, "own", "PlanReady") == "False")
+    _download(kube, namespace)
     kube.patch(API, KIND, NAME, {"spec": {"suspend": True}}, namespace)
     eventually(lambda: _rayservice(kube, namespace)["spec"]["rayClusterConfig"]["suspend"])
+
+
+def _download(kube: Kube, namespace: str) -> None:
+    """A claim is made, and enlarged; a Job is made, is done, and goes when other weights are wanted."""
+    kube.apply(model_deployment("stored", model=stored_model()), namespace=namespace)
+    first = eventually(lambda: kube.list("batch/v1", "Job", namespace), timeout=60)[0]["metadata"]["name"]
+    kube.apply(model_deployment("stored", model=stored_model("s3://models/other")), namespace=namespace)
+    eventually(
+        lambda: [job["metadata"]["name"] for job in kube.list("batch/v1", "Job", namespace)] not in ([], [first])
+    )
+    eventually(lambda: kube.get("batch/v1", "Job", first, namespace) is None)
+    labelled = {"metadata": {"labels": {"app.kubernetes.io/component": "mine"}}}
+    kube.patch("v1", "PersistentVolumeClaim", "stored.weights", labelled, namespace)
+    eventually(lambda: _component(kube, namespace) == "weights", timeout=90)
+
+
+def _component(kube: Kube, namespace: str) -> str:
+    labels = (kube.get("v1", "PersistentVolumeClaim", "stored.weights", namespace) or {})["metadata"]["labels"]
+    return str(labels["app.kubernetes.io/component"])
 
 
 def _remove(kube: Kube, account: OperatorAccount) -> None:

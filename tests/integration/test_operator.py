@@ -4,131 +4,20 @@ from __future__ import annotations
 
 import base64
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
-import yaml
 from tests.eventually import eventually
-from tests.integration.testbed.helm import Helm, OperatorAccount, install_operator_account
-from tests.integration.testbed.kube import Kube
+from tests.integration.testbed.helm import OperatorAccount
 from tests.integration.testbed.kuberay import KubeRay
-from tests.integration.testbed.operator import API, KIND, Operator, claim, model_deployment, volume_for
+from tests.integration.testbed.operator import API, KIND, model_deployment, volume_for
+from tests.integration.testbed.world import RAY, World, filled
 
 Json = dict[str, Any]
-RAY = "ray.io/v1"
 H100 = "NVIDIA-H100-80GB-HBM3"
 RESYNC_S = 5
 QUIET_S = 2.5 * RESYNC_S
-
-
-class World:
-    """One namespace with a weights claim, under a running operator."""
-
-    def __init__(self, kube: Kube, namespace: str, operator: Operator, user: str) -> None:
-        self.kube, self.namespace, self.operator, self.user = kube, namespace, operator, user
-
-    def apply(self, *objects: Json) -> None:
-        self.kube.apply(*objects, namespace=self.namespace)
-
-    def edit(self, name: str, **spec: Any) -> None:
-        self.kube.patch(API, KIND, name, {"spec": spec}, self.namespace)
-
-    def deployment(self, name: str) -> Json:
-        return self.kube.get(API, KIND, name, self.namespace) or {}
-
-    def status(self, name: str) -> Json:
-        found: Json = self.deployment(name).get("status") or {}
-        return found
-
-    def condition(self, name: str, kind: str) -> Json:
-        conditions = self.status(name).get("conditions", [])
-        return next((condition for condition in conditions if condition["type"] == kind), {})
-
-    def becomes(self, name: str, kind: str, reason: str, timeout: float = 40) -> Json:
-        """The condition once it has this reason for the current generation."""
-
-        def check() -> Json | None:
-            item = self.deployment(name)
-            conditions = (item.get("status") or {}).get("conditions", [])
-            found = next((condition for condition in conditions if condition["type"] == kind), {})
-            assert (found.get("reason"), found.get("observedGeneration")) == (reason, item["metadata"]["generation"]), (
-                found
-            )
-            return found
-
-        result = eventually(check, timeout=timeout)
-        assert result is not None
-        return result
-
-    def rayservice(self, name: str) -> Json:
-        return self.kube.get(RAY, "RayService", name, self.namespace) or {}
-
-    def rayservice_spec(self, name: str) -> Any:
-        """Without the empty fields that KubeRay's typed client adds when it sets its finalizer."""
-        return _filled(self.rayservice(name)["spec"])
-
-    def has_rayservice(self, name: str, timeout: float = 40) -> Json:
-        return eventually(lambda: self.rayservice(name), timeout=timeout)
-
-    def serve_arguments(self, name: str) -> Json:
-        arguments: Json = yaml.safe_load(self.rayservice(name)["spec"]["serveConfigV2"])["applications"][0]["args"]
-        return arguments
-
-    def writes(self, since: int) -> list[tuple[str, str, str, str]]:
-        """Verb, resource, namespace and name of the operator's mutating requests anywhere, the Lease's excepted."""
-        requests = self.kube.audit.requests(user=self.user, since=since, mutating=True)
-        return [
-            (request.verb, request.resource, request.namespace, request.name)
-            for request in requests
-            if request.resource != "leases"
-        ]
-
-    def settle(self, *names: str) -> None:
-        """Until all have a RayService and pods, and the operator has nothing more to write, here or elsewhere."""
-        for name in names:
-            self.has_rayservice(name)
-            eventually(lambda name=name: self.pods(name), timeout=60)
-
-        def is_quiet() -> bool:
-            mark = self.kube.audit.mark()
-            time.sleep(2)
-            return not self.writes(mark)
-
-        eventually(is_quiet, timeout=60)
-
-    def pods(self, name: str) -> list[Json]:
-        return self.kube.list("v1", "Pod", self.namespace, label_selector=f"conclave.dev/model-deployment={name}")
-
-
-@pytest.fixture(scope="module")
-def _operator(kube: Kube, helm: Helm) -> Iterator[Operator]:
-    operator = Operator(kube, install_operator_account(kube, helm))
-    yield operator
-    operator.stop()
-
-
-@pytest.fixture
-def operator(_operator: Operator, conclave_crds: None, operator_account: OperatorAccount) -> Operator:
-    """Running, leading and with its rights, whatever the test before did to it."""
-    _operator.ensure(f"--resync-seconds={RESYNC_S}")
-    return _operator
-
-
-@pytest.fixture
-def world(
-    kube: Kube,
-    kuberay: KubeRay,
-    operator: Operator,
-    operator_account: OperatorAccount,
-    namespace: str,
-    fake_gpu_node: Callable[..., str],
-) -> Iterator[World]:
-    fake_gpu_node("h100-1", H100, 8, 81559)
-    world = World(kube, namespace, operator, operator_account.user)
-    world.apply(claim())
-    yield world
-    kube.kubectl("delete", "modeldeployments", "--all", "--namespace", namespace, "--wait=false")
 
 
 def test_apply_leads_to_a_plan_a_rayservice_and_hardened_pods_of_it(world: World) -> None:
@@ -240,7 +129,7 @@ def test_an_edited_rayservice_is_repaired(world: World, subtests: pytest.Subtest
     for name, change in EDITS_BY_OTHERS.items():
         with subtests.test(name):
             edited = world.kube.patch(RAY, "RayService", "mixtral", {"spec": change}, world.namespace)
-            assert _filled(edited["spec"]) != wanted
+            assert filled(edited["spec"]) != wanted
             eventually(lambda: world.rayservice_spec("mixtral") == wanted)
     world.settle("mixtral")
 
@@ -384,12 +273,6 @@ def test_probes_and_metrics_tell_of_the_watches(world: World) -> None:
     assert 'conclave_watch_age_seconds{resource="rayservices"}' in text
     assert 'conclave_writes_total{kind="RayService",verb="create"}' in text
     assert world.operator.metric("conclave_leader") == 1
-
-
-def _filled(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: kept for key, item in value.items() if (kept := _filled(item)) not in (None, {}, [], "")}
-    return [_filled(item) for item in value] if isinstance(value, list) else value
 
 
 def _timeless(status: Json) -> Json:

@@ -35,8 +35,14 @@ It creates Secrets (an endpoint's token) but never reads or changes one.
 - apiGroups: [""]
   resources: [events]
   verbs: [list, watch, create]
+- apiGroups: [batch]
+  resources: [jobs] # that download weights
+  verbs: [get, list, watch, create, delete]
 - apiGroups: [""]
-  resources: [configmaps, persistentvolumeclaims]
+  resources: [persistentvolumeclaims] # model.cache
+  verbs: [get, create, patch]
+- apiGroups: [""]
+  resources: [configmaps]
   verbs: [get]
 {{- end -}}
 

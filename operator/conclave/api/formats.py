@@ -39,6 +39,28 @@ RelativePath = Annotated[
         "without a leading slash and without '..'",
     ),
 ]
+ObjectStoreUri = Annotated[
+    str,
+    Field(max_length=512),
+    Format(
+        rf"s3://[a-z0-9][a-z0-9.-]{{1,61}}[a-z0-9](/{_SEGMENT})*/?",
+        "an object store's address: s3://bucket/path, names of letters, digits and ._+=@- joined by single slashes",
+    ),
+]
+StoreEndpoint = Annotated[
+    str,
+    Field(max_length=256),
+    Format(
+        rf"https?://{_DNS_1123_LABEL}(\.{_DNS_1123_LABEL})*(:[1-9][0-9]{{0,4}})?",
+        "the base URL of an object store: http:// or https://, a host in lower case and where needed a port, without a "
+        "path, such as https://minio.storage.svc:9000",
+    ),
+]
+RegionName = Annotated[
+    str,
+    Field(max_length=32),
+    Format("[a-z0-9]([-a-z0-9]*[a-z0-9])?", "a region: lower-case letters, digits and dashes, such as eu-west-1"),
+]
 CommitHash = Annotated[
     str, Field(max_length=64), Format("[0-9a-f]{40}", "a commit: 40 hex digits (0-9a-f) are needed, no branch or tag")
 ]

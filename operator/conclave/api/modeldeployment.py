@@ -26,13 +26,16 @@ from conclave.api.formats import (
     ModelId,
     NamespaceName,
     NodeSelector,
+    ObjectStoreUri,
     OwnNames,
     PinnedImageReference,
     Quantity,
+    RegionName,
     RelativePath,
     SamplingRatio,
     ServedName,
     Sha256Digest,
+    StoreEndpoint,
     TargetConcurrency,
     TraceEndpoint,
 )
@@ -64,8 +67,22 @@ class ImageSource(ApiModel):
     """Directory of the weights below the image's root; relative, without `..`."""
 
 
-class ModelSource(ApiModel):
-    """Where the weights come from: exactly one."""
+class ObjectStoreSource(ApiModel):
+    """Weights in an object store that speaks S3; downloaded once into `model.cache`, for all replicas."""
+
+    uri: ObjectStoreUri
+    """Bucket and path: s3://bucket/path. Hidden objects (a part of the path begins with a dot) are left out."""
+    endpoint: StoreEndpoint | None = None
+    """Base URL of another store than Amazon's, for instance https://minio.storage.svc:9000."""
+    region: RegionName | None = None
+    """Region of the bucket; us-east-1 where left out."""
+    secret_name: DnsName
+    """Secret of the same namespace with the keys AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and, where the credentials
+    are temporary, AWS_SESSION_TOKEN."""
+
+
+class AdapterSource(ApiModel):
+    """Where an adapter's files are: exactly one."""
 
     rules = (
         Rule(
@@ -77,6 +94,36 @@ class ModelSource(ApiModel):
 
     persistent_volume_claim: PersistentVolumeClaimSource | None = None
     image: ImageSource | None = None
+
+
+class ModelSource(ApiModel):
+    """Where the weights come from: exactly one."""
+
+    rules = (
+        Rule(
+            "[has(self.persistentVolumeClaim), has(self.image), has(self.objectStore)].exists_one(given, given)",
+            lambda source: sum(map(bool, (source.persistent_volume_claim, source.image, source.object_store))) == 1,
+            Message(
+                "exactly one source is needed, persistentVolumeClaim, image or objectStore: none or several are given"
+            ),
+        ),
+    )
+
+    persistent_volume_claim: PersistentVolumeClaimSource | None = None
+    image: ImageSource | None = None
+    object_store: ObjectStoreSource | None = None
+
+
+class Cache(ApiModel):
+    """The volume that keeps downloaded weights: one PersistentVolumeClaim, made by the operator, deleted with the
+    deployment."""
+
+    storage_class_name: DnsName | None = None
+    """Storage class of the claim; the cluster's default where left out. Never changes once the claim is made."""
+    size: Quantity
+    """Size of the claim. The weights twice, where another digest or address is to be rolled out while these serve."""
+    access_mode: Literal["ReadWriteMany", "ReadWriteOnce"] = "ReadWriteMany"
+    """ReadWriteOnce where the storage class has nothing else: all pods of the deployment then share one node."""
 
 
 class ConfigReference(ApiModel):
@@ -97,7 +144,7 @@ class Adapter(ApiModel):
 
     name: ServedName
     """The model name that clients send to be answered with it; another one than the base model's."""
-    source: ModelSource
+    source: AdapterSource
     """Where its files are: `persistentVolumeClaim` or `image`; the model's own claim may hold them too."""
     max_rank: Literal[1, 8, 16, 32, 64, 128, 256, 320, 512] = 16
     """At least its `r` in adapter_config.json. Each GPU sets memory for the largest of all adapters aside for each."""
@@ -115,6 +162,11 @@ class Model(ApiModel):
             lambda model: model.served_name not in [adapter.name for adapter in model.adapters],
             Message('adapters: the name "{servedName}" is the servedName of the base model: give each one of its own'),
         ),
+        Rule(
+            "has(self.source.objectStore) == has(self.cache)",
+            lambda model: (model.source.object_store is None) == (model.cache is None),
+            Message("cache is needed with source.objectStore, which is downloaded into it, and with no other source"),
+        ),
     )
 
     id: ModelId
@@ -124,7 +176,9 @@ class Model(ApiModel):
     revision: CommitHash | None = None
     """Commit of the hub repository that the weights are a copy of; recorded with every object that serves them."""
     source: ModelSource
-    """Where the weights come from: `persistentVolumeClaim` or `image`."""
+    """Where the weights come from: `persistentVolumeClaim`, `image` or `objectStore`."""
+    cache: Cache | None = None
+    """Where a downloaded source is kept, shared by replicas; needed with `source.objectStore`, and only there."""
     config_ref: ConfigReference | None = None
     """`config.json` of a model that the catalogue does not know, or of a fine-tune."""
     digest: Sha256Digest | None = None
@@ -135,8 +189,8 @@ class Model(ApiModel):
 
     @property
     def claims(self) -> tuple[str, ...]:
-        """Names of the PersistentVolumeClaims that hold the model and its adapters, each once."""
-        sources = (self.source, *(adapter.source for adapter in self.adapters))
+        """Names of the PersistentVolumeClaims that the spec names, of the model and its adapters, each once."""
+        sources: tuple[ModelSource | AdapterSource, ...] = (self.source, *(adapter.source for adapter in self.adapters))
         claims = (source.persistent_volume_claim for source in sources)
         return tuple(dict.fromkeys(claim.claim_name for claim in claims if claim))
 

@@ -28,6 +28,7 @@ from conclave.manifests.revision import (
 )
 from conclave.manifests.secret import build_token_secret
 from conclave.manifests.settings import OperatorSettings
+from conclave.manifests.weights import plan_weights
 from conclave.observation import Decision, JsonObject, Observed, Refusal
 from conclave.planning.checks import Unfit, check_deployment, check_shape
 from conclave.planning.plan import facts_for, plan_deployment
@@ -64,8 +65,25 @@ def decide(deployment: ModelDeployment, observed: Observed, settings: OperatorSe
         record = _with_suspension(current, deployment) if current else None
         kept = _objects(deployment, observed, settings, record, token) if record else Decision()
         return kept.model_copy(update={"refusal": refused.refusal})
-    decision = _objects(deployment, observed, settings, build.record, token)
-    return decision.model_copy(update={"update_available": build.update_available})
+    weights = plan_weights(deployment, observed, settings, build.record.plan, current.weights_key if current else "")
+    if weights.is_ready:
+        decision = _objects(deployment, observed, settings, build.record, token)
+    else:
+        # What runs goes on until there is something to run instead.
+        record = _with_suspension(current, deployment) if current else None
+        kept = _objects(deployment, observed, settings, record, token) if record else Decision()
+        decision = kept.model_copy(update={"plan": build.record.plan})
+    if not _has_kuberay(observed):
+        return decision
+    return decision.model_copy(
+        update={
+            "update_available": build.update_available,
+            "is_downloaded": weights.is_ready if weights.apply else None,
+            "create": (*decision.create, *weights.create),
+            "apply": (*weights.apply, *decision.apply),
+            "delete": (*decision.delete, *weights.delete),
+        }
+    )
 
 
 def make_plan(
@@ -151,7 +169,7 @@ def _objects(
     deployment: ModelDeployment, observed: Observed, settings: OperatorSettings, record: Record, token: str
 ) -> Decision:
     """Without KubeRay nothing is written: no record binds the plan to nodes that may be others by then."""
-    if not observed.kuberay.installed or observed.kuberay.missing_fields:
+    if not _has_kuberay(observed):
         return Decision(plan=record.plan)
     has_token = bool(observed.revisions) and not _is_token_missing(deployment, observed)
     objects = build_all(deployment, record, settings)
@@ -162,6 +180,10 @@ def _objects(
         apply=objects,
         delete=superseded(observed.revisions, current=objects[0]),
     )
+
+
+def _has_kuberay(observed: Observed) -> bool:
+    return observed.kuberay.installed and not observed.kuberay.missing_fields
 
 
 def _endpoint(deployment: ModelDeployment, settings: OperatorSettings) -> Endpoint:

@@ -18,6 +18,10 @@ COMPONENT = "app.kubernetes.io/component"
 PART_OF = "app.kubernetes.io/part-of"
 MANAGED_BY = "app.kubernetes.io/managed-by"
 MODEL_DEPLOYMENT = f"{PREFIX}/model-deployment"
+WEIGHTS_OF = f"{PREFIX}/weights-of"
+"""On pods that fetch a deployment's weights, which are none of its own: its policies do not open them to each other."""
+WEIGHTS_KEY = f"{PREFIX}/weights-key"
+"""On a Job: which weights it fetches."""
 RAY_NODE_TYPE = "ray.io/node-type"
 RAY_CLUSTER = "ray.io/cluster"
 NAMESPACE_NAME = "kubernetes.io/metadata.name"
@@ -30,6 +34,8 @@ MODEL_DIGEST = f"{PREFIX}/model-digest"
 DATA_CLASS = f"{PREFIX}/data-class"
 ROLLOUT = f"{PREFIX}/rollout"
 """On pod templates: hash of what must replace pods although the template does not show it."""
+CLAIM_UID = f"{PREFIX}/claim-uid"
+"""On a download Job: the claim that it fills; another one of the same name is empty."""
 REFRESH = f"{PREFIX}/refresh"
 """On a ModelDeployment: any new value asks for a fresh plan and build."""
 
@@ -38,6 +44,9 @@ RAY_CONTAINER = "ray"
 AUTOSCALER_CONTAINER = "autoscaler"
 VERIFY_CONTAINER = "verify-weights"
 """The model's; an adapter's has its number behind it."""
+DOWNLOAD_CONTAINER = "download"
+"""The last step; the init containers before it have the percents behind it that they end at."""
+CACHE_VOLUME = "cache"
 WORKER_GROUP = "gpu"
 WEIGHTS_VOLUME = "weights"
 """The model's; other volumes, of adapters, have a number behind it."""
@@ -45,6 +54,8 @@ TOKEN_VOLUME = "endpoint-token"  # noqa: S105 - a volume's name
 API_TOKEN_VOLUME = "kubernetes-api"  # noqa: S105 - a volume's name
 MODEL_PATH = "/models/weights"
 ADAPTERS_PATH = "/models/adapters"
+CACHE_PATH = "/models/cache"
+TERMINATION_MESSAGE_PATH = "/dev/termination-log"
 TOKEN_DIRECTORY = "/var/run/secrets/conclave.dev"  # noqa: S105 - a path
 TOKEN_KEY = "token"  # noqa: S105 - a key's name
 TOKEN_PATH = f"{TOKEN_DIRECTORY}/{TOKEN_KEY}"
@@ -110,6 +121,21 @@ def head_network_policy(deployment: str) -> str:
     return f"{deployment}.head"
 
 
+def cache_claim(deployment: str) -> str:
+    """The claim that keeps downloaded weights."""
+    return f"{deployment}.weights"
+
+
+def download_network_policy(deployment: str) -> str:
+    """Whom the pods that fetch weights reach."""
+    return f"{deployment}.weights"
+
+
+def weights_job(deployment: str, content_hash: str) -> str:
+    """A Job that fetches weights; equal content has an equal name, since a Job's pods never change."""
+    return f"{deployment}-weights-{content_hash[:10]}"
+
+
 def revision(deployment: str, content_hash: str) -> str:
     """A ControllerRevision; equal content has an equal name."""
     return f"{deployment}-{content_hash[:10]}"
@@ -140,6 +166,17 @@ def head_selector(deployment: str) -> dict[str, str]:
 def worker_selector(deployment: str) -> dict[str, str]:
     """Selects the deployment's worker pods, those that hold GPUs."""
     return {MODEL_DEPLOYMENT: deployment, RAY_NODE_TYPE: "worker"}
+
+
+def weights_selector(deployment: str) -> dict[str, str]:
+    """Selects the pods that fetch the deployment's weights."""
+    return {WEIGHTS_OF: deployment}
+
+
+def weights_pod_labels(deployment: str) -> dict[str, str]:
+    """Of those pods; without the label that makes a pod one of the model's."""
+    own = {key: value for key, value in labels(deployment, "weights").items() if key != MODEL_DEPLOYMENT}
+    return own | weights_selector(deployment)
 
 
 def selector_string(selector: dict[str, str]) -> str:

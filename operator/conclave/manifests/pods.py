@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from conclave.api.modeldeployment import (
+    AdapterSource,
     ImageSource,
     ModelDeployment,
     ModelSource,
@@ -22,6 +23,7 @@ from conclave.manifests.objects import without_empty
 from conclave.manifests.serving_arguments import RAY_ENVIRONMENT
 from conclave.manifests.settings import OperatorSettings
 from conclave.manifests.tracing import tracing_environment
+from conclave.manifests.weights_cache import cached_source
 from conclave.observation import JsonObject
 
 USER_ID = 1000
@@ -34,7 +36,7 @@ CONTAINER_SECURITY: JsonObject = {
     "capabilities": {"drop": ["ALL"]},
     "readOnlyRootFilesystem": True,
 }
-_POD_SECURITY: JsonObject = {
+POD_SECURITY: JsonObject = {
     "runAsNonRoot": True,
     "runAsUser": USER_ID,
     "runAsGroup": USER_ID,
@@ -89,7 +91,7 @@ def head_template(deployment: ModelDeployment, settings: OperatorSettings) -> Js
         },
         readiness_probe=_probe(names.DASHBOARD_AGENT_PORT, "/api/healthz", failures=12),
         volumes=[_api_token_volume()],
-        affinity=_affinity(_region_terms(deployment)),
+        placed={"affinity": _affinity(_region_terms(deployment))},
     )
 
 
@@ -105,9 +107,6 @@ def worker_template(deployment: ModelDeployment, plan: Plan, settings: OperatorS
     )
     for part in ("requests", "limits"):
         resources[part][vendor.resource] = str(gpus)
-    hardware = deployment.spec.hardware
-    accelerator = {"key": vendor.product_label, "operator": "In", "values": [plan.accelerator]}
-    gpu_taint = {"key": vendor.resource, "operator": "Exists", "effect": "NoSchedule"}
     return _template(
         deployment,
         settings,
@@ -118,10 +117,26 @@ def worker_template(deployment: ModelDeployment, plan: Plan, settings: OperatorS
         # A worker without a Serve replica has no proxy: it is then not ready, and rightly gets no requests.
         readiness_probe=_probe(names.SERVE_PORT, "/-/healthz", failures=3),
         init_containers=_verification(deployment, settings),
-        affinity=_affinity([accelerator, *_region_terms(deployment)]),
-        node_selector=hardware.node_selector,
-        tolerations=[gpu_taint, *(toleration.to_wire() for toleration in hardware.tolerations)],
+        placed=placement(deployment, plan),
     )
+
+
+def placement(deployment: ModelDeployment, plan: Plan | None) -> JsonObject:
+    """Which nodes a pod may go to: those of the deployment, with a plan only those of its accelerator."""
+    hardware = deployment.spec.hardware
+    tolerations = [toleration.to_wire() for toleration in hardware.tolerations]
+    terms = _region_terms(deployment)
+    if plan is not None:
+        vendor = names.gpu_vendor(plan.accelerator)
+        terms = [{"key": vendor.product_label, "operator": "In", "values": [plan.accelerator]}, *terms]
+        tolerations = [{"key": vendor.resource, "operator": "Exists", "effect": "NoSchedule"}, *tolerations]
+    return {"affinity": _affinity(terms), "nodeSelector": hardware.node_selector, "tolerations": tolerations}
+
+
+def pull_secrets(deployment: ModelDeployment, settings: OperatorSettings) -> list[JsonObject]:
+    """What the image is pulled with."""
+    wanted = dict.fromkeys((*deployment.spec.runtime.image_pull_secrets, *settings.image_pull_secrets))
+    return [{"name": name} for name in wanted]
 
 
 def image(deployment: ModelDeployment, settings: OperatorSettings) -> str:
@@ -138,15 +153,12 @@ def _template(
     shared_memory_gib: int,
     ports: dict[str, int],
     readiness_probe: JsonObject,
-    affinity: JsonObject | None,
+    placed: JsonObject,
     volumes: list[JsonObject] | None = None,
     init_containers: list[JsonObject] | None = None,
-    node_selector: dict[str, str] | None = None,
-    tolerations: list[JsonObject] | None = None,
 ) -> JsonObject:
     runtime = deployment.spec.runtime
     environment = {**_ENVIRONMENT, **tracing_environment(deployment)}
-    pull_secrets = dict.fromkeys((*runtime.image_pull_secrets, *settings.image_pull_secrets))
     container = {
         "name": names.RAY_CONTAINER,
         "image": image(deployment, settings),
@@ -167,16 +179,14 @@ def _template(
     }
     spec = without_empty(
         {
-            "affinity": affinity,
+            **placed,
             "containers": [container],
-            "imagePullSecrets": [{"name": name} for name in pull_secrets],
+            "imagePullSecrets": pull_secrets(deployment, settings),
             "initContainers": init_containers,
-            "nodeSelector": node_selector,
             "priorityClassName": runtime.priority_class_name,
-            "securityContext": _POD_SECURITY,
+            "securityContext": POD_SECURITY,
             "serviceAccountName": runtime.service_account_name,
             "terminationGracePeriodSeconds": TERMINATION_GRACE_PERIOD_S,
-            "tolerations": tolerations,
             "volumes": [
                 *({"name": name, "emptyDir": {"sizeLimit": f"{gib}Gi"}} for name, gib in _SCRATCH_GIB.items()),
                 {"name": "shared-memory", "emptyDir": {"medium": "Memory", "sizeLimit": f"{shared_memory_gib}Gi"}},
@@ -212,7 +222,8 @@ def _probe(port: int, path: str, *, failures: int) -> JsonObject:
 
 def _verification(deployment: ModelDeployment, settings: OperatorSettings) -> list[JsonObject]:
     model = deployment.spec.model
-    digests = (model.digest, *(adapter.digest for adapter in model.adapters))
+    # The download Job, which alone may write to the cache, has compared what it holds.
+    digests = (None if model.source.object_store else model.digest, *(adapter.digest for adapter in model.adapters))
     return [
         {
             "name": _numbered(names.VERIFY_CONTAINER, number),
@@ -232,15 +243,15 @@ def _verification(deployment: ModelDeployment, settings: OperatorSettings) -> li
 def _directories(deployment: ModelDeployment) -> Iterator[tuple[PersistentVolumeClaimSource | ImageSource, str]]:
     """Where the model's files and then each adapter's come from, and where they are mounted."""
     model = deployment.spec.model
-    yield _chosen(model.source), names.MODEL_PATH
+    yield cached_source(deployment) or _chosen(model.source), names.MODEL_PATH
     for adapter in model.adapters:
         yield _chosen(adapter.source), names.adapter_path(adapter.name)
 
 
-def _chosen(source: ModelSource) -> PersistentVolumeClaimSource | ImageSource:
+def _chosen(source: ModelSource | AdapterSource) -> PersistentVolumeClaimSource | ImageSource:
     chosen = source.persistent_volume_claim or source.image
     if chosen is None:
-        raise InvalidInput("spec.model.source is empty; expected persistentVolumeClaim or image: name one of them")
+        raise InvalidInput("a source of spec.model is empty; expected persistentVolumeClaim or image: name one of them")
     return chosen
 
 

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from conclave import __version__
 from conclave.api.modeldeployment import ModelDeployment
 from conclave.api.plan import Plan
 from conclave.manifests import names
 from conclave.manifests.objects import content_hash, metadata
+from conclave.manifests.weights_cache import weights_key
 from conclave.observation import JsonObject
 
 HISTORY = 5
@@ -39,6 +40,8 @@ class Record(BaseModel):
     rayservice: JsonObject
     token_secret: str
     """Secret of the endpoint's token, created before this record was."""
+    weights_key: str = Field(default="", exclude_if=lambda key: not key)
+    """Directory of the cache that the pods mount; left out where nothing is downloaded."""
     number: int = 0
     """The ControllerRevision's `revision`; not part of its data."""
 
@@ -74,6 +77,7 @@ def make_record(deployment: ModelDeployment, plan: Plan, rayservice: JsonObject)
         plan=plan,
         rayservice=rayservice,
         token_secret=names.token_secret(deployment.metadata.name),
+        weights_key=weights_key(deployment),
     )
 
 

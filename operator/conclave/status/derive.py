@@ -99,12 +99,24 @@ def _weights_ready(scene: Scene, causes: tuple[Finding, ...]) -> _Verdict:
         return _Verdict("False", found.reason, found.message)
     if scene.deployment.spec.suspend:
         return _Verdict("Unknown", Reason.SUSPENDED, "spec.suspend is true: no pod mounts the weights")
+    if scene.deployment.spec.model.source.object_store is not None:
+        return _downloaded(scene, causes)
     if not any(is_worker(pod) and is_running(pod) for pod in scene.observed.pods):
         return _unknown(causes, "no worker pod has mounted the weights yet")
     digest = scene.deployment.spec.model.digest
     if digest is None:
         return _Verdict("True", Reason.MOUNTED, "mounted read-only; no spec.model.digest to compare with")
     return _Verdict("True", Reason.VERIFIED, f"mounted read-only; the files are those of {digest}")
+
+
+def _downloaded(scene: Scene, causes: tuple[Finding, ...]) -> _Verdict:
+    if not scene.decision.is_downloaded:
+        return _unknown(causes, "the weights have not been downloaded yet")
+    digest = scene.deployment.spec.model.digest
+    where = f"the cache holds them in {scene.name_of('PersistentVolumeClaim', names.cache_claim(scene.name))}"
+    if digest is None:
+        return _Verdict("True", Reason.DOWNLOADED, f"{where}; no spec.model.digest to compare with")
+    return _Verdict("True", Reason.VERIFIED, f"{where}; the files are those of {digest}")
 
 
 def _provisioned(scene: Scene, causes: tuple[Finding, ...]) -> _Verdict:

@@ -44,6 +44,11 @@ class Scene(BaseModel):
     outcome: Outcome = Outcome()
 
     @property
+    def name(self) -> str:
+        """The deployment's."""
+        return self.deployment.metadata.name
+
+    @property
     def least_workers(self) -> int:
         """Worker pods of the least replicas."""
         nodes = self.decision.plan.nodes_per_replica if self.decision.plan else 1

@@ -23,6 +23,7 @@ from conclave.status.pods import (
 _PULL_FAILURES = ("ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "RegistryUnavailable")
 _CREATE_FAILURES = ("CreateContainerConfigError", "CreateContainerError", "RunContainerError", "CreatePodSandboxError")
 _WATCHED_MOUNTS = ("FailedMount", "FailedAttachVolume", "FailedMapVolume")
+_MISSING_SECRET = re.compile(r"""secret "([^"]+)" not found|couldn't find key \S+ in Secret [^/ ]+/(\S+)""")
 _MISSING_OBJECT = re.compile(r'(secret|configmap|persistentvolumeclaim) "([^"]+)" not found', re.IGNORECASE)
 
 
@@ -77,6 +78,15 @@ def container_not_created(scene: Scene) -> Finding | None:
         for container in waiting_containers(pod):
             if container.reason not in _CREATE_FAILURES:
                 continue
+            if missing := _MISSING_SECRET.search(container.message):
+                return _on_pod(
+                    scene,
+                    pod,
+                    reason=Reason.SECRET_MISSING,
+                    seen=f"container {container.name} cannot be created: {container.message}",
+                    remedy=f"create the Secret {missing[1] or missing[2]} in namespace "
+                    f"{scene.deployment.metadata.namespace} with the keys that the spec asks for",
+                )
             is_weights = "subPath" in container.message and names.WEIGHTS_VOLUME in container.message
             return _on_pod(
                 scene,
@@ -170,12 +180,7 @@ def _on_pod(
     evidence: tuple[str, ...] = (),
     is_stalled: bool = True,
 ) -> Finding:
-    cluster = pod["metadata"].get("labels", {}).get(names.RAY_CLUSTER, "")
-    chain = (
-        scene.name_of("RayService", names.rayservice(scene.deployment.metadata.name)),
-        scene.name_of("RayCluster", cluster),
-        scene.name_of("Pod", pod["metadata"]["name"]),
-    )
+    chain = (*_owners(scene, pod), scene.name_of("Pod", pod["metadata"]["name"]))
     return Finding(
         condition=condition,
         reason=reason,
@@ -184,6 +189,18 @@ def _on_pod(
         remedy=remedy,
         evidence=(*chain, *evidence),
         is_stalled=is_stalled,
+    )
+
+
+def _owners(scene: Scene, pod: JsonObject) -> tuple[str, ...]:
+    labels = pod["metadata"].get("labels", {})
+    if names.WEIGHTS_OF in labels:
+        return tuple(
+            scene.name_of(owner["kind"], owner["name"]) for owner in pod["metadata"].get("ownerReferences", [])
+        )
+    return (
+        scene.name_of("RayService", names.rayservice(scene.deployment.metadata.name)),
+        scene.name_of("RayCluster", labels.get(names.RAY_CLUSTER, "")),
     )
 
 

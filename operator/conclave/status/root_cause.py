@@ -9,8 +9,9 @@ from collections.abc import Callable
 
 from conclave.api.modeldeployment import ModelDeployment
 from conclave.api.reasons import ConditionType, Reason
+from conclave.manifests.weights_job import is_complete
 from conclave.observation import Decision, Observed, Outcome, Refusal
-from conclave.status import dependencies, engine_causes, pod_causes
+from conclave.status import dependencies, engine_causes, pod_causes, weights_causes
 from conclave.status.finding import Finding, Scene
 
 Check = Callable[[Scene], Finding | None]
@@ -21,6 +22,7 @@ _BEFORE_PODS: tuple[Check, ...] = (
     dependencies.kuberay_outdated,
     dependencies.plan_refused,
     dependencies.claim_unusable,
+    weights_causes.not_downloaded,
     dependencies.cluster_rejected,
 )
 _PODS: tuple[Check, ...] = (
@@ -51,8 +53,8 @@ def find_causes(scene: Scene) -> tuple[Finding, ...]:
 
 
 def _chain(scene: Scene) -> tuple[Check, ...]:
-    if scene.deployment.spec.suspend:
-        return _BEFORE_PODS  # no pods are wanted
+    if scene.deployment.spec.suspend or scene.decision.is_downloaded is False:
+        return _BEFORE_PODS  # no pods are wanted, or none yet
     if engine_causes.has_enough(scene):
         return _BEFORE_PODS + _AFTER_PODS
     return _BEFORE_PODS + _PODS + _AFTER_PODS
@@ -65,19 +67,20 @@ def explain(
     scene = Scene(
         deployment=deployment,
         observed=observed,
-        decision=decision or _decision_from_status(deployment),
+        decision=decision or _decision_from_status(deployment, observed),
         outcome=outcome or Outcome(),
     )
     return find_causes(scene)
 
 
-def _decision_from_status(deployment: ModelDeployment) -> Decision:
+def _decision_from_status(deployment: ModelDeployment, observed: Observed) -> Decision:
+    is_downloaded = all(map(is_complete, observed.jobs)) if observed.jobs else None
     if deployment.status is None:
-        return Decision()
+        return Decision(is_downloaded=is_downloaded)
     prefix = f"ModelDeployment {deployment.metadata.namespace}/{deployment.metadata.name}: "
     for condition in deployment.status.conditions:
         is_known = condition.reason in list(Reason)  # a newer operator may have others
         if condition.type == ConditionType.PLAN_READY and condition.status == "False" and is_known:
             refusal = Refusal(reason=condition.reason, message=condition.message.removeprefix(prefix))
             return Decision(plan=deployment.status.plan, refusal=refusal)
-    return Decision(plan=deployment.status.plan)
+    return Decision(plan=deployment.status.plan, is_downloaded=is_downloaded)

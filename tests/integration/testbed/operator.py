@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import urllib.error
 import urllib.request
@@ -103,6 +104,40 @@ def model_deployment(name: str, **spec: Any) -> dict[str, Any]:
         "access": {"dataClass": "internal"},
     }
     return {"apiVersion": API, "kind": KIND, "metadata": {"name": name}, "spec": base | spec}
+
+
+def stored_model(uri: str = "s3://models/mixtral", **cache: Any) -> dict[str, Any]:
+    """A Mixtral of an object store, for `model_deployment(model=...)`."""
+    return {
+        "id": "mistralai/Mixtral-8x7B-Instruct-v0.1",
+        "source": {"objectStore": {"uri": uri, "secretName": "store", "endpoint": "http://minio.storage.svc:9000"}},
+        "cache": {"size": "1024Gi"} | cache,
+    }
+
+
+def end_pod(kube: Kube, namespace: str, pod: dict[str, Any], message: str = "{}") -> None:
+    """What a kubelet reports of a pod whose containers all ended well: nothing runs here."""
+    state = {"terminated": {"exitCode": 0, "reason": "Completed", "message": message}}
+
+    def ended(part: str) -> list[dict[str, Any]]:
+        return [
+            {"name": item["name"], "image": item["image"], "imageID": "", "ready": False, "restartCount": 0}
+            | {"state": state}
+            for item in pod["spec"].get(part, [])
+        ]
+
+    status = {
+        "phase": "Succeeded",
+        "initContainerStatuses": ended("initContainers"),
+        "containerStatuses": ended("containers"),
+    }
+    patch_pod_status(kube, namespace, pod["metadata"]["name"], status)
+
+
+def patch_pod_status(kube: Kube, namespace: str, name: str, status: dict[str, Any]) -> None:
+    """Through the status subresource, as a kubelet does."""
+    patch = json.dumps({"status": status})
+    kube.kubectl("patch", "pod", name, "-n", namespace, "--subresource=status", "--type=merge", "-p", patch)
 
 
 def claim(name: str = "weights") -> dict[str, Any]:

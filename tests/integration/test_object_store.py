@@ -1,0 +1,124 @@
+"""A deployment of an object store's weights on a real API server: claim, Job, its pod's words, and only then Ray."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from tests.eventually import eventually
+from tests.integration.testbed.kube import Kube
+from tests.integration.testbed.operator import end_pod, model_deployment, patch_pod_status, stored_model
+from tests.integration.testbed.world import World
+
+Json = dict[str, Any]
+SELECTOR = "conclave.dev/weights-of=mixtral"
+
+
+def jobs(world: World) -> list[Json]:
+    return world.kube.list("batch/v1", "Job", world.namespace)
+
+
+def the_pod(world: World, job: str) -> Json:
+    """Made by the real Job controller."""
+    found = world.kube.list("v1", "Pod", world.namespace, label_selector=f"{SELECTOR},job-name={job}")
+    assert len(found) == 1, found
+    return found[0]
+
+
+def claim_of(world: World) -> Json:
+    found = world.kube.get("v1", "PersistentVolumeClaim", "mixtral.weights", world.namespace)
+    assert found is not None
+    return found
+
+
+@pytest.fixture
+def restricted(kube: Kube, namespace: str) -> str:
+    """The test's namespace, which admits restricted pods only."""
+    kube.kubectl("label", "namespace", namespace, "pod-security.kubernetes.io/enforce=restricted", "--overwrite")
+    return namespace
+
+
+def test_weights_are_fetched_once_and_then_served(restricted: str, world: World) -> None:
+    world.apply(model_deployment("mixtral", model=stored_model(size="1024Gi")))
+    (job,) = eventually(lambda: jobs(world), timeout=60)
+    name = job["metadata"]["name"]
+    eventually(lambda: the_pod(world, name))
+    assert claim_of(world)["spec"]["resources"]["requests"]["storage"] == "1Ti"
+    assert claim_of(world)["metadata"]["ownerReferences"][0]["name"] == "mixtral"
+    world.becomes("mixtral", "WeightsReady", "Downloading")
+    assert world.rayservice("mixtral") == {}
+
+    pod = the_pod(world, name)["metadata"]["name"]
+    step = {"name": "download-10", "image": "x", "imageID": "", "ready": False, "restartCount": 1}
+    failed = json.dumps({"error": "DownloadFailed", "message": "there is no bucket models"})
+    crash = {
+        "state": {"waiting": {"reason": "CrashLoopBackOff"}},
+        "lastState": {"terminated": {"exitCode": 4, "reason": "Error", "message": failed}},
+    }
+    patch_pod_status(world.kube, restricted, pod, {"phase": "Pending", "initContainerStatuses": [step | crash]})
+    condition = world.becomes("mixtral", "WeightsReady", "DownloadFailed")
+    assert "there is no bucket models" in condition["message"]
+
+    report = json.dumps({"doneBytes": 10 * 2**30, "totalBytes": 100 * 2**30})
+    ended = {"state": {"terminated": {"exitCode": 0, "reason": "Completed", "message": report}}}
+    patch_pod_status(world.kube, restricted, pod, {"initContainerStatuses": [step | ended]})
+    world.becomes("mixtral", "WeightsReady", "Downloading")
+    assert "10.0 of 100.0 GiB (10 %)" in world.condition("mixtral", "WeightsReady")["message"]
+
+    end_pod(world.kube, restricted, the_pod(world, name))
+    world.becomes("mixtral", "WeightsReady", "Downloaded")
+    world.settle("mixtral")
+    worker = world.rayservice("mixtral")["spec"]["rayClusterConfig"]["workerGroupSpecs"][0]["template"]["spec"]
+    claims = [volume["persistentVolumeClaim"] for volume in worker["volumes"] if "persistentVolumeClaim" in volume]
+    assert claims == [{"claimName": "mixtral.weights", "readOnly": True}]
+    mark = world.kube.audit.mark()
+    world.edit("mixtral", scaling={"maxReplicas": 2})
+    eventually(lambda: world.serve_arguments("mixtral")["autoscaling"]["max_replicas"] == 2)
+    written = {resource for _, resource, namespace, _ in world.writes(mark) if namespace == restricted}
+    assert not written & {"jobs", "persistentvolumeclaims"}
+
+
+def test_a_claim_that_is_bound_is_left_alone(world: World) -> None:
+    """Its volume's name and its default class are the cluster's to fill in."""
+    volume = {
+        "apiVersion": "v1",
+        "kind": "PersistentVolume",
+        "metadata": {"name": f"{world.namespace}-cache"},
+        "spec": {
+            "accessModes": ["ReadWriteMany"],
+            "capacity": {"storage": "10Gi"},
+            "claimRef": {"name": "mixtral.weights", "namespace": world.namespace},
+            "hostPath": {"path": "/nonexistent"},
+            "persistentVolumeReclaimPolicy": "Retain",
+        },
+    }
+    world.kube.apply(volume)
+    world.apply(model_deployment("mixtral", model=stored_model(size="10Gi")))
+    eventually(lambda: claim_of(world).get("status", {}).get("phase") == "Bound", timeout=60)
+    eventually(lambda: jobs(world), timeout=60)
+    world.becomes("mixtral", "WeightsReady", "Downloading")
+    version = claim_of(world)["metadata"]["resourceVersion"]
+    mark = world.kube.audit.mark()
+    world.edit("mixtral", scaling={"maxReplicas": 2})
+    eventually(lambda: world.status("mixtral")["observedGeneration"] == 2)
+    assert claim_of(world)["metadata"]["resourceVersion"] == version
+    assert [write for write in world.writes(mark) if write[1] == "persistentvolumeclaims"] == []
+    assert "expected Bound" not in world.condition("mixtral", "WeightsReady")["message"]
+    world.kube.delete("v1", "PersistentVolume", volume["metadata"]["name"])
+
+
+def test_a_claim_of_somebody_elses_is_told_and_left_alone(world: World) -> None:
+    world.apply(
+        {
+            "apiVersion": "v1",
+            "kind": "PersistentVolumeClaim",
+            "metadata": {"name": "mixtral.weights"},
+            "spec": {"accessModes": ["ReadWriteMany"], "resources": {"requests": {"storage": "1Gi"}}},
+        }
+    )
+    world.apply(model_deployment("mixtral", model=stored_model()))
+    condition = world.becomes("mixtral", "Ready", "ForeignOwner")
+    assert "mixtral.weights" in condition["message"]
+    assert claim_of(world)["spec"]["resources"]["requests"]["storage"] == "1Gi"
+    assert jobs(world) == []

@@ -1,0 +1,324 @@
+"""Weights of an object store, pass by pass over the fake cluster: claim, Job, and only then what serves them."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from tests.unit.operator.simulation import NAMESPACE, Simulation, model_deployment
+
+from conclave_cluster.resources import CLAIM, EVENT, JOB, NETWORK_POLICY, POD, RAY_SERVICE, REVISION
+
+Json = dict[str, Any]
+DIGEST = "sha256:" + "ab" * 32
+
+
+def stored(uri: str = "s3://models/mixtral", **model: Any) -> Json:
+    return {
+        "id": "mistralai/Mixtral-8x7B-Instruct-v0.1",
+        "source": {"objectStore": {"uri": uri, "secretName": "store"}},
+        "cache": {"size": "20Gi"},
+        **model,
+    }
+
+
+@pytest.fixture
+def world() -> Simulation:
+    """A deployment whose download Job has just been made."""
+    world = Simulation()
+    world.put(model_deployment(model=stored()))
+    world.settle()
+    return world
+
+
+def of(world: Simulation, resource: Any) -> list[Json]:
+    return [item for (kind, _, _), item in world.cluster.objects.items() if kind == resource]
+
+
+def the_job(world: Simulation) -> Json:
+    (job,) = of(world, JOB)
+    return job
+
+
+def complete(world: Simulation) -> None:
+    """What the Job controller writes when the pod has ended well."""
+    world.put(the_job(world) | {"status": {"conditions": [{"type": "Complete", "status": "True"}]}})
+    world.settle()
+
+
+def pod(world: Simulation, init: list[Json] | None = None, main: Json | None = None) -> Json:
+    """The Job's pod, with the states of its containers."""
+    job = the_job(world)
+    return world.put(
+        {
+            "apiVersion": "v1",
+            "kind": "Pod",
+            "metadata": {
+                "name": f"{job['metadata']['name']}-x7k2p",
+                "namespace": NAMESPACE,
+                "labels": job["spec"]["template"]["metadata"]["labels"],
+                "ownerReferences": [
+                    {"kind": "Job", "name": job["metadata"]["name"], "uid": job["metadata"]["uid"], "controller": True}
+                ],
+            },
+            "spec": job["spec"]["template"]["spec"],
+            "status": {
+                "phase": "Pending",
+                "initContainerStatuses": [{"name": f"download-{n}"} | state for n, state in enumerate(init or [])],
+                "containerStatuses": [
+                    {"name": "download"} | (main or {"state": {"waiting": {"reason": "PodInitializing"}}})
+                ],
+            },
+        }
+    )
+
+
+def ended(report: Json | str = "", exit_code: int = 0, reason: str = "Completed") -> Json:
+    message = report if isinstance(report, str) else json.dumps(report)
+    return {"state": {"terminated": {"exitCode": exit_code, "reason": reason, "message": message}}}
+
+
+def crashed(report: Json | str, reason: str = "Error") -> Json:
+    """Between two tries."""
+    return {
+        "state": {"waiting": {"reason": "CrashLoopBackOff"}},
+        "lastState": ended(report, exit_code=4, reason=reason)["state"],
+    }
+
+
+RUNNING: Json = {"state": {"running": {}}}
+
+
+def test_nothing_of_the_model_runs_before_its_weights_are_there(world: Simulation) -> None:
+    writes = [write.partition("/")[0] for write in world.cluster.writes if "Event" not in write]
+    assert [write for write in writes if write != "patch ModelDeployment"] == [
+        "create NetworkPolicy",
+        "create PersistentVolumeClaim",
+        "create Job",
+    ]
+    assert (of(world, RAY_SERVICE), of(world, REVISION)) == ([], [])
+    assert world.condition("PlanReady")["status"] == "True"
+    assert world.condition("WeightsReady")["reason"] == "Downloading"
+    complete(world)
+    assert len(of(world, RAY_SERVICE)) == 1
+    assert world.condition("WeightsReady")["reason"] == "Downloaded"
+
+
+def test_it_stays_quiet_while_it_downloads_and_afterwards(world: Simulation) -> None:
+    for _ in range(2):
+        count = len(world.cluster.writes)
+        for _ in range(3):
+            world.step()
+        world.restart()
+        world.step()
+        assert len(world.cluster.writes) == count
+        complete(world)
+
+
+def test_what_serves_goes_on_until_other_weights_are_there(world: Simulation) -> None:
+    complete(world)
+    before = of(world, RAY_SERVICE)[0]["spec"]
+    first = the_job(world)["metadata"]
+    world.edit(model=stored("s3://models/newer", digest=DIGEST))
+    world.settle()
+    assert of(world, RAY_SERVICE)[0]["spec"] == before
+    assert world.condition("WeightsReady")["reason"] == "Downloading"
+    command = the_job(world)["spec"]["template"]["spec"]["containers"][0]["command"]
+    kept = [command[place + 1] for place, part in enumerate(command) if part == "--keep"]
+    assert first["labels"]["conclave.dev/weights-key"] in kept
+    assert the_job(world)["metadata"]["labels"]["conclave.dev/weights-key"] in kept
+    complete(world)
+    assert of(world, RAY_SERVICE)[0]["spec"] != before
+    assert world.condition("WeightsReady")["reason"] == "Verified"
+
+
+def test_a_job_that_somebody_deletes_is_made_again_and_nothing_is_rolled(world: Simulation) -> None:
+    complete(world)
+    before = of(world, RAY_SERVICE)[0]
+    job = the_job(world)
+    world.cluster.remove(JOB, NAMESPACE, job["metadata"]["name"])
+    world.settle()
+    assert the_job(world)["spec"] == job["spec"]
+    assert of(world, RAY_SERVICE)[0] == before
+
+
+def test_a_claim_that_is_made_anew_is_filled_anew(world: Simulation) -> None:
+    complete(world)
+    first = the_job(world)["metadata"]["name"]
+    world.cluster.remove(CLAIM, NAMESPACE, "mixtral.weights")
+    world.settle()
+    assert the_job(world)["metadata"]["name"] != first
+    assert world.condition("WeightsReady")["reason"] == "Downloading"
+
+
+def test_another_secret_is_another_job_for_the_same_weights(world: Simulation) -> None:
+    first = the_job(world)["metadata"]
+    model = stored()
+    model["source"]["objectStore"]["secretName"] = "other"
+    world.edit(model=model)
+    world.settle()
+    assert the_job(world)["metadata"]["name"] != first["name"]
+    assert the_job(world)["metadata"]["labels"] == first["labels"]
+
+
+def test_a_newer_operator_repeats_no_download(world: Simulation) -> None:
+    complete(world)
+    job = the_job(world)
+    world.settings = world.settings.model_copy(update={"image": "conclave/serving:newer"})
+    world.restart()
+    world.settle()
+    assert the_job(world) == job
+    assert world.condition("UpdateAvailable")["status"] == "True"
+
+
+def test_a_suspended_download_stops_and_goes_on_later(world: Simulation) -> None:
+    world.edit(suspend=True)
+    world.settle()
+    assert of(world, JOB) == []
+    assert world.condition("Ready")["reason"] == "Suspended"
+    world.edit(suspend=False)
+    world.settle()
+    assert world.condition("WeightsReady")["reason"] == "Downloading"
+    assert the_job(world)
+
+
+def test_a_claim_of_its_own_ends_the_download(world: Simulation) -> None:
+    model = model_deployment()["spec"]["model"]
+    world.edit(model=model)
+    world.settle()
+    assert of(world, JOB) == []
+    assert len(of(world, RAY_SERVICE)) == 1
+    assert {item["metadata"]["name"] for item in of(world, CLAIM)} == {"weights", "mixtral.weights"}
+
+
+def test_weights_that_cannot_be_seen_leave_everything_as_it_is(world: Simulation) -> None:
+    complete(world)
+    before = of(world, RAY_SERVICE)
+    world.cluster.forbidden = {("list", JOB)}
+    world.settle()
+    assert of(world, RAY_SERVICE) == before
+    assert world.condition("Ready")["reason"] == "Forbidden"
+
+
+GIB = 2**30
+STATES: dict[str, tuple[list[Json], Json | None, str, str]] = {
+    "a pod that has not begun": ([{"state": {"waiting": {}}}], None, "Downloading", "the download is to begin"),
+    "the first step": ([RUNNING], None, "Downloading", "the download has begun"),
+    "the second step": (
+        [ended({"doneBytes": 5 * GIB, "totalBytes": 10 * GIB}), RUNNING],
+        None,
+        "Downloading",
+        "mixtral.weights: 5.0 of 10.0 GiB (50 %) are downloaded",
+    ),
+    "a store that refuses": (
+        [crashed({"error": "DownloadFailed", "message": "s3://models: there is no bucket models"})],
+        None,
+        "DownloadFailed",
+        "container download-0 ended: s3://models: there is no bucket models; it is tried again",
+    ),
+    "other files than the digest's": (
+        [ended({"doneBytes": 1, "totalBytes": 2})],
+        crashed({"error": "DigestMismatch", "message": "the objects have digest sha256:1\n  a.json: 1 bytes"}),
+        "DigestMismatch",
+        "the objects have digest sha256:1; the objects are compared again",
+    ),
+    "what is no model": (
+        [],
+        crashed({"error": "WeightsUnfit", "message": "no tokenizer"}),
+        "WeightsCorrupt",
+        "no tokenizer; upload whole weights",
+    ),
+    "an image without the library": ([], crashed("Traceback\nImportError: x"), "DownloadFailed", "ended: Traceback"),
+    "words that are no report": ([crashed("[1, 2]")], None, "DownloadFailed", "ended: [1, 2]"),
+    "a report of another shape": ([ended({"doneBytes": "many"}), RUNNING], None, "Downloading", "has begun"),
+    "too much memory": ([crashed("", reason="OOMKilled")], None, "OutOfMemory", "more than its memory limit"),
+    "a try after a failure": (
+        [RUNNING | {"lastState": crashed({"error": "DownloadFailed", "message": "x"})["lastState"]}],
+        None,
+        "Downloading",
+        "has begun",
+    ),
+    "a Secret that is not there": (
+        [{"state": {"waiting": {"reason": "CreateContainerConfigError", "message": 'secret "store" not found'}}}],
+        None,
+        "SecretMissing",
+        "create the Secret store in namespace llm",
+    ),
+    "a Secret without a key": (
+        [
+            {
+                "state": {
+                    "waiting": {
+                        "reason": "CreateContainerConfigError",
+                        "message": "couldn't find key AWS_ACCESS_KEY_ID in Secret llm/store",
+                    }
+                }
+            }
+        ],
+        None,
+        "SecretMissing",
+        "create the Secret store in namespace llm with the keys",
+    ),
+    "an image that is not pulled": (
+        [{"state": {"waiting": {"reason": "ErrImagePull", "message": "denied"}}}],
+        None,
+        "ImageNotPulled",
+        "denied",
+    ),
+}
+
+
+@pytest.mark.parametrize(("init", "main", "reason", "words"), STATES.values(), ids=STATES.keys())
+def test_the_condition_says_how_far_it_is_or_why_not(
+    world: Simulation, init: list[Json], main: Json | None, reason: str, words: str
+) -> None:
+    pod(world, init, main)
+    world.settle()
+    for kind in ("WeightsReady", "Ready"):
+        condition = world.condition(kind)
+        assert (condition["status"], condition["reason"]) == ("False", reason)
+        assert words in condition["message"]
+    is_waiting = reason == "Downloading"
+    assert world.condition("Stalled")["status"] == str(not is_waiting)
+    assert world.condition("Reconciling")["status"] == str(is_waiting)
+
+
+def test_a_cause_that_is_gone_leaves_no_trace(world: Simulation) -> None:
+    pod(world, [crashed({"error": "DownloadFailed", "message": "x"})])
+    world.settle()
+    assert world.condition("Stalled")["status"] == "True"
+    pod(world, [ended({"doneBytes": GIB, "totalBytes": GIB})], RUNNING)
+    world.settle()
+    assert world.condition("WeightsReady")["reason"] == "Downloading"
+    complete(world)
+    assert world.condition("WeightsReady")["status"] == "True"
+    assert world.condition("Stalled")["status"] == "False"
+
+
+def test_a_pod_that_quota_forbids_is_told(world: Simulation) -> None:
+    job = the_job(world)
+    world.put(
+        {
+            "apiVersion": "v1",
+            "kind": "Event",
+            "metadata": {"name": "refused", "namespace": NAMESPACE},
+            "involvedObject": {"kind": "Job", "name": job["metadata"]["name"], "uid": job["metadata"]["uid"]},
+            "reason": "FailedCreate",
+            "message": "pods is forbidden: exceeded quota: small",
+        }
+    )
+    world.settle()
+    assert world.condition("WeightsReady")["reason"] == "QuotaExceeded"
+    assert EVENT in {kind for kind, _, _ in world.cluster.objects}
+
+
+def test_the_download_has_a_policy_of_its_own(world: Simulation) -> None:
+    assert [item["metadata"]["name"] for item in of(world, NETWORK_POLICY)] == ["mixtral.weights"]
+    complete(world)
+    assert {item["metadata"]["name"] for item in of(world, NETWORK_POLICY)} == {
+        "mixtral",
+        "mixtral.head",
+        "mixtral.weights",
+    }
+    assert of(world, POD) == []
