@@ -169,6 +169,9 @@ def allowlisted(span: ReadableSpan) -> ReadableSpan:
         kind = (event.attributes or {}).get("exception.type")
         if kind is not None:
             attributes.setdefault("error.type", kind)
+    status = attributes.get("http.response.status_code")
+    if isinstance(status, str) and status.isdecimal():  # of replicas; the proxies' is a number
+        attributes["http.response.status_code"] = int(status)
     scope = span.instrumentation_scope
     return ReadableSpan(
         # Serve's names go on with the path that the client asked for; ours with a model's name.

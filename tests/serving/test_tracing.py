@@ -22,7 +22,8 @@ from tools.tiny_checkpoint import make_checkpoint
 
 from conclave_cli.local.ports import free_port
 
-EXAMPLE = Path(__file__).parents[2] / "examples" / "llama-3-adapter.yaml"
+ROOT = Path(__file__).parents[2]
+EXAMPLE = ROOT / "examples" / "llama-3-adapter.yaml"
 CANARY = "canary-5e1f0c7a"
 ARRIVES_S = 30.0
 CHAIN = ["proxy_http_request", "route_to_replica", "replica_handle_request", "chat tiny"]
@@ -126,7 +127,8 @@ def test_a_request_is_one_line_of_spans_from_the_clients_parent_to_vllm(traced: 
     assert len({span.resource["process.pid"] for span in (proxy, ingress, engine)}) == 3
     assert vllm.resource["process.pid"] == engine.resource["process.pid"]
     assert generation.resource["process.pid"] == ingress.resource["process.pid"]
-    assert (proxy.attributes["http.response.status_code"], proxy.is_error) == (200, False)
+    assert [span.attributes["http.response.status_code"] for span in (proxy, ingress)] == [200, 200]
+    assert not any(span.is_error for span in spans)
     first_chunk_s = generation.attributes.pop("gen_ai.response.time_to_first_chunk")
     assert generation.attributes == {
         "gen_ai.operation.name": "chat",
@@ -205,3 +207,10 @@ def test_without_a_collector_requests_are_answered_and_what_is_dropped_is_counte
     eventually(lambda: traced.dropped() >= before + 3 * len(CHAIN), 90)
     assert traced.collector.trace(trace_id) == []
     assert "not taken, and dropped, by" in log_text(traced.logs)
+
+
+def test_the_series_of_the_page_are_in_a_scrape(traced: Traced) -> None:
+    """The last: what counts errors and drops is there once there were some."""
+    listed = set(re.findall(r"`(ray_[a-z_]+)`", (ROOT / "docs" / "observability.md").read_text()))
+    assert len(listed) > 10
+    eventually(lambda: listed <= set(re.findall(r"^# TYPE (\S+)", traced.metrics(), re.MULTILINE)), 60)
