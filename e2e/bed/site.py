@@ -1,0 +1,204 @@
+"""The cluster under test with everything installed: images, KubeRay, the chart, namespaces, tiny weights, a client.
+
+By default the cluster of `make cluster` on this machine; with $CONCLAVE_E2E_KUBECONFIG and $CONCLAVE_E2E_IMAGE (a
+serving image with e2e/platform, all in one) and $CONCLAVE_E2E_OPERATOR_IMAGE any other, whose nodes must see the
+folder of weights ($CONCLAVE_E2E_WEIGHTS) as a hostPath.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from e2e.bed.admission import ENVIRONMENT_CLAIM, ENVIRONMENT_PATH, MARK, policies, volume_and_claim
+from e2e.bed.kubectl import Kubectl
+from tests.eventually import eventually
+from tools.build_tools import cache_dir, program
+from tools.cluster.images import import_archive
+from tools.cluster.layout import layout_of
+from tools.images.__main__ import builder, project_version, references
+from tools.tiny_checkpoint import make_checkpoint
+
+ROOT = Path(__file__).parents[2]
+SYSTEM = "conclave-system"
+RELEASE = "conclave"
+RESTRICTED, PRIVILEGED, CALLERS, STRANGERS = "llm", "llm-two-nodes", "apps", "strangers"
+"""Namespaces: of models under restricted Pod Security, of models without, of callers that may, of some that may not."""
+WEIGHTS_CLAIM = "weights"
+CLIENT = "client"
+GPU = "NVIDIA-H100-80GB-HBM3"
+
+
+@dataclass(frozen=True)
+class Images:
+    """References as the chart takes them."""
+
+    operator: str
+    serving: str
+    build: str = ""
+    """Of the operator's, where the same reference may be another image: a change rolls its pods."""
+
+
+@dataclass(frozen=True)
+class Site:
+    """Where the tests work."""
+
+    kubectl: Kubectl
+    serving_image: str
+    weights: Path
+    """The folder behind the claim `weights` of each namespace of models."""
+
+    def checkpoint(self, model: str, name: str | None = None, **sizes: Any) -> Path:
+        """A tiny checkpoint below the claim, made once; readable by the pods' user."""
+        path = self.weights / (name or model)
+        if not path.is_dir():
+            make_checkpoint(model, path, **sizes)
+        for entry in (path, *path.rglob("*")):
+            entry.chmod(0o755 if entry.is_dir() else 0o644)
+        return path
+
+    def run_in_client(self, program_text: str, *arguments: str, namespace: str = CALLERS, stdin: str = "") -> str:
+        """A program of Python in the client pod of a namespace; secrets go in by stdin, never as arguments."""
+        command = ("exec", "--stdin", f"--namespace={namespace}", CLIENT, "--", "python", "-c", program_text)
+        return self.kubectl(*command, *arguments, stdin=stdin)
+
+    def set_gpus(self, counts: Sequence[int]) -> None:
+        """Fake GPUs of each node of the local cluster."""
+        _cluster("up", f"--gpus={','.join(map(str, counts))}")
+
+
+def make_site(weights: Path) -> Site:
+    """Idempotent: what is there is taken, what is not is made; raises with the command's own words."""
+    given = os.environ.get("CONCLAVE_E2E_KUBECONFIG")
+    if given:
+        images = Images(os.environ["CONCLAVE_E2E_OPERATOR_IMAGE"], os.environ["CONCLAVE_E2E_IMAGE"])
+        kubectl, environment = Kubectl(Path(given)), None
+    else:
+        _cluster("up", "--gpus=2")
+        kubectl = Kubectl(layout_of(None).kubeconfig)
+        environment, images = _import_images()
+    site = Site(kubectl, images.serving, weights)
+    _namespaces(site)
+    kubectl.apply(*policies(with_environment=environment is not None))
+    for namespace in (RESTRICTED, PRIVILEGED, CALLERS, STRANGERS):
+        if environment is not None:
+            kubectl.apply(*volume_and_claim(namespace, ENVIRONMENT_CLAIM, environment))
+        if namespace in (RESTRICTED, PRIVILEGED):
+            kubectl.apply(*volume_and_claim(namespace, WEIGHTS_CLAIM, weights))
+    install_chart(site, images)
+    for namespace in (CALLERS, STRANGERS):
+        kubectl.apply(_client(namespace, images.serving, with_environment=environment is not None))
+    for namespace in (CALLERS, STRANGERS):
+        kubectl("wait", f"--namespace={namespace}", "pod", CLIENT, "--for=condition=Ready", "--timeout=120s")
+    return site
+
+
+def install_chart(site: Site, images: Images) -> None:
+    """The product's chart with its defaults, but for the images and requests that two cores have room for."""
+    values = {
+        "image": _image(images.operator),
+        "serving": {"image": _image(images.serving)},
+        "podAnnotations": {"e2e.conclave.dev/build": images.build},
+        "resources": {"requests": {"cpu": "20m", "memory": "128Mi"}, "limits": {"memory": "512Mi"}},
+    }
+    command = [program("helm"), f"--kubeconfig={site.kubectl.kubeconfig}", "upgrade", "--install", RELEASE]
+    options = [str(ROOT / "charts" / "conclave"), f"--namespace={SYSTEM}", "--wait", "--timeout=180s", "--values=-"]
+    done = subprocess.run([*command, *options], input=json.dumps(values), capture_output=True, text=True, timeout=240)
+    if done.returncode:
+        pods = site.kubectl("get", "pods,events", f"--namespace={SYSTEM}")
+        raise AssertionError(f"helm: {done.stderr}\n{pods}")
+
+
+def _image(reference: str) -> dict[str, str]:
+    repository, _, tag = reference.rpartition(":")
+    return {"repository": repository, "tag": tag}
+
+
+def _cluster(*arguments: str) -> None:
+    subprocess.run([sys.executable, "-m", "tools.cluster", *arguments], cwd=ROOT, check=True)
+
+
+def _import_images() -> tuple[Path, Images]:
+    """The Python environment's directory, and the images, in both nodes."""
+    names = references(project_version())
+    apart = builder((ENVIRONMENT_PATH,))
+    serving = apart.image("serving-e2e")
+    whole = builder()
+    archives = [
+        whole.archive(whole.image("operator"), "operator", names["operator"]),
+        apart.archive(serving, "serving-e2e", names["serving-e2e"]),
+    ]
+    layout = layout_of(None)
+    for archive in archives:
+        stamp = layout.state / "imported" / Path(archive).name
+        if not stamp.is_file():
+            import_archive(layout, Path(archive))
+            stamp.parent.mkdir(exist_ok=True)
+            stamp.touch()
+    images = Images(names["operator"], names["serving-e2e"], Path(archives[0]).stem)
+    return Path(serving.apart[ENVIRONMENT_PATH]), images
+
+
+def _namespaces(site: Site) -> None:
+    restricted = {"pod-security.kubernetes.io/enforce": "restricted"}
+    labels = {
+        RESTRICTED: {**restricted, MARK: "restricted"},
+        PRIVILEGED: {"pod-security.kubernetes.io/enforce": "privileged", MARK: "privileged"},
+        CALLERS: restricted,
+        STRANGERS: restricted,
+        SYSTEM: restricted,
+    }
+    for name, own in labels.items():
+        site.kubectl.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": own}})
+    for name in labels:
+        eventually(lambda name=name: site.kubectl.get("serviceaccount", "default", name))
+
+
+def _client(namespace: str, image: str, *, with_environment: bool) -> dict[str, Any]:
+    """A pod that sleeps, with Python and the openai client."""
+    container: dict[str, Any] = {
+        "name": "client",
+        "image": image,
+        "imagePullPolicy": "IfNotPresent",
+        "command": ["sleep", "infinity"],
+        "resources": {"requests": {"cpu": "10m", "memory": "32Mi"}},
+        "securityContext": {
+            "allowPrivilegeEscalation": False,
+            "capabilities": {"drop": ["ALL"]},
+            "readOnlyRootFilesystem": True,
+        },
+    }
+    spec: dict[str, Any] = {
+        "automountServiceAccountToken": False,
+        "terminationGracePeriodSeconds": 0,
+        "securityContext": {
+            "runAsNonRoot": True,
+            "runAsUser": 1000,
+            "seccompProfile": {"type": "RuntimeDefault"},
+        },
+        "containers": [container],
+    }
+    if with_environment:
+        container["volumeMounts"] = [{"name": "environment", "mountPath": ENVIRONMENT_PATH, "readOnly": True}]
+        claim = {"claimName": ENVIRONMENT_CLAIM, "readOnly": True}
+        spec["volumes"] = [{"name": "environment", "persistentVolumeClaim": claim}]
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": CLIENT, "namespace": namespace},
+        "spec": spec,
+    }
+
+
+def weights_folder() -> Path:
+    """Where the tiny checkpoints lie, outside of the tree."""
+    folder = Path(os.environ.get("CONCLAVE_E2E_WEIGHTS") or cache_dir() / "e2e-weights")
+    folder.mkdir(parents=True, exist_ok=True)
+    folder.chmod(0o755)
+    return folder

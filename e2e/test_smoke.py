@@ -1,0 +1,99 @@
+"""One ModelDeployment from `kubectl apply` to tokens in real pods, under restricted Pod Security: what CI runs too."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+
+import pytest
+from e2e.bed.models import REQUEST, Model, model_deployment
+from e2e.bed.site import RESTRICTED, Site
+
+CANARY = "canary-4e1b-in-the-prompt"
+
+
+@pytest.fixture(scope="module")
+def model(site: Site) -> Iterator[Model]:
+    """A tiny Mixtral at TP=2, both ranks in one pod."""
+    site.checkpoint("mixtral")
+    model = Model(site, model_deployment(RESTRICTED, "mixtral", "mistralai/Mixtral-8x7B-Instruct-v0.1", "mixtral"))
+    model.delete()
+    model.apply()
+    try:
+        model.wait_until_ready()
+        yield model
+    finally:
+        model.delete()
+
+
+@pytest.fixture(scope="module")
+def token(model: Model) -> str:
+    return model.token()
+
+
+def test_the_endpoint_of_the_status_answers_in_tokens(model: Model, token: str) -> None:
+    body = {"model": "mixtral", "messages": [{"role": "user", "content": CANARY}], "max_tokens": 12}
+    status, text = model.ask("/v1/chat/completions", body, token=token)
+    assert status == 200, text
+    answer = json.loads(text)
+    assert answer["usage"]["completion_tokens"] == 12
+    assert answer["choices"][0]["message"]["content"]
+
+
+def test_ready_is_of_this_generation_and_says_where(model: Model) -> None:
+    ready = model.condition("Ready")
+    assert ready["observedGeneration"] == model.status()["observedGeneration"]
+    assert model.status()["endpoint"]["url"] in ready["message"]
+    assert model.status()["readyReplicas"] == 1
+
+
+@pytest.mark.parametrize("token", [None, "not-the-token-of-this-endpoint"], ids=["no token", "another token"])
+def test_without_its_token_the_endpoint_refuses(model: Model, token: str | None) -> None:
+    status, text = model.ask("/v1/models", token=token)
+    assert status == 401, text
+    assert set(json.loads(text)["error"]) == {"message", "type", "param", "code"}
+
+
+@pytest.mark.parametrize("path", ["/invocations", "/pause", "/metrics", "/-/routes", "/v1/../pause"])
+def test_control_routes_are_not_there(model: Model, token: str, path: str) -> None:
+    assert model.ask(path, token=token)[0] == 404
+
+
+def test_both_ranks_run_in_the_one_worker_pod_that_the_plan_names(model: Model) -> None:
+    plan = model.status()["plan"]
+    assert (plan["tensor"], plan["nodesPerReplica"], plan["gpusPerReplica"]) == (2, 1, 2)
+    (worker,) = model.pods("worker")
+    (ray,) = (each for each in worker["spec"]["containers"] if each["name"] == "ray")
+    assert ray["resources"]["limits"]["nvidia.com/gpu"] == "2"
+
+
+def test_pods_are_restricted_and_only_the_autoscaler_has_a_token_of_the_cluster(model: Model) -> None:
+    for pod in model.pods():
+        assert pod["spec"]["automountServiceAccountToken"] is False
+        assert pod["spec"]["securityContext"]["runAsNonRoot"] is True
+        for container in (*pod["spec"]["containers"], *pod["spec"].get("initContainers", [])):
+            assert container["securityContext"]["readOnlyRootFilesystem"] is True, container["name"]
+            mounts = {mount["mountPath"] for mount in container["volumeMounts"]}
+            assert ("/var/run/secrets/kubernetes.io/serviceaccount" in mounts) == (container["name"] == "autoscaler")
+
+
+@pytest.mark.parametrize("is_the_endpoints", [False, True], ids=["no token", "the endpoint's token"])
+def test_rays_own_api_refuses(model: Model, token: str, is_the_endpoints: bool) -> None:
+    (head,) = model.pods("head")
+    url = f"http://{head['status']['podIP']}:8265/api/jobs/"
+    headers = {"authorization": f"Bearer {token}"} if is_the_endpoints else {}
+    given = {"url": url, "method": "GET", "headers": headers, "body": None, "timeout_s": 30}
+    status, text = json.loads(model.site.run_in_client(REQUEST, stdin=json.dumps(given)))
+    assert status in (401, 403), (status, text)
+
+
+def test_the_prompt_is_in_no_log_event_or_status(model: Model) -> None:
+    scope = f"--namespace={RESTRICTED}"
+    objects = model.site.kubectl("get", "events,modeldeployments,rayservices,rayclusters", scope, "--output=yaml")
+    assert CANARY not in objects
+    for pod in model.pods():
+        name = pod["metadata"]["name"]
+        assert CANARY not in model.site.kubectl("logs", scope, name, "--all-containers", "--tail=-1")
+        search = f"grep -rl --binary-files=text {CANARY} /tmp/ray; test $? -lt 2"
+        files = model.site.kubectl("exec", scope, name, "--container=ray", "--", "sh", "-c", search)
+        assert files == ""
