@@ -54,7 +54,7 @@ def up(
     adapters = read_adapters(deployment, adapter or ())
     check_port(port)
     machine = this_machine(ranks_of(deployment), has_cpu_engine())
-    deployment = localise(deployment, machine.inventory, model_name)
+    asked, deployment = deployment, localise(deployment, machine.inventory, model_name)
     check_adapters(deployment, facts, weights, adapters, on_cpu=has_no_gpus(machine.inventory))
     outcome = plan_deployment(deployment, facts, machine.inventory)
     if outcome.plan is None:
@@ -65,6 +65,8 @@ def up(
     try:
         with _ended_by_signals(), Progress() as progress:
             progress.plan(name, plan)
+            if deployment.spec.engine.kv_cache_dtype is not asked.spec.engine.kv_cache_dtype:
+                progress.say("  engine.kvCacheDtype fp8 is left out: without GPUs not every processor has it")
             model = deployment.spec.model
             digests = [(weights, model.digest), *((adapters[each.name], each.digest) for each in model.adapters)]
             for files, digest in digests:

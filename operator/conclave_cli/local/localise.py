@@ -5,7 +5,7 @@ Pure; what was changed is said, so that `conclave up` can print it.
 
 from __future__ import annotations
 
-from conclave.api.modeldeployment import ModelDeployment
+from conclave.api.modeldeployment import KvCacheDtype, ModelDeployment
 from conclave.api.plan import Plan
 from conclave.errors import InvalidInput
 from conclave.planning.inventory import Inventory
@@ -28,7 +28,10 @@ def has_no_gpus(inventory: Inventory) -> bool:
 
 
 def localise(deployment: ModelDeployment, inventory: Inventory, model_name: str | None) -> ModelDeployment:
-    """The deployment for this machine's one node: its accelerator, and as many replicas as it carries."""
+    """The deployment for this machine's one node: its accelerator, and as many replicas as it carries.
+
+    Without GPUs the KV cache keeps the model's type: vLLM has fp8 there only for x86 with AVX-512 or AMX.
+    """
     spec = deployment.spec
     if model_name in [adapter.name for adapter in spec.model.adapters]:
         raise InvalidInput(f"--model-name {model_name}: spec.model.adapters has that name; give the base model another")
@@ -46,7 +49,10 @@ def localise(deployment: ModelDeployment, inventory: Inventory, model_name: str 
         memory_bytes = min(node.memory_bytes for node in inventory.nodes)
         kv_cache_bytes = min(memory_bytes // CPU_KV_CACHE_SHARE, MAX_CPU_KV_CACHE_BYTES)
         engine = engine.model_copy(
-            update={"extra_args": {"kv_cache_memory_bytes": str(kv_cache_bytes), **engine.extra_args}}
+            update={
+                "kv_cache_dtype": KvCacheDtype.AUTO,
+                "extra_args": {"kv_cache_memory_bytes": str(kv_cache_bytes), **engine.extra_args},
+            }
         )
     return deployment.model_copy(
         update={

@@ -55,6 +55,15 @@ def test_without_gpus_the_cache_leaves_room_for_others(memory_gib: int, kv_cache
     assert extra_args == {"kv_cache_memory_bytes": str(kv_cache_gib * GIB), "max_num_seqs": "64"}
 
 
+@pytest.mark.parametrize(
+    ("accelerator", "dtype"),
+    [pytest.param("cpu", "auto", id="not every processor"), pytest.param("NVIDIA-L4", "fp8", id="GPUs")],
+)
+def test_a_cache_in_fp8_is_for_gpus(accelerator: str, dtype: str) -> None:
+    asked = deployment(engine={"kvCacheDtype": "fp8"})
+    assert localise(asked, inventory(accelerator, 24), None).spec.engine.kv_cache_dtype == dtype
+
+
 def test_the_owners_cache_size_stands() -> None:
     own = deployment(engine={"extraArgs": {"kv_cache_memory_bytes": "67108864"}})
     assert localise(own, inventory("cpu", 8), None).spec.engine.extra_args == {"kv_cache_memory_bytes": "67108864"}
