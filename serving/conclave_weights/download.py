@@ -23,6 +23,7 @@ from threading import Event, Lock
 from typing import Any
 
 from conclave_weights.digest import digest_of, hash_listed, listing
+from conclave_weights.durable import sync_directory
 from conclave_weights.errors import DigestMismatch, DownloadFailed
 from conclave_weights.object_store import ObjectStore, StoredObject
 from conclave_weights.soundness import check_weights
@@ -146,7 +147,7 @@ def _download(
     check_weights(partial)
     (partial / _LOCK).unlink()
     partial.rename(target)
-    _sync_directory(target.parent)
+    sync_directory(target.parent)
     return Download(total_bytes, total_bytes, fetched_bytes, is_whole=True, notes=notes)
 
 
@@ -276,7 +277,7 @@ def _give_names(partial: Path, objects: tuple[StoredObject, ...]) -> None:
         if part.exists():
             part.rename(partial / item.path)
     for directory in {(partial / item.path).parent for item in objects}:
-        _sync_directory(directory)
+        sync_directory(directory)
 
 
 def _take_names(partial: Path, objects: Iterable[StoredObject]) -> None:
@@ -306,15 +307,7 @@ def _write_marker(directory: Path, content: dict[str, object]) -> None:
         file.flush()
         os.fsync(file.fileno())
     new.rename(directory / MARKER)
-    _sync_directory(directory)
-
-
-def _sync_directory(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    sync_directory(directory)
 
 
 def _clear(directory: Path, kept: set[str]) -> None:

@@ -19,6 +19,7 @@ from conclave import __version__
 from conclave.errors import EnvironmentUnfit
 from conclave_weights.convert.journal import NAME as JOURNAL_NAME
 from conclave_weights.convert.journal import FinishedFile, Journal, is_unchanged
+from conclave_weights.durable import sync_directory
 from conclave_weights.headers import DTYPE_BITS, write_header
 
 
@@ -111,10 +112,10 @@ def _convert(plan: ConversionPlan, on_progress: Callable[[int], None]) -> Outcom
             _write_file(partial / name, content)
         for name, path in plan.copied.items():
             _write_file(partial / name, path.read_bytes())
-        _sync_directory(partial)
+        sync_directory(partial)
         partial.rename(plan.target)
         (plan.target / JOURNAL_NAME).unlink()
-        _sync_directory(plan.target.parent)
+        sync_directory(plan.target.parent)
     finally:
         journal.close()
     return Outcome(len(plan.shards), plan.size_bytes, len(plan.shards) - len(to_do))
@@ -163,11 +164,3 @@ def _write_file(path: Path, content: bytes) -> None:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())
-
-
-def _sync_directory(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
