@@ -11,7 +11,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from e2e.bed.kubectl import Kubectl
 from tests.eventually import eventually
 from tools.build_tools import cache_dir, program
 from tools.cluster.images import import_archive
-from tools.cluster.layout import layout_of
+from tools.cluster.layout import API_SERVICE_ADDRESS, CONTROL_PLANE_ADDRESS, DNS_ADDRESS, layout_of
 from tools.images.__main__ import builder, project_version, references
 from tools.tiny_checkpoint import make_checkpoint
 
@@ -32,7 +32,13 @@ RESTRICTED, PRIVILEGED, CALLERS, STRANGERS = "llm", "llm-two-nodes", "apps", "st
 """Namespaces: of models under restricted Pod Security, of models without, of callers that may, of some that may not."""
 WEIGHTS_CLAIM = "weights"
 CLIENT = "client"
-GPU = "NVIDIA-H100-80GB-HBM3"
+GPU, GPU_MEMORY_MIB = "NVIDIA-H200", 143771
+"""As GPU feature discovery labels a node; two of them hold Mixtral's weights in float32, by the plan."""
+LOCAL_NETWORK = {
+    "dnsCidrs": [f"{DNS_ADDRESS}/32"],
+    "apiServerCidrs": [f"{CONTROL_PLANE_ADDRESS}/32", f"{API_SERVICE_ADDRESS}/32"],
+}
+"""The chart's `network` on the local cluster, whose DNS and API server are processes of the machine."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +76,7 @@ class Site:
 
     def set_gpus(self, counts: Sequence[int]) -> None:
         """Fake GPUs of each node of the local cluster."""
-        _cluster("up", f"--gpus={','.join(map(str, counts))}")
+        _cluster_up(counts)
 
 
 def make_site(weights: Path) -> Site:
@@ -80,7 +86,7 @@ def make_site(weights: Path) -> Site:
         images = Images(os.environ["CONCLAVE_E2E_OPERATOR_IMAGE"], os.environ["CONCLAVE_E2E_IMAGE"])
         kubectl, environment = Kubectl(Path(given)), None
     else:
-        _cluster("up", "--gpus=2")
+        _cluster_up([2, 2])
         kubectl = Kubectl(layout_of(None).kubeconfig)
         environment, images = _import_images()
     site = Site(kubectl, images.serving, weights)
@@ -91,7 +97,7 @@ def make_site(weights: Path) -> Site:
             kubectl.apply(*volume_and_claim(namespace, ENVIRONMENT_CLAIM, environment))
         if namespace in (RESTRICTED, PRIVILEGED):
             kubectl.apply(*volume_and_claim(namespace, WEIGHTS_CLAIM, weights))
-    install_chart(site, images)
+    install_chart(site, images, {} if given else LOCAL_NETWORK)
     for namespace in (CALLERS, STRANGERS):
         kubectl.apply(_client(namespace, images.serving, with_environment=environment is not None))
     for namespace in (CALLERS, STRANGERS):
@@ -99,11 +105,12 @@ def make_site(weights: Path) -> Site:
     return site
 
 
-def install_chart(site: Site, images: Images) -> None:
+def install_chart(site: Site, images: Images, network: Mapping[str, Any]) -> None:
     """The product's chart with its defaults, but for the images and requests that two cores have room for."""
     values = {
         "image": _image(images.operator),
         "serving": {"image": _image(images.serving)},
+        "network": network,
         "podAnnotations": {"e2e.conclave.dev/build": images.build},
         "resources": {"requests": {"cpu": "20m", "memory": "128Mi"}, "limits": {"memory": "512Mi"}},
     }
@@ -120,8 +127,9 @@ def _image(reference: str) -> dict[str, str]:
     return {"repository": repository, "tag": tag}
 
 
-def _cluster(*arguments: str) -> None:
-    subprocess.run([sys.executable, "-m", "tools.cluster", *arguments], cwd=ROOT, check=True)
+def _cluster_up(gpus: Sequence[int]) -> None:
+    options = [f"--gpus={','.join(map(str, gpus))}", f"--gpu-product={GPU}", f"--gpu-memory-mib={GPU_MEMORY_MIB}"]
+    subprocess.run([sys.executable, "-m", "tools.cluster", "up", *options], cwd=ROOT, check=True)
 
 
 def _import_images() -> tuple[Path, Images]:

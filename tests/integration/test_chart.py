@@ -40,6 +40,7 @@ VALUES: dict[str, dict[str, Any]] = {
     },
     "traces": {"tracing": {"endpoint": "http://collector.telemetry:4318"}},
     "the API server's addresses": {"network": {"apiServerCidrs": ["10.0.0.1/32", "fd00::1/128"]}},
+    "a DNS cache on each node": {"network": {"dnsCidrs": ["169.254.20.10/32"]}},
     "scraped from one namespace": {
         "networkPolicy": {
             "metricsFrom": [{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}}}]
@@ -111,6 +112,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "a proxy with a password": ({"proxy": {"http": "http://user:word@proxy:3128"}}, "at '/proxy/http'"),
     "a proxy without a scheme": ({"proxy": {"https": "proxy:3128"}}, "at '/proxy/https'"),
     "a collector by another protocol": ({"tracing": {"endpoint": "grpc://collector:4317"}}, "at '/tracing/endpoint'"),
+    "a DNS server that is no range": ({"network": {"dnsCidrs": ["10.0.0.1"]}}, "at '/network/dnsCidrs/0'"),
     "an address that is no range": ({"network": {"apiServerCidrs": ["10.0.0.1"]}}, "at '/network/apiServerCidrs/0'"),
     "memory in megabits": ({"resources": {"limits": {"memory": "512Mb"}}}, "at '/resources/limits/memory'"),
     "an unknown log format": ({"logFormat": "xml"}, "at '/logFormat': value must be one of 'json', 'text'"),
@@ -205,6 +207,7 @@ EGRESS: dict[str, tuple[dict[str, Any], list[int]]] = {
     "a proxy": ({"proxy": {"https": "http://proxy.example:3128"}}, [443, 6443, 3128]),
     "a proxy on its scheme's port": ({"proxy": {"http": "http://proxy.example"}}, [443, 6443, 80]),
     "a collector": ({"tracing": {"endpoint": "http://collector.telemetry:4318"}}, [443, 6443, 4318]),
+    "a DNS cache on each node": (VALUES["a DNS cache on each node"], [443, 6443]),
     "known addresses of the API server": ({"network": {"apiServerCidrs": ["10.0.0.1/32"]}}, [443, 6443]),
     "known addresses and a collector": (
         {"network": {"apiServerCidrs": ["10.0.0.1/32"]}, "tracing": {"endpoint": "https://collector:4318/v1"}},
@@ -218,6 +221,8 @@ def test_the_network_policy_lets_out_what_is_configured(values: dict[str, Any], 
     policy = _one(helm.render(values), "NetworkPolicy")
     dns, *rules = policy["spec"]["egress"]
     assert [port["port"] for port in dns["ports"]] == [53, 53]
+    servers = [peer["ipBlock"]["cidr"] for peer in dns["to"] if "ipBlock" in peer]
+    assert servers == values.get("network", {}).get("dnsCidrs", [])
     assert [port["port"] for rule in rules for port in rule["ports"]] == ports
     addresses = [peer["ipBlock"]["cidr"] for rule in rules for peer in rule.get("to", [])]
     assert addresses == values.get("network", {}).get("apiServerCidrs", [])

@@ -143,5 +143,5 @@ def test_suspension_removes_the_pods_and_keeps_the_cluster(kube: Kube, kuberay: 
 
 def test_network_policies_are_accepted(kube: Kube, namespace: str) -> None:
     deployment = make_deployment({"access": {"allowedNamespaces": ["chat"]}})
-    settings = SETTINGS.model_copy(update={"api_server_cidrs": ("10.0.0.1/32",)})
+    settings = SETTINGS.model_copy(update={"api_server_cidrs": ("10.0.0.1/32",), "dns_cidrs": ("169.254.20.10/32",)})
     kube.apply(*(placed(policy, namespace) for policy in build_network_policies(deployment, settings)))

@@ -85,6 +85,7 @@ def kubelet(layout: Layout, node: Node) -> str:
         {
             "apiVersion": "kubelet.config.k8s.io/v1beta1",
             "kind": "KubeletConfiguration",
+            "cpuCFSQuota": False,  # a limit of a fraction of a CPU would make Ray's start take minutes
             "address": NODE_ADDRESS,
             "port": node.port,
             "healthzBindAddress": NODE_ADDRESS,

@@ -9,6 +9,7 @@ cluster_domain: {{ .Values.network.clusterDomain }}
 kuberay_namespace: {{ .Values.network.kuberayNamespace }}
 gateway_namespace: {{ .Values.network.gatewayNamespace | default .Release.Namespace }}
 dns_namespace: {{ .Values.network.dnsNamespace }}
+dns_cidrs: {{ .Values.network.dnsCidrs | toJson }}
 metrics_from: {{ .Values.network.metricsFrom | toJson }}
 api_server_cidrs: {{ .Values.network.apiServerCidrs | toJson }}
 {{- end -}}

@@ -5,6 +5,8 @@ Ray processes talk to each other on many ports: pods of one deployment are open 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from conclave.api.modeldeployment import ModelDeployment
 from conclave.manifests import names
 from conclave.manifests.objects import metadata
@@ -38,7 +40,7 @@ def _pods(deployment: ModelDeployment, settings: OperatorSettings) -> JsonObject
         egress=[
             {"to": [own_pods]},
             {
-                "to": [_namespace(settings.dns_namespace)],
+                "to": [_namespace(settings.dns_namespace), *_addresses(settings.dns_cidrs)],
                 "ports": [{"protocol": protocol, "port": 53} for protocol in ("UDP", "TCP")],
             },
             *_traces(deployment, settings),
@@ -63,7 +65,7 @@ def _traces(deployment: ModelDeployment, settings: OperatorSettings) -> list[Jso
     if namespace := target.namespace(deployment.metadata.namespace, settings.cluster_domain):
         rule["to"] = [_namespace(namespace)]
     elif target.address is not None:
-        rule["to"] = [{"ipBlock": {"cidr": f"{target.address}/32"}}]
+        rule["to"] = _addresses([f"{target.address}/32"])
     return [rule]
 
 
@@ -72,7 +74,7 @@ def _head(deployment: ModelDeployment, settings: OperatorSettings) -> JsonObject
     name = deployment.metadata.name
     api_server: JsonObject = {"ports": [_tcp(port) for port in (443, 6443)]}
     if settings.api_server_cidrs:
-        api_server["to"] = [{"ipBlock": {"cidr": cidr}} for cidr in settings.api_server_cidrs]
+        api_server["to"] = _addresses(settings.api_server_cidrs)
     return _policy(
         deployment, names.head_network_policy(name), names.head_selector(name), ingress=None, egress=[api_server]
     )
@@ -99,6 +101,10 @@ def _policy(
 
 def _namespace(name: str) -> JsonObject:
     return {"namespaceSelector": {"matchLabels": {names.NAMESPACE_NAME: name}}}
+
+
+def _addresses(cidrs: Sequence[str]) -> list[JsonObject]:
+    return [{"ipBlock": {"cidr": cidr}} for cidr in cidrs]
 
 
 def _tcp(port: int) -> JsonObject:

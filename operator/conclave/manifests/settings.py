@@ -25,6 +25,8 @@ class OperatorSettings(BaseModel):
     """Its pods may reach every endpoint."""
     dns_namespace: str = "kube-system"
     """Where the cluster's DNS runs: besides each other and a collector of traces, all that model pods may call."""
+    dns_cidrs: tuple[str, ...] = ()
+    """Addresses of DNS servers that are no pods of that namespace: a NodeLocal DNSCache, or one outside the cluster."""
     api_server_cidrs: tuple[str, ...] = ()
     """Addresses of the API server, for the NetworkPolicy of the head; any address on 443 and 6443 where empty."""
     metrics_from: tuple[dict[str, Any], ...] = ()
