@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Annotated
 
@@ -82,7 +83,7 @@ async def _look(
         deployment = ModelDeployment.model_validate(item)
         observed = await observe(access.cluster, deployment)
     # What the user may not read is no trouble of the deployment's.
-    causes = find_causes(deployment, observed.model_copy(update={"failures": ()}))
+    causes = find_causes(deployment, observed.model_copy(update={"failures": ()}), datetime.now(UTC))
     return item, causes, observed.failures
 
 

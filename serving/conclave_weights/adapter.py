@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from conclave_weights.errors import WeightsUnfit
+from conclave_weights.errors import WeightsUnfit, WeightsUnreadable
 from conclave_weights.headers import TensorHeader, read_header
 
 CONFIG, TENSORS = "adapter_config.json", "adapter_model.safetensors"
@@ -100,7 +100,9 @@ def _config(where: str, root: Path) -> Mapping[str, Any]:
         config = json.loads((root / CONFIG).read_bytes())
     except (FileNotFoundError, NotADirectoryError):
         raise WeightsUnfit(f"{where}: no {CONFIG}; give the directory that PEFT saved the adapter in") from None
-    except (OSError, ValueError, RecursionError) as error:
+    except OSError as error:
+        raise WeightsUnreadable(f"{where}: {CONFIG} cannot be read: {error.strerror or error}") from error
+    except (ValueError, RecursionError) as error:
         raise WeightsUnfit(f"{where}: {CONFIG} cannot be read: {error}; copy it anew") from error
     if not isinstance(config, dict):
         raise WeightsUnfit(f"{where}: {CONFIG} holds a JSON {type(config).__name__}, expected an object")

@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from conclave_weights.errors import DigestMismatch, WeightsUnfit
+from conclave_weights.errors import DigestMismatch, WeightsUnfit, WeightsUnreadable
 
 CHUNK_BYTES = 4 * 1024**2
 MAX_THREADS = 16
@@ -40,7 +40,12 @@ def list_files(root: Path) -> tuple[tuple[str, int], ...]:
     """Relative path and size of every file, sorted; refuses links, devices and names that are not UTF-8."""
     if not root.is_dir():
         raise WeightsUnfit(f"weights {root}: no such directory; give the directory that holds config.json")
-    found = sorted(_walk(root, root.resolve(), ""))
+    try:
+        found = sorted(_walk(root, root.resolve(), ""))
+    except OSError as error:
+        raise WeightsUnreadable(
+            f"weights {root}: {error.filename} cannot be read: {error.strerror or error}"
+        ) from error
     if not found:
         raise WeightsUnfit(f"weights {root}: the directory is empty, expected config.json and *.safetensors")
     return tuple(found)
@@ -114,7 +119,7 @@ def _sha256(path: Path, size_bytes: int, on_progress: Callable[[int], None]) -> 
                 read_bytes += count
                 on_progress(count)
     except OSError as error:
-        raise WeightsUnfit(f"weights file {path}: cannot be read: {error.strerror or error}") from error
+        raise WeightsUnreadable(f"weights file {path}: cannot be read: {error.strerror or error}") from error
     if read_bytes != size_bytes:
         raise WeightsUnfit(
             f"weights file {path}: {read_bytes} bytes read, {size_bytes} listed a moment before; "

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from conclave_weights.errors import WeightsUnfit
+from conclave_weights.errors import WeightsUnfit, WeightsUnreadable
 
 MAX_HEADER_BYTES = 100_000_000
 """The safetensors format's own limit."""
@@ -48,7 +48,7 @@ def read_header(shard: Path) -> Mapping[str, TensorHeader]:
             text = file.read(header_bytes) if header_bytes <= MAX_HEADER_BYTES else b""
             size_bytes = shard.stat().st_size
     except OSError as error:
-        raise WeightsUnfit(f"weights file {shard}: cannot be read: {error.strerror or error}") from error
+        raise WeightsUnreadable(f"weights file {shard}: cannot be read: {error.strerror or error}") from error
     if header_bytes > MAX_HEADER_BYTES:
         raise _damaged(shard, "its first 8 bytes are no safetensors header length")
     if len(prefix) < 8 or len(text) < header_bytes:

@@ -10,7 +10,7 @@ import json
 from pathlib import Path
 
 from conclave_weights.adapter import RANKS, check_adapter, is_adapter
-from conclave_weights.errors import WeightsUnfit
+from conclave_weights.errors import WeightsUnfit, WeightsUnreadable
 from conclave_weights.headers import REMEDY, read_header
 
 INDEX_NAME = "model.safetensors.index.json"
@@ -130,7 +130,9 @@ def read_json_object(path: Path) -> dict[str, object]:
         content = json.loads(path.read_bytes())
     except FileNotFoundError:
         raise WeightsUnfit(f"weights {path.parent}: no {path.name}; give the directory that holds it") from None
-    except (OSError, ValueError, RecursionError) as error:
+    except OSError as error:
+        raise WeightsUnreadable(f"{path}: cannot be read: {error.strerror or error}") from error
+    except (ValueError, RecursionError) as error:
         raise WeightsUnfit(f"{path}: cannot be read: {error}; {REMEDY}") from error
     if not isinstance(content, dict):
         raise WeightsUnfit(f"{path}: holds a JSON {type(content).__name__}, expected an object; {REMEDY}")

@@ -18,6 +18,8 @@ class ConditionType(StrEnum):
     """Whether every pod that should run runs."""
     SERVING = "Serving"
     """Whether some replica answers, be it of an older generation."""
+    EGRESS_ENFORCED = "EgressEnforced"
+    """Whether worker pods are kept from what their NetworkPolicy does not allow; information, no part of Ready."""
     UPDATE_AVAILABLE = "UpdateAvailable"
     """Whether a refresh would change what runs."""
     RECONCILING = "Reconciling"
@@ -70,7 +72,7 @@ class Reason(StrEnum):
     DOWNLOAD_FAILED = "DownloadFailed"
     DIGEST_MISMATCH = "DigestMismatch"
     WEIGHTS_CORRUPT = "WeightsCorrupt"
-    WEIGHTS_REJECTED = "WeightsRejected"
+    WEIGHTS_UNREADABLE = "WeightsUnreadable"
     VERIFYING = "Verifying"
 
     # Pods.
@@ -81,8 +83,15 @@ class Reason(StrEnum):
     CONTAINER_NOT_CREATED = "ContainerNotCreated"
     OUT_OF_MEMORY = "OutOfMemory"
     CONTAINER_CRASHED = "ContainerCrashed"
+    HEAD_UNREACHABLE = "HeadUnreachable"
     PODS_MISSING = "PodsMissing"
     PODS_STARTING = "PodsStarting"
+
+    # The network.
+    EGRESS_CLOSED = "EgressClosed"
+    EGRESS_OPEN = "EgressOpen"
+    EGRESS_ALLOWED = "EgressAllowed"
+    EGRESS_UNTESTED = "EgressUntested"
 
     # The engine.
     GPU_OUT_OF_MEMORY = "GpuOutOfMemory"

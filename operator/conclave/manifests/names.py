@@ -42,6 +42,10 @@ REFRESH = f"{PREFIX}/refresh"
 # Containers, volumes, paths.
 RAY_CONTAINER = "ray"
 AUTOSCALER_CONTAINER = "autoscaler"
+CANARY_CONTAINER = "egress-canary"
+"""Tells whether NetworkPolicies are enforced where the pod runs."""
+HEAD_WAIT_CONTAINER = "wait-gcs-ready"
+"""KubeRay's own, the last init container of a worker."""
 VERIFY_CONTAINER = "verify-weights"
 """The model's; an adapter's has its number behind it."""
 DOWNLOAD_CONTAINER = "download"
@@ -67,6 +71,8 @@ DASHBOARD_PORT = 8265
 DASHBOARD_AGENT_PORT = 52365
 GCS_PORT = 6379
 METRICS_PORT = 8080
+API_SERVER_PORTS = (443, 6443)
+"""Where clusters have their API server: its Service's port, and most often its own."""
 
 
 @dataclass(frozen=True)

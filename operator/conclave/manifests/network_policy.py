@@ -72,7 +72,7 @@ def _traces(deployment: ModelDeployment, settings: OperatorSettings) -> list[Jso
 def _head(deployment: ModelDeployment, settings: OperatorSettings) -> JsonObject:
     """No selector can name the API server: its addresses come from the settings, else only its ports are known."""
     name = deployment.metadata.name
-    api_server: JsonObject = {"ports": [_tcp(port) for port in (443, 6443)]}
+    api_server: JsonObject = {"ports": [_tcp(port) for port in names.API_SERVER_PORTS]}
     if settings.api_server_cidrs:
         api_server["to"] = _addresses(settings.api_server_cidrs)
     return _policy(

@@ -116,7 +116,7 @@ def worker_template(deployment: ModelDeployment, plan: Plan, settings: OperatorS
         ports={"serve": names.SERVE_PORT, "metrics": names.METRICS_PORT},
         # A worker without a Serve replica has no proxy: it is then not ready, and rightly gets no requests.
         readiness_probe=_probe(names.SERVE_PORT, "/-/healthz", failures=3),
-        init_containers=_verification(deployment, settings),
+        init_containers=[_canary(deployment, settings), *_verification(deployment, settings)],
         placed=placement(deployment, plan),
     )
 
@@ -220,24 +220,57 @@ def _probe(port: int, path: str, *, failures: int) -> JsonObject:
     }
 
 
+def _canary(deployment: ModelDeployment, settings: OperatorSettings) -> JsonObject:
+    """The first, so that it looks at a pod that has nothing yet. Requests equal limits in all: QoS Guaranteed."""
+    return _init_container(
+        deployment,
+        settings,
+        name=names.CANARY_CONTAINER,
+        command=["python", "-m", "conclave_serving.egress_canary", names.TERMINATION_MESSAGE_PATH],
+        amounts={"cpu": "250m", "memory": "128Mi"},
+    )
+
+
 def _verification(deployment: ModelDeployment, settings: OperatorSettings) -> list[JsonObject]:
     model = deployment.spec.model
     # The download Job, which alone may write to the cache, has compared what it holds.
     digests = (None if model.source.object_store else model.digest, *(adapter.digest for adapter in model.adapters))
+    command = ["python", "-m", "conclave_weights", "verify", "--report", names.TERMINATION_MESSAGE_PATH, "--digest"]
     return [
-        {
-            "name": _numbered(names.VERIFY_CONTAINER, number),
-            "image": image(deployment, settings),
-            "imagePullPolicy": settings.image_pull_policy,
-            "command": ["python", "-m", "conclave_weights", "verify", "--digest", digest, mount["mountPath"]],
-            "resources": {part: {"cpu": "1", "memory": "1Gi"} for part in ("requests", "limits")},
-            "volumeMounts": [SCRATCH_MOUNTS[0], mount],
-            "securityContext": CONTAINER_SECURITY,
-            "terminationMessagePolicy": "FallbackToLogsOnError",
-        }
+        _init_container(
+            deployment,
+            settings,
+            name=_numbered(names.VERIFY_CONTAINER, number),
+            command=[*command, digest, mount["mountPath"]],
+            amounts={"cpu": "1", "memory": "1Gi"},
+            mounts=(mount,),
+        )
         for number, (digest, mount) in enumerate(zip(digests, _weights_mounts(deployment), strict=True))
         if digest is not None
     ]
+
+
+def _init_container(
+    deployment: ModelDeployment,
+    settings: OperatorSettings,
+    *,
+    name: str,
+    command: list[str],
+    amounts: dict[str, str],
+    mounts: tuple[JsonObject, ...] = (),
+) -> JsonObject:
+    """It tells the operator how it ended by its termination message."""
+    return {
+        "name": name,
+        "image": image(deployment, settings),
+        "imagePullPolicy": settings.image_pull_policy,
+        "command": command,
+        "resources": {part: dict(amounts) for part in ("requests", "limits")},
+        "volumeMounts": [SCRATCH_MOUNTS[0], *mounts],
+        "securityContext": CONTAINER_SECURITY,
+        "terminationMessagePath": names.TERMINATION_MESSAGE_PATH,
+        "terminationMessagePolicy": "FallbackToLogsOnError",
+    }
 
 
 def _directories(deployment: ModelDeployment) -> Iterator[tuple[PersistentVolumeClaimSource | ImageSource, str]]:

@@ -6,34 +6,26 @@ Nothing of the old status is believed, except since when a condition has been as
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Literal, NamedTuple
 
 from conclave.api.modeldeployment import Condition, ModelDeployment, ModelDeploymentStatus
 from conclave.api.plan import Plan
 from conclave.api.reasons import ConditionType, Reason
 from conclave.manifests import names
 from conclave.observation import Decision, Observed, Outcome
+from conclave.status.egress import egress_enforced
 from conclave.status.engine_causes import is_serving
-from conclave.status.finding import Finding, Scene
+from conclave.status.finding import Finding, Scene, Status, Verdict
 from conclave.status.pods import count_running, in_trouble, is_leaving, is_ready, is_running, is_worker
 from conclave.status.root_cause import find_causes
 
 _LONGEST_MESSAGE = 4096
-
-Status = Literal["True", "False", "Unknown"]
-
-
-class _Verdict(NamedTuple):
-    status: Status
-    reason: Reason
-    message: str
 
 
 def derive_status(
     deployment: ModelDeployment, observed: Observed, decision: Decision, outcome: Outcome, now: datetime
 ) -> ModelDeploymentStatus:
     """Pure and idempotent: with nothing new, the status as it is."""
-    scene = Scene(deployment=deployment, observed=observed, decision=decision, outcome=outcome)
+    scene = Scene(deployment=deployment, observed=observed, decision=decision, outcome=outcome, now=now)
     causes = find_causes(scene)
     parts = {
         ConditionType.PLAN_READY: _plan_ready(scene, causes),
@@ -45,6 +37,7 @@ def derive_status(
     verdicts = {
         ConditionType.READY: ready,
         **parts,
+        ConditionType.EGRESS_ENFORCED: egress_enforced(scene),
         ConditionType.UPDATE_AVAILABLE: _update_available(scene),
         ConditionType.RECONCILING: _reconciling(scene, causes, ready),
         ConditionType.STALLED: _stalled(causes),
@@ -61,26 +54,26 @@ def derive_status(
     )
 
 
-def _ready(scene: Scene, causes: tuple[Finding, ...], parts: dict[ConditionType, _Verdict]) -> _Verdict:
+def _ready(scene: Scene, causes: tuple[Finding, ...], parts: dict[ConditionType, Verdict]) -> Verdict:
     """The root cause where there is one; without one, still no better than its parts."""
     if causes:
-        return _Verdict("False", causes[0].reason, causes[0].message)
+        return Verdict("False", causes[0].reason, causes[0].message)
     if scene.deployment.spec.suspend:
         return _suspended()
     for kind in (ConditionType.PLAN_READY, ConditionType.PROVISIONED, ConditionType.SERVING):
         if parts[kind].status != "True":
             return parts[kind]._replace(status="False")
     url = scene.decision.endpoint.url if scene.decision.endpoint else "its endpoint"
-    return _Verdict("True", Reason.AS_WANTED, f"model {scene.deployment.served_name} answers at {url}")
+    return Verdict("True", Reason.AS_WANTED, f"model {scene.deployment.served_name} answers at {url}")
 
 
-def _plan_ready(scene: Scene, causes: tuple[Finding, ...]) -> _Verdict:
+def _plan_ready(scene: Scene, causes: tuple[Finding, ...]) -> Verdict:
     refused = _first(causes, ConditionType.PLAN_READY)
     if refused is not None:
-        return _Verdict("False", refused.reason, refused.message)
+        return Verdict("False", refused.reason, refused.message)
     if scene.decision.plan is None:
         return _unknown(causes, "no plan has been made yet")
-    return _Verdict("True", Reason.PLANNED, summary(scene.decision.plan))
+    return Verdict("True", Reason.PLANNED, summary(scene.decision.plan))
 
 
 def summary(plan: Plan) -> str:
@@ -93,36 +86,36 @@ def summary(plan: Plan) -> str:
     )
 
 
-def _weights_ready(scene: Scene, causes: tuple[Finding, ...]) -> _Verdict:
+def _weights_ready(scene: Scene, causes: tuple[Finding, ...]) -> Verdict:
     found = _first(causes, ConditionType.WEIGHTS_READY)
     if found is not None:
-        return _Verdict("False", found.reason, found.message)
+        return Verdict("False", found.reason, found.message)
     if scene.deployment.spec.suspend:
-        return _Verdict("Unknown", Reason.SUSPENDED, "spec.suspend is true: no pod mounts the weights")
+        return Verdict("Unknown", Reason.SUSPENDED, "spec.suspend is true: no pod mounts the weights")
     if scene.deployment.spec.model.source.object_store is not None:
         return _downloaded(scene, causes)
     if not any(is_worker(pod) and is_running(pod) for pod in scene.observed.pods):
         return _unknown(causes, "no worker pod has mounted the weights yet")
     digest = scene.deployment.spec.model.digest
     if digest is None:
-        return _Verdict("True", Reason.MOUNTED, "mounted read-only; no spec.model.digest to compare with")
-    return _Verdict("True", Reason.VERIFIED, f"mounted read-only; the files are those of {digest}")
+        return Verdict("True", Reason.MOUNTED, "mounted read-only; no spec.model.digest to compare with")
+    return Verdict("True", Reason.VERIFIED, f"mounted read-only; the files are those of {digest}")
 
 
-def _downloaded(scene: Scene, causes: tuple[Finding, ...]) -> _Verdict:
+def _downloaded(scene: Scene, causes: tuple[Finding, ...]) -> Verdict:
     if not scene.decision.is_downloaded:
         return _unknown(causes, "the weights have not been downloaded yet")
     digest = scene.deployment.spec.model.digest
     where = f"the cache holds them in {scene.name_of('PersistentVolumeClaim', names.cache_claim(scene.name))}"
     if digest is None:
-        return _Verdict("True", Reason.DOWNLOADED, f"{where}; no spec.model.digest to compare with")
-    return _Verdict("True", Reason.VERIFIED, f"{where}; the files are those of {digest}")
+        return Verdict("True", Reason.DOWNLOADED, f"{where}; no spec.model.digest to compare with")
+    return Verdict("True", Reason.VERIFIED, f"{where}; the files are those of {digest}")
 
 
-def _provisioned(scene: Scene, causes: tuple[Finding, ...]) -> _Verdict:
+def _provisioned(scene: Scene, causes: tuple[Finding, ...]) -> Verdict:
     found = _first(causes, ConditionType.PROVISIONED)
     if found is not None:
-        return _Verdict("False", found.reason, found.message)
+        return Verdict("False", found.reason, found.message)
     if scene.deployment.spec.suspend:
         return _suspended()
     heads, workers = count_running(scene.observed)
@@ -132,50 +125,50 @@ def _provisioned(scene: Scene, causes: tuple[Finding, ...]) -> _Verdict:
             causes, f"{counted}, expected 1 head and at least {scene.least_workers} workers", status="False"
         )
     waiting = sum(1 for _ in in_trouble(scene.observed))
-    return _Verdict("True", Reason.PODS_READY, counted + (f", {waiting} more are waited for" if waiting else ""))
+    return Verdict("True", Reason.PODS_READY, counted + (f", {waiting} more are waited for" if waiting else ""))
 
 
-def _serving(scene: Scene, causes: tuple[Finding, ...]) -> _Verdict:
+def _serving(scene: Scene, causes: tuple[Finding, ...]) -> Verdict:
     if is_serving(scene) and not scene.deployment.spec.suspend:
-        return _Verdict("True", Reason.SERVING, "KubeRay counts healthy endpoints")
+        return Verdict("True", Reason.SERVING, "KubeRay counts healthy endpoints")
     found = _first(causes, ConditionType.SERVING)
     if found is not None:
-        return _Verdict("False", found.reason, found.message)
+        return Verdict("False", found.reason, found.message)
     if scene.deployment.spec.suspend:
         return _suspended()
     return _unknown(causes, "nothing answers", status="False")
 
 
-def _update_available(scene: Scene) -> _Verdict:
+def _update_available(scene: Scene) -> Verdict:
     if scene.decision.update_available:
-        return _Verdict("True", Reason.BUILDER_CHANGED, scene.decision.update_available)
-    return _Verdict("False", Reason.UP_TO_DATE, "what runs is what would be built now")
+        return Verdict("True", Reason.BUILDER_CHANGED, scene.decision.update_available)
+    return Verdict("False", Reason.UP_TO_DATE, "what runs is what would be built now")
 
 
-def _reconciling(scene: Scene, causes: tuple[Finding, ...], ready: _Verdict) -> _Verdict:
+def _reconciling(scene: Scene, causes: tuple[Finding, ...], ready: Verdict) -> Verdict:
     is_suspended = scene.deployment.spec.suspend
     if is_suspended and not causes and scene.observed.pods:
-        return _Verdict("True", Reason.SUSPENDED, f"{len(scene.observed.pods)} pods are still there and go")
+        return Verdict("True", Reason.SUSPENDED, f"{len(scene.observed.pods)} pods are still there and go")
     if ready.status != "True" and not is_suspended and not (causes and causes[0].is_stalled):
         return ready._replace(status="True")
-    return _Verdict("False", Reason.AS_WANTED, "nothing is under way")
+    return Verdict("False", Reason.AS_WANTED, "nothing is under way")
 
 
-def _stalled(causes: tuple[Finding, ...]) -> _Verdict:
+def _stalled(causes: tuple[Finding, ...]) -> Verdict:
     if causes and causes[0].is_stalled:
-        return _Verdict("True", causes[0].reason, causes[0].message)
-    return _Verdict("False", Reason.AS_WANTED, "nothing waits for a person")
+        return Verdict("True", causes[0].reason, causes[0].message)
+    return Verdict("False", Reason.AS_WANTED, "nothing waits for a person")
 
 
-def _suspended() -> _Verdict:
-    return _Verdict("False", Reason.SUSPENDED, "spec.suspend is true: no pods run; set it to false to serve again")
+def _suspended() -> Verdict:
+    return Verdict("False", Reason.SUSPENDED, "spec.suspend is true: no pods run; set it to false to serve again")
 
 
-def _unknown(causes: tuple[Finding, ...], message: str, status: Status = "Unknown") -> _Verdict:
+def _unknown(causes: tuple[Finding, ...], message: str, status: Status = "Unknown") -> Verdict:
     """Of a condition that only follows from another one's trouble: that trouble's reason, which Ready explains."""
     if causes:
-        return _Verdict(status, causes[0].reason, f"{message}; the condition Ready says why")
-    return _Verdict(status, Reason.PODS_STARTING, message)
+        return Verdict(status, causes[0].reason, f"{message}; the condition Ready says why")
+    return Verdict(status, Reason.PODS_STARTING, message)
 
 
 def _first(causes: tuple[Finding, ...], kind: ConditionType) -> Finding | None:
@@ -194,7 +187,7 @@ def _replicas(scene: Scene) -> tuple[int, int]:
     return len(workers) // nodes, answering
 
 
-def _condition(deployment: ModelDeployment, kind: ConditionType, verdict: _Verdict, now: datetime) -> Condition:
+def _condition(deployment: ModelDeployment, kind: ConditionType, verdict: Verdict, now: datetime) -> Condition:
     conditions = deployment.status.conditions if deployment.status else ()
     before = next((condition for condition in conditions if condition.type == kind), None)
     since = now.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -1,12 +1,25 @@
-"""One reason why a deployment is not as it should be, and all that the checks may look at."""
+"""One reason why a deployment is not as it should be, what a condition says, and all that the checks may look at."""
 
 from __future__ import annotations
+
+from datetime import datetime
+from typing import Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict
 
 from conclave.api.modeldeployment import ModelDeployment
 from conclave.api.reasons import ConditionType, Reason
 from conclave.observation import Decision, Observed, Outcome
+
+Status = Literal["True", "False", "Unknown"]
+
+
+class Verdict(NamedTuple):
+    """What a condition says."""
+
+    status: Status
+    reason: Reason
+    message: str
 
 
 class Finding(BaseModel):
@@ -42,6 +55,7 @@ class Scene(BaseModel):
     observed: Observed
     decision: Decision
     outcome: Outcome = Outcome()
+    now: datetime
 
     @property
     def name(self) -> str:

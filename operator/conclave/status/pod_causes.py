@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+from datetime import timedelta
 
 from conclave.api.reasons import ConditionType, Reason
 from conclave.manifests import names
+from conclave.manifests.pods import USER_ID
 from conclave.observation import JsonObject
 from conclave.status.exceptions import find_cause
 from conclave.status.finding import Finding, Scene
@@ -15,7 +17,11 @@ from conclave.status.pods import (
     events_about,
     has_begun,
     in_trouble,
+    is_ready,
     is_worker,
+    read_report,
+    ready_since,
+    running_since,
     unschedulable_message,
     waiting_containers,
 )
@@ -24,7 +30,22 @@ _PULL_FAILURES = ("ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrIm
 _CREATE_FAILURES = ("CreateContainerConfigError", "CreateContainerError", "RunContainerError", "CreatePodSandboxError")
 _WATCHED_MOUNTS = ("FailedMount", "FailedAttachVolume", "FailedMapVolume")
 _MISSING_SECRET = re.compile(r"""secret "([^"]+)" not found|couldn't find key \S+ in Secret [^/ ]+/(\S+)""")
+_AWAITED_ADDRESS = re.compile(r"--address (\S+)")
+_LONGEST_WAIT_FOR_HEAD = timedelta(minutes=2)
 _MISSING_OBJECT = re.compile(r'(secret|configmap|persistentvolumeclaim) "([^"]+)" not found', re.IGNORECASE)
+
+REASONS_OF_WEIGHTS = {
+    "DigestMismatch": Reason.DIGEST_MISMATCH,
+    "WeightsUnfit": Reason.WEIGHTS_CORRUPT,
+    "WeightsUnreadable": Reason.WEIGHTS_UNREADABLE,
+}
+"""By the error that `conclave_weights` reports."""
+_REMEDIES_OF_WEIGHTS = {
+    Reason.DIGEST_MISMATCH: "they are compared again whenever the pod is made anew",
+    Reason.WEIGHTS_CORRUPT: "mend what it names; they are looked at again whenever the pod is made anew",
+    Reason.WEIGHTS_UNREADABLE: f"the pods run as user and group {USER_ID}: let these read the files, or look at the "
+    "volume; they are looked at again whenever the pod is made anew",
+}
 
 
 def volume_not_mounted(scene: Scene) -> Finding | None:
@@ -101,21 +122,34 @@ def container_not_created(scene: Scene) -> Finding | None:
     return None
 
 
-def weights_rejected(scene: Scene) -> Finding | None:
-    """The init container found the files to be others than those of the digest."""
+def weights_unfit(scene: Scene) -> Finding | None:
+    """The init container found other files than the digest's, or some that it could not read or no engine could."""
     for pod in in_trouble(scene.observed):
         for container in dead_containers(pod):
-            if names.is_verification(container.name) and not _ran_out_of_memory(container):
-                return _on_pod(
-                    scene,
-                    pod,
-                    condition=ConditionType.WEIGHTS_READY,
-                    reason=Reason.WEIGHTS_REJECTED,
-                    seen=f"the files are not those of the digest in spec.model: {_last_line(container.message)}",
-                    remedy="copy the weights again, or correct the digest (`conclave weights digest` prints it)",
-                    evidence=tuple(container.message.splitlines()),
-                )
+            found = _verdict_on_weights(container)
+            if found is None:
+                continue
+            reason, words = found
+            first, *rest = words.splitlines() or [""]
+            return _on_pod(
+                scene,
+                pod,
+                condition=ConditionType.WEIGHTS_READY,
+                reason=reason,
+                seen=f"container {container.name} ended: {first}",
+                remedy=_REMEDIES_OF_WEIGHTS[reason],
+                evidence=tuple(rest),
+            )
     return None
+
+
+def _verdict_on_weights(container: ContainerState) -> tuple[Reason, str] | None:
+    """What `conclave_weights verify --report` told; None of what ended otherwise, as by the kernel or a traceback."""
+    if not names.is_verification(container.name):
+        return None
+    report = read_report(container.message)
+    reason = REASONS_OF_WEIGHTS.get(str(report.get("error")))
+    return None if reason is None else (reason, str(report.get("message", "")))
 
 
 def out_of_memory(scene: Scene) -> Finding | None:
@@ -138,7 +172,7 @@ def out_of_memory(scene: Scene) -> Finding | None:
 def container_crashed(scene: Scene) -> Finding | None:
     for pod in in_trouble(scene.observed):
         for container in dead_containers(pod):
-            if _ran_out_of_memory(container) or names.is_verification(container.name):
+            if _ran_out_of_memory(container) or _verdict_on_weights(container):
                 continue
             cause = find_cause(container.message)
             words = cause.line if cause else _last_line(container.message) or container.reason
@@ -169,6 +203,43 @@ def unschedulable(scene: Scene) -> Finding | None:
     return None
 
 
+def head_unreachable(scene: Scene) -> Finding | None:
+    """KubeRay's init container of a worker asks for the head's control store, without an end and without a word."""
+    ready_heads = {
+        pod["metadata"]["labels"].get(names.RAY_CLUSTER): pod
+        for pod in scene.observed.pods
+        if not is_worker(pod) and is_ready(pod)
+    }
+    for pod in in_trouble(scene.observed):
+        head = ready_heads.get(pod["metadata"]["labels"].get(names.RAY_CLUSTER))
+        waits_since = running_since(pod, names.HEAD_WAIT_CONTAINER)
+        if head is None or waits_since is None:
+            continue
+        in_vain_since = max(waits_since, ready_since(head) or waits_since)
+        if scene.now - in_vain_since <= _LONGEST_WAIT_FOR_HEAD:
+            continue
+        return _on_pod(
+            scene,
+            pod,
+            reason=Reason.HEAD_UNREACHABLE,
+            seen=f"container {names.HEAD_WAIT_CONTAINER} has waited for more than 2 minutes for the control store "
+            f"{_awaited_address(pod)}, and the head, Pod {head['metadata']['name']}, is ready",
+            remedy="check that the pod can resolve names and reach the head: the chart's network.dnsNamespace and "
+            "network.dnsCidrs name the DNS servers that model pods may call, and other NetworkPolicies of the "
+            "namespace may forbid more",
+            is_stalled=False,
+        )
+    return None
+
+
+def _awaited_address(pod: JsonObject) -> str:
+    for container in pod.get("spec", {}).get("initContainers", []):
+        if container["name"] == names.HEAD_WAIT_CONTAINER:
+            found = _AWAITED_ADDRESS.search(" ".join((*container.get("command", []), *container.get("args", []))))
+            return f"at {found[1]}" if found else "of its head"
+    return "of its head"
+
+
 def _on_pod(
     scene: Scene,
     pod: JsonObject,
@@ -194,7 +265,7 @@ def _on_pod(
 
 def _owners(scene: Scene, pod: JsonObject) -> tuple[str, ...]:
     labels = pod["metadata"].get("labels", {})
-    if names.WEIGHTS_OF in labels:
+    if names.MODEL_DEPLOYMENT not in labels:
         return tuple(
             scene.name_of(owner["kind"], owner["name"]) for owner in pod["metadata"].get("ownerReferences", [])
         )

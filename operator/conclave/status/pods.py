@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
-from typing import NamedTuple
+from datetime import datetime
+from typing import Any, NamedTuple
 
 from conclave.manifests import names
 from conclave.observation import JsonObject, Observed
+
+_LONGEST_REPORT = 4096
+"""What Kubernetes keeps of a termination message."""
 
 
 class ContainerState(NamedTuple):
@@ -48,10 +53,19 @@ def count_running(observed: Observed) -> tuple[int, int]:
 
 def is_ready(pod: JsonObject) -> bool:
     """Whether it may get requests."""
-    return any(
-        condition.get("type") == "Ready" and condition.get("status") == "True"
-        for condition in pod.get("status", {}).get("conditions", [])
-    )
+    return any(_ready_conditions(pod))
+
+
+def ready_since(pod: JsonObject) -> datetime | None:
+    """None where it is not ready, or where nobody says since when."""
+    times = [condition.get("lastTransitionTime") for condition in _ready_conditions(pod)]
+    return datetime.fromisoformat(times[0]) if times and times[0] else None
+
+
+def _ready_conditions(pod: JsonObject) -> Iterator[JsonObject]:
+    for condition in pod.get("status", {}).get("conditions", []):
+        if condition.get("type") == "Ready" and condition.get("status") == "True":
+            yield condition
 
 
 def in_trouble(observed: Observed) -> Iterator[JsonObject]:
@@ -69,13 +83,34 @@ def waiting_containers(pod: JsonObject) -> Iterator[ContainerState]:
 
 
 def dead_containers(pod: JsonObject) -> Iterator[ContainerState]:
-    """Containers that ended badly, now or before their last restart."""
+    """Containers that ended badly, now or before their last restart, and have not ended well since."""
     for status in _statuses(pod):
+        if status.get("state", {}).get("terminated", {}).get("exitCode") == 0:
+            continue
         ends = (status.get(state, {}).get("terminated") for state in ("state", "lastState"))
         for end in ends:
             if end and end.get("exitCode"):
                 yield ContainerState(status["name"], end.get("reason", ""), end.get("message", ""), end["exitCode"])
                 break
+
+
+def running_since(pod: JsonObject, container: str) -> datetime | None:
+    """None where the container does not run."""
+    for status in _statuses(pod):
+        started = status.get("state", {}).get("running", {}).get("startedAt")
+        if status["name"] == container and started:
+            return datetime.fromisoformat(started)
+    return None
+
+
+def read_report(message: str) -> dict[str, Any]:
+    """A termination message that is JSON; a pod may write anything, so that nothing is believed of its shape."""
+    try:
+        report = json.loads(message[:_LONGEST_REPORT])
+        json.dumps(report, ensure_ascii=False).encode()  # half a surrogate pair is no text
+    except (ValueError, RecursionError):
+        return {}
+    return report if isinstance(report, dict) else {}
 
 
 def is_verifying(pod: JsonObject) -> bool:

@@ -6,6 +6,7 @@ Used by `derive` for conditions and by `conclave explain` for the whole chain.
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import datetime
 
 from conclave.api.modeldeployment import ModelDeployment
 from conclave.api.reasons import ConditionType, Reason
@@ -30,10 +31,11 @@ _PODS: tuple[Check, ...] = (
     pod_causes.volume_not_mounted,
     pod_causes.image_not_pulled,
     pod_causes.container_not_created,
-    pod_causes.weights_rejected,
+    pod_causes.weights_unfit,
     pod_causes.out_of_memory,
     pod_causes.container_crashed,
     pod_causes.unschedulable,
+    pod_causes.head_unreachable,
     engine_causes.replica_failed,
     dependencies.claim_pending,
     engine_causes.pods_missing,
@@ -61,7 +63,11 @@ def _chain(scene: Scene) -> tuple[Check, ...]:
 
 
 def explain(
-    deployment: ModelDeployment, observed: Observed, decision: Decision | None = None, outcome: Outcome | None = None
+    deployment: ModelDeployment,
+    observed: Observed,
+    now: datetime,
+    decision: Decision | None = None,
+    outcome: Outcome | None = None,
 ) -> tuple[Finding, ...]:
     """For the command line, which decides and applies nothing: the plan's refusal is then taken from the status."""
     scene = Scene(
@@ -69,6 +75,7 @@ def explain(
         observed=observed,
         decision=decision or _decision_from_status(deployment, observed),
         outcome=outcome or Outcome(),
+        now=now,
     )
     return find_causes(scene)
 

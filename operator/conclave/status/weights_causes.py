@@ -5,7 +5,6 @@ The pod's own words are in the termination messages of its containers, as JSON o
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -15,7 +14,7 @@ from conclave.manifests.weights_job import is_complete
 from conclave.observation import JsonObject
 from conclave.status import pod_causes
 from conclave.status.finding import Finding, Scene
-from conclave.status.pods import events_about, has_begun, is_leaving
+from conclave.status.pods import events_about, has_begun, is_leaving, read_report
 
 _POD_CHECKS = (
     pod_causes.volume_not_mounted,
@@ -23,11 +22,10 @@ _POD_CHECKS = (
     pod_causes.container_not_created,
     pod_causes.unschedulable,
 )
-_LONGEST_REPORT = 4096
-_REASONS = {"DigestMismatch": Reason.DIGEST_MISMATCH, "WeightsUnfit": Reason.WEIGHTS_CORRUPT}
 _REMEDIES = {
     Reason.DOWNLOAD_FAILED: "it is tried again, at the latest after five minutes",
     Reason.DIGEST_MISMATCH: "the objects are compared again, at the latest after five minutes",
+    Reason.WEIGHTS_UNREADABLE: "look at the cache's volume; it is tried again, at the latest after five minutes",
     Reason.WEIGHTS_CORRUPT: "upload whole weights; they are looked at again, at the latest after five minutes",
     Reason.OUT_OF_MEMORY: "it is tried again; report this, since a download needs little memory",
 }
@@ -71,11 +69,11 @@ def _container_failed(scene: Scene) -> Finding | None:
             end = _failure(status)
             if end is None:
                 continue
-            report = _report(end)
+            report = read_report(end.get("message", ""))
             if end.get("reason") == "OOMKilled":
                 reason, words = Reason.OUT_OF_MEMORY, "it used more than its memory limit"
             else:
-                reason = _REASONS.get(str(report.get("error")), Reason.DOWNLOAD_FAILED)
+                reason = pod_causes.REASONS_OF_WEIGHTS.get(str(report.get("error")), Reason.DOWNLOAD_FAILED)
                 words = str(report.get("message") or end.get("message") or f"exit code {end['exitCode']}").strip()
             first, *rest = words.splitlines()
             return _finding(
@@ -113,7 +111,7 @@ def _progress(pod: JsonObject) -> Iterator[dict[str, Any]]:
     for status in _statuses(pod):
         end = status.get("state", {}).get("terminated")
         if end and not end.get("exitCode"):
-            report = _report(end)
+            report = read_report(end.get("message", ""))
             if all(isinstance(report.get(key), int) for key in ("doneBytes", "totalBytes")):
                 yield report
 
@@ -123,15 +121,6 @@ def _failure(status: JsonObject) -> JsonObject | None:
     state = status.get("state", {})
     end = state.get("terminated") or ("waiting" in state and status.get("lastState", {}).get("terminated"))
     return end if end and end.get("exitCode") else None
-
-
-def _report(end: JsonObject) -> dict[str, Any]:
-    """What a container wrote when it ended; a pod may write anything, so that nothing is believed of its shape."""
-    try:
-        report = json.loads(end.get("message", "")[:_LONGEST_REPORT])
-    except ValueError:
-        return {}
-    return report if isinstance(report, dict) else {}
 
 
 def _pods(scene: Scene) -> Iterator[JsonObject]:

@@ -98,6 +98,9 @@ def test_mounts_name_volumes_and_weights_are_read_only() -> None:
         for container in (*template["spec"].get("initContainers", []), *template["spec"]["containers"]):
             mounts = {mount["name"]: mount for mount in container["volumeMounts"]}
             assert mounts.keys() <= volumes.keys()
+            if container["name"] == names.CANARY_CONTAINER:
+                assert mounts.keys() == {"tmp"}
+                continue
             assert mounts["weights"] == {
                 "name": "weights",
                 "mountPath": names.MODEL_PATH,
@@ -126,12 +129,30 @@ def test_an_image_source_becomes_an_image_volume() -> None:
 
 def test_a_digest_is_verified_before_the_engine_starts() -> None:
     plain = templates(build_rayservice(make_deployment(), make_plan(), SETTINGS))
-    assert "initContainers" not in plain["worker"]["spec"]
+    assert [container["name"] for container in plain["worker"]["spec"]["initContainers"]] == [names.CANARY_CONTAINER]
     checked = templates(build_rayservice(make_deployment({"model": {"digest": DIGEST}}), make_plan(), SETTINGS))
-    (verify,) = checked["worker"]["spec"]["initContainers"]
+    (_canary, verify) = checked["worker"]["spec"]["initContainers"]
     assert verify["command"] == [
-        "python", "-m", "conclave_weights", "verify", "--digest", DIGEST, names.MODEL_PATH,
+        "python", "-m", "conclave_weights", "verify", "--report", "/dev/termination-log",
+        "--digest", DIGEST, names.MODEL_PATH,
     ]  # fmt: skip
+    assert verify["terminationMessagePath"] == "/dev/termination-log"
+
+
+def test_workers_begin_with_a_canary_and_heads_which_may_call_the_api_server_do_not() -> None:
+    made = templates(build_rayservice(make_deployment({"model": {"digest": DIGEST}}), make_plan(), SETTINGS))
+    assert "initContainers" not in made["head"]["spec"]
+    canary = made["worker"]["spec"]["initContainers"][0]
+    assert canary["command"] == ["python", "-m", "conclave_serving.egress_canary", "/dev/termination-log"]
+    assert canary["image"] == SETTINGS.image
+    assert canary["terminationMessagePath"] == "/dev/termination-log"
+
+
+def test_requests_equal_limits_so_that_pods_are_guaranteed_what_they_have() -> None:
+    for container in containers(
+        build_rayservice(make_deployment({"model": {"digest": DIGEST}}), make_plan(), SETTINGS)
+    ):
+        assert container["resources"]["requests"] == container["resources"]["limits"], container["name"]
 
 
 def test_the_serve_config_reads_the_mounted_token_and_weights() -> None:
@@ -156,7 +177,7 @@ def test_what_two_sources_name_is_one_volume_and_every_mount_a_directory_of_its_
         tone, formal = mounts["/models/adapters/acme+tone"], mounts["/models/adapters/acme+tone+formal"]
         assert (tone["name"], tone["subPath"], tone["readOnly"]) == ("weights", "tone", True)
         assert (formal["name"], formal["readOnly"]) == (volumes[1]["name"], True)
-    (verify,) = templates(rayservice)["worker"]["spec"]["initContainers"]
+    (_canary, verify) = templates(rayservice)["worker"]["spec"]["initContainers"]
     assert names.is_verification(verify["name"])
     assert verify["command"][-2:] == [DIGEST, "/models/adapters/acme+tone+formal"]
     (application,) = yaml.safe_load(rayservice["spec"]["serveConfigV2"])["applications"]

@@ -55,6 +55,7 @@ def test_a_model_that_serves_is_ready() -> None:
         "WeightsReady": ("True", "Mounted"),
         "Provisioned": ("True", "PodsReady"),
         "Serving": ("True", "Serving"),
+        "EgressEnforced": ("Unknown", "EgressUntested"),
         "UpdateAvailable": ("False", "UpToDate"),
         "Reconciling": ("False", "AsWanted"),
         "Stalled": ("False", "AsWanted"),

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+import json
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -92,6 +93,7 @@ def scene(
         "claims": {"weights": "Bound"},
     }
     return Scene(
+        now=NOW,
         deployment=make_deployment(spec),
         observed=Observed(**(seen | observed)),
         decision=Decision(plan=make_plan(), refusal=refusal),
@@ -110,6 +112,30 @@ def starting(worker: JsonObject, *events: JsonObject, head: JsonObject = HEAD, *
 
 def broken_worker(status: JsonObject) -> JsonObject:
     return make_pod("worker", **status)
+
+
+def verified_badly(error: str, message: str, *, container: str = "verify-weights") -> JsonObject:
+    """As `conclave_weights verify --report` leaves it."""
+    report = json.dumps({"error": error, "message": message})
+    return broken_worker(dead("Error", report, exit_code=4, container=container))
+
+
+def ready_head(since: str) -> JsonObject:
+    """Since that time of NOW's day."""
+    head = make_pod("head")
+    head["status"]["conditions"][0]["lastTransitionTime"] = f"2026-11-23T{since}Z"
+    return head
+
+
+def waiting_for_head(since: str, *, cluster: str = "mixtral-x7k2p") -> JsonObject:
+    """A worker that KubeRay's init container holds up."""
+    running = {"name": "wait-gcs-ready", "state": {"running": {"startedAt": f"2026-11-23T{since}Z"}}}
+    pod = make_pod("worker", phase="Pending", initContainerStatuses=[running])
+    address = f"{cluster}-head-svc.llm.svc.cluster.local:6379"
+    script = f"if ray health-check --address {address} > /dev/null; then break; fi"
+    pod["spec"]["initContainers"] = [{"name": "wait-gcs-ready", "command": ["/bin/bash", "-c"], "args": [script]}]
+    pod["metadata"]["labels"]["ray.io/cluster"] = cluster
+    return pod
 
 
 ADAPTED = {"model": {"adapters": [{"name": "tone", "source": {"persistentVolumeClaim": {"claimName": "adapters"}}}]}}
@@ -300,24 +326,98 @@ CASES: dict[str, Case] = {
     ),
     "a flipped byte in the weights": Case(
         starting(
-            broken_worker(
-                dead(
-                    "Error",
-                    "error: model.safetensors: sha256 is 12…, expected 34…",
-                    exit_code=2,
-                    container="verify-weights",
-                )
+            verified_badly(
+                "DigestMismatch", "weights /models/weights: digest sha256:1, expected sha256:2\n  a: 1 bytes"
             )
         ),
-        Reason.WEIGHTS_REJECTED,
+        Reason.DIGEST_MISMATCH,
         WEIGHTS,
-        ("model.safetensors: sha256 is 12…, expected 34…", "copy the weights again"),
+        ("container verify-weights ended: weights /models/weights: digest sha256:1, expected sha256:2; ", "made anew"),
     ),
     "the files of an adapter are not those of its digest": Case(
-        starting(broken_worker(dead("Error", "error: a: sha256 …", container="verify-weights-2"))),
-        Reason.WEIGHTS_REJECTED,
+        starting(verified_badly("DigestMismatch", "digest sha256:1", container="verify-weights-2")),
+        Reason.DIGEST_MISMATCH,
         WEIGHTS,
-        ("error: a: sha256 …",),
+        ("container verify-weights-2 ended: digest sha256:1",),
+    ),
+    "a shard of the weights is missing": Case(
+        starting(verified_badly("WeightsUnfit", "weights /models/weights: 1 of 2 files are missing: b")),
+        Reason.WEIGHTS_CORRUPT,
+        WEIGHTS,
+        ("1 of 2 files are missing: b", "mend what it names"),
+    ),
+    "the weights may not be read": Case(
+        starting(
+            verified_badly("WeightsUnreadable", "weights file /models/weights/a: cannot be read: Permission denied")
+        ),
+        Reason.WEIGHTS_UNREADABLE,
+        WEIGHTS,
+        ("cannot be read: Permission denied", "user and group 1000"),
+    ),
+    "a verification that never looked at the weights": Case(
+        starting(
+            broken_worker(dead("Error", "ImportError: libz.so.1: cannot open shared", container="verify-weights"))
+        ),
+        Reason.IMAGE_INCOMPLETE,
+        PROVISIONED,
+        ("container verify-weights ended with exit code 1: ImportError: libz.so.1",),
+    ),
+    "a verification that outgrew its memory": Case(
+        starting(broken_worker(dead("OOMKilled", exit_code=137, container="verify-weights"))),
+        Reason.OUT_OF_MEMORY,
+        PROVISIONED,
+        ("container verify-weights was killed",),
+    ),
+    "a verification whose words are no report": Case(
+        starting(broken_worker(dead("Error", "[" * 3000, container="verify-weights", exit_code=4))),
+        Reason.CONTAINER_CRASHED,
+        PROVISIONED,
+        ("container verify-weights ended with exit code 4",),
+    ),
+    "half a character in a report": Case(
+        starting(
+            broken_worker(
+                dead("Error", r'{"error": "DigestMismatch", "message": "\ud800"}', container="verify-weights")
+            )
+        ),
+        Reason.CONTAINER_CRASHED,
+        PROVISIONED,
+        (r'{"error": "DigestMismatch", "message": "\ud800"}',),
+    ),
+    "a worker that cannot reach its head": Case(
+        starting(waiting_for_head("11:57:59"), head=ready_head("11:50:00")),
+        Reason.HEAD_UNREACHABLE,
+        PROVISIONED,
+        (
+            "Pod llm/mixtral-x7k2p-worker-abcde: container wait-gcs-ready has waited for more than 2 minutes for the "
+            "control store at mixtral-x7k2p-head-svc.llm.svc.cluster.local:6379, and the head, Pod "
+            "mixtral-x7k2p-head-abcde, is ready; ",
+            "network.dnsNamespace and network.dnsCidrs",
+        ),
+    ),
+    "a worker that waits for its head since a moment": Case(
+        starting(waiting_for_head("11:58:00"), head=ready_head("11:50:00")),
+        Reason.PODS_STARTING,
+        PROVISIONED,
+        ("starting, one of 1 pods",),
+    ),
+    "a worker whose head has been ready for a moment only": Case(
+        starting(waiting_for_head("11:30:00"), head=ready_head("11:58:00")),
+        Reason.PODS_STARTING,
+        PROVISIONED,
+        ("starting, one of 1 pods",),
+    ),
+    "a worker whose head is not ready": Case(
+        starting(waiting_for_head("11:30:00"), head=make_pod("head", ready=False)),
+        Reason.PODS_STARTING,
+        PROVISIONED,
+        ("starting, one of 1 pods",),
+    ),
+    "a worker of another cluster than the ready head's": Case(
+        starting(waiting_for_head("11:30:00", cluster="mixtral-other"), head=ready_head("11:50:00")),
+        Reason.PODS_STARTING,
+        PROVISIONED,
+        ("starting, one of 1 pods",),
     ),
     "a worker outgrew its memory": Case(
         starting(broken_worker(dead("OOMKilled", exit_code=137))),
@@ -433,6 +533,27 @@ def test_an_event_from_before_the_first_container_ran_is_no_cause() -> None:
     assert root.reason is Reason.PODS_STARTING
 
 
+def test_weights_that_were_mended_are_no_cause() -> None:
+    """The container failed, and its next try ended well; the pod still starts."""
+    pod = verified_badly("DigestMismatch", "digest sha256:1")
+    (verification,) = pod["status"]["initContainerStatuses"]
+    verification["lastState"] = verification["state"]
+    (root, *_) = find_causes(scene(**starting(pod)))
+    assert root.reason is Reason.DIGEST_MISMATCH
+    verification["state"] = {"terminated": {"reason": "Completed", "message": '{"totalBytes": 9}', "exitCode": 0}}
+    pod["status"]["phase"] = "Pending"
+    (root, *_) = find_causes(scene(**starting(pod)))
+    assert root.reason is Reason.PODS_STARTING
+
+
+def test_the_words_about_an_unreachable_head_do_not_count_the_seconds() -> None:
+    seen = starting(waiting_for_head("11:30:00"), head=ready_head("11:50:00"))
+    known = scene(**seen)
+    (first, *_) = find_causes(known)
+    assert find_causes(known.model_copy(update={"now": NOW + timedelta(seconds=1)}))[0] == first
+    assert not first.is_stalled
+
+
 def test_a_suspended_deployment_misses_no_pods() -> None:
     assert find_causes(scene(spec={"suspend": True}, pods=(), rayservice=make_rayservice())) == ()
 
@@ -459,14 +580,14 @@ OF_THE_OPERATOR_ONLY = {name for name, case in CASES.items() if "outcome" in cas
 @pytest.mark.parametrize("name", sorted(CASES.keys() - OF_THE_OPERATOR_ONLY))
 def test_explain_finds_what_the_operator_found(name: str) -> None:
     known = scene(**CASES[name].seen)
-    assert explain(with_derived_status(known), known.observed) == find_causes(known)
+    assert explain(with_derived_status(known), known.observed, NOW) == find_causes(known)
 
 
 @pytest.mark.parametrize("name", sorted(OF_THE_OPERATOR_ONLY))
 def test_what_only_the_operator_saw_stands_in_the_status(name: str) -> None:
     known = scene(**CASES[name].seen)
     deployment = with_derived_status(known)
-    assert explain(deployment, known.observed) == ()
+    assert explain(deployment, known.observed, NOW) == ()
     assert deployment.status is not None
     ready = next(condition for condition in deployment.status.conditions if condition.type == ConditionType.READY)
     assert (ready.status, ready.reason) == ("False", CASES[name].reason)
@@ -483,7 +604,7 @@ def test_a_refusal_of_a_newer_operator_is_no_reason_that_explain_knows() -> None
         for condition in deployment.status.conditions
     )
     status = deployment.status.model_copy(update={"conditions": newer})
-    (finding, *_) = explain(deployment.model_copy(update={"status": status}), known.observed)
+    (finding, *_) = explain(deployment.model_copy(update={"status": status}), known.observed, NOW)
     assert finding.reason is Reason.ROLLING_OUT
 
 

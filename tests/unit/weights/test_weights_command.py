@@ -49,3 +49,28 @@ def test_damaged_weights_are_refused_before_hashing(weights: Path) -> None:
     completed = run("verify", "--digest", digest, str(weights))
     assert completed.returncode == 4
     assert "truncated" in completed.stderr
+
+
+def test_the_report_tells_a_mismatch_from_what_is_damaged_and_what_cannot_be_read(
+    weights: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    digest = digest_of(hash_files(weights))
+    report = tmp_path_factory.mktemp("report") / "termination-log"
+    shard = weights / "model.safetensors"
+    whole = shard.read_bytes()
+
+    def told() -> tuple[int, object]:
+        completed = run("verify", "--report", str(report), "--digest", digest, str(weights))
+        return completed.returncode, json.loads(report.read_text()).get("error")
+
+    assert told() == (0, None)
+    shard.write_bytes(whole[:-1] + b"5")
+    assert told() == (4, "DigestMismatch")
+    shard.write_bytes(whole[:-1])
+    assert told() == (4, "WeightsUnfit")
+    shard.unlink()
+    shard.mkdir()
+    assert told() == (4, "WeightsUnreadable")
+    shard.rmdir()
+    shard.write_bytes(whole)
+    assert told() == (0, None)
