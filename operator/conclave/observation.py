@@ -74,6 +74,10 @@ class Observed(_Observation):
     """Jobs that the deployment owns: they fetch its weights."""
     weights_pods: tuple[JsonObject, ...] = ()
     """Pods of those Jobs."""
+    inspection_jobs: tuple[JsonObject, ...] = ()
+    """Jobs that the deployment owns: they read the config.json of its weights."""
+    inspection_pods: tuple[JsonObject, ...] = ()
+    """Pods of those Jobs."""
     cache: JsonObject | None = None
     """The PersistentVolumeClaim of the cache, where the deployment owns it."""
     claims: dict[str, str] = Field(default_factory=dict)
@@ -108,6 +112,8 @@ class Decision(_Observation):
     """Why there is no plan for this spec; what already runs is then left as it is."""
     endpoint: Endpoint | None = None
     """Where the model answers once it runs."""
+    is_inspecting: bool = False
+    """Whether there is no plan for this spec because the model's config.json has not been read yet."""
     is_downloaded: bool | None = None
     """Whether an object store's weights are in the cache; None where none are wanted, or nothing can be done yet."""
     update_available: str = ""

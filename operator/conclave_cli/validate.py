@@ -16,6 +16,7 @@ import typer
 import yaml
 
 from conclave.api.modeldeployment import GROUP, KIND, ModelDeployment
+from conclave.catalogue.servable import to_be_inspected
 from conclave.errors import InvalidInput, UnknownModel
 from conclave.planning.checks import Unfit, check_deployment, check_shape
 from conclave.planning.plan import facts_for
@@ -74,11 +75,19 @@ class Judge:
             return tuple(found)
         try:
             facts = facts_for(deployment.spec.model.id, self.config)
-        except UnknownModel:  # already among what was found
-            return tuple(found)
+        except UnknownModel as error:
+            is_told = self.config is None  # that it is not served, or that only its weights say what it is
+            return tuple(found) if is_told else (*found, Problem(("spec", "model"), str(error)))
         except InvalidInput as error:
             return (*found, Problem(("spec", "model", "configRef"), str(error)))
         return (*found, *map(_problem, check_shape(deployment, facts)))
+
+    def note(self, deployment: ModelDeployment) -> str | None:
+        """What can only be judged where the weights are."""
+        if self.config is not None or deployment.spec.model.config_ref is not None:
+            return None
+        note = to_be_inspected(deployment.spec.model.id)
+        return note and f"{note}; to check it here, give --config"
 
 
 def _problem(unfit: Unfit) -> Problem:
@@ -120,6 +129,8 @@ def _check(document: Document, judge: Judge) -> Report:
     deployment, problems = check_document(document)
     if deployment is not None:
         problems = judge.beyond_admission(deployment)
+        if note := judge.note(deployment):
+            typer.echo(f"{document.file}:{document.line}: note: {note}", err=True)
     return {
         "file": document.file,
         "line": document.line,

@@ -49,11 +49,15 @@ async def observe(cluster: Cluster, deployment: ModelDeployment) -> Observed:
     pods = found(await cluster.list(POD, namespace, names.pod_selector(name)))
     jobs = found(await cluster.list(JOB, namespace, {names.MODEL_DEPLOYMENT: name}))
     weights_pods = found(await cluster.list(POD, namespace, names.weights_selector(name)))
+    inspection_pods = found(await cluster.list(POD, namespace, names.inspection_selector(name)))
     is_cached = deployment.spec.model.cache is not None
     caches = found(await cluster.get(CLAIM, namespace, names.cache_claim(name))) if is_cached else ()
     about = {
         item["metadata"]["uid"]
-        for item in (*pods, *rayclusters, *jobs, *weights_pods, *caches, *([rayservice] if rayservice else []))
+        for item in (
+            *(*pods, *rayclusters, *jobs, *weights_pods, *inspection_pods, *caches),
+            *([rayservice] if rayservice else []),
+        )
     }
     own_pods = frozenset(pod["metadata"]["uid"] for pod in pods)
     events = found(await cluster.list(EVENT, namespace))
@@ -77,8 +81,10 @@ async def observe(cluster: Cluster, deployment: ModelDeployment) -> Observed:
         events=tuple(event for event in events if event.get("involvedObject", {}).get("uid") in about),
         revisions=tuple(item for item in revisions if _is_owned(item, deployment)),
         network_policies=tuple(item for item in policies if _is_owned(item, deployment)),
-        jobs=tuple(item for item in jobs if _is_owned(item, deployment)),
+        jobs=tuple(item for item in jobs if _is_owned(item, deployment) and not _is_inspection(item)),
         weights_pods=weights_pods,
+        inspection_jobs=tuple(item for item in jobs if _is_owned(item, deployment) and _is_inspection(item)),
+        inspection_pods=inspection_pods,
         cache=next((item for item in caches if _is_owned(item, deployment)), None),
         claims={item["metadata"]["name"]: item.get("status", {}).get("phase", "") for item in claims},
         config_maps={item["metadata"]["name"]: item.get("data", {}) for item in config_maps},
@@ -89,7 +95,7 @@ async def observe(cluster: Cluster, deployment: ModelDeployment) -> Observed:
 def keep_pod(pod: JsonObject) -> JsonObject | None:
     """Of pods, ours whole, of others those that hold GPUs, and only that; nothing of the rest."""
     metadata = {key: value for key, value in pod["metadata"].items() if key != "managedFields"}
-    if {names.MODEL_DEPLOYMENT, names.WEIGHTS_OF} & metadata.get("labels", {}).keys():
+    if set(names.POD_OWNERS) & metadata.get("labels", {}).keys():
         return {**pod, "metadata": metadata}
     spec = pod.get("spec", {})
     containers = {
@@ -137,6 +143,10 @@ def _is_absent(reading: Reading) -> bool:
 def _is_child(item: JsonObject, owner: JsonObject) -> bool:
     owners = item["metadata"].get("ownerReferences", [])
     return any(reference["uid"] == owner["metadata"]["uid"] for reference in owners)
+
+
+def _is_inspection(job: JsonObject) -> bool:
+    return names.INSPECTION_KEY in job["metadata"].get("labels", {})
 
 
 def _is_owned(item: JsonObject, deployment: ModelDeployment) -> bool:

@@ -138,7 +138,7 @@ class Controller:
                 key for key in self.fleet.known() if key[0] == namespace and f"{about}-".startswith(f"{key[1]}-")
             )
         labels = metadata.get("labels", {})
-        owner = labels.get(names.MODEL_DEPLOYMENT) or labels.get(names.WEIGHTS_OF, "")
+        owner = next((labels[label] for label in names.POD_OWNERS if label in labels), "")
         if resource == RAY_CLUSTER:
             owner = next((reference["name"] for reference in metadata.get("ownerReferences", [])), "")
         if owner:

@@ -1,4 +1,4 @@
-"""What a model's pods run: `python -m conclave_weights verify|download`, in containers that hold no Kubernetes token.
+"""What a model's pods run: `python -m conclave_weights verify|download|inspect`; they hold no Kubernetes token.
 
 One line on stderr where it fails, and the exit code of the error; `--report` also writes how it ended as JSON, for the
 pod's termination message. Verification needs the standard library only.
@@ -24,7 +24,7 @@ _LONGEST_REPORT = 4000
 def main() -> int:
     arguments = _parser().parse_args()
     try:
-        report = {"verify": _verify, "download": _download}[arguments.command](arguments)
+        report = {"verify": _verify, "download": _download, "inspect": _inspect}[arguments.command](arguments)
     except WeightsUnfit as error:
         print(f"error: {error}", file=sys.stderr)
         _write(arguments.report, {"error": type(error).__name__, "message": str(error)})
@@ -50,6 +50,9 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--keep", action="append", help="the only other directory beside PATH that stays; repeatable")
     command.add_argument("--report", type=Path)
     command.add_argument("uri")
+    command.add_argument("path", type=Path)
+    command = commands.add_parser("inspect", help="tell what a plan needs of weights that the catalogue does not know")
+    command.add_argument("--report", type=Path)
     command.add_argument("path", type=Path)
     return parser
 
@@ -77,6 +80,14 @@ def _download(arguments: argparse.Namespace) -> dict[str, object]:
         print(f"note: {note}")
     print(f"{arguments.path}: {_state(done)}, {done.fetched_bytes} bytes fetched by this run")
     return {"doneBytes": done.done_bytes, "totalBytes": done.total_bytes, "notes": list(done.notes)}
+
+
+def _inspect(arguments: argparse.Namespace) -> dict[str, object]:
+    from conclave_weights.plan_facts import plan_facts  # it takes the catalogue, and so its libraries, along
+
+    facts = plan_facts(arguments.path, _LONGEST_REPORT)
+    print(f"{arguments.path}: {facts.summary}")
+    return facts.model_dump(mode="json", by_alias=True)
 
 
 def _state(done: Download) -> str:

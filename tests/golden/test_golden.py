@@ -15,6 +15,7 @@ import pytest
 import yaml
 
 from conclave.api.modeldeployment import ModelDeployment
+from conclave.manifests import names
 from conclave.manifests.decision import decide
 from conclave.manifests.settings import OperatorSettings
 from conclave.observation import Decision, JsonObject, Observed, Outcome
@@ -60,13 +61,16 @@ def applied(decision: Decision, observed: Observed, status: JsonObject) -> Obser
     for item in live:
         item["metadata"] |= {"uid": f"uid-of-{item['kind']}", "generation": 1}
     rayservice = next((item for item in live if item["kind"] == "RayService"), None)
-    jobs = [item for item in copy.deepcopy([*decision.create]) if item["kind"] == "Job"]
-    for job in jobs:
+    made = [item for item in copy.deepcopy([*decision.create]) if item["kind"] == "Job"]
+    for job in made:
         job["metadata"] |= {"uid": "uid-of-Job"}
+    inspections = [job for job in made if names.INSPECTION_KEY in job["metadata"]["labels"]]
+    jobs = [job for job in made if job not in inspections]
     return observed.model_copy(
         update={
             "rayservice": rayservice and rayservice | {"status": {"observedGeneration": 1} | status},
             "jobs": (*observed.jobs, *jobs),
+            "inspection_jobs": (*observed.inspection_jobs, *inspections),
             "revisions": tuple(item for item in live if item["kind"] == "ControllerRevision"),
             "network_policies": tuple(item for item in live if item["kind"] == "NetworkPolicy"),
         }

@@ -170,7 +170,8 @@ class Model(ApiModel):
     )
 
     id: ModelId
-    """A catalogue entry, for instance `mistralai/Mixtral-8x7B-Instruct-v0.1`; another id needs `configRef`."""
+    """A catalogue entry, for instance `mistralai/Mixtral-8x7B-Instruct-v0.1`; what another id is, the config.json
+    beside its weights says, or `configRef`."""
     served_name: ServedName | None = None
     """The model name that clients send; the object's name where left out. Never changes."""
     revision: CommitHash | None = None
@@ -180,7 +181,8 @@ class Model(ApiModel):
     cache: Cache | None = None
     """Where a downloaded source is kept, shared by replicas; needed with `source.objectStore`, and only there."""
     config_ref: ConfigReference | None = None
-    """`config.json` of a model that the catalogue does not know, or of a fine-tune."""
+    """`config.json` of a fine-tune, or of a model that the catalogue does not know, whose weights need not be looked at
+    then."""
     digest: Sha256Digest | None = None
     """Digest of the weights' files, as `conclave weights digest` prints it; checked before the engine starts."""
     licence: Licence | None = None

@@ -50,6 +50,8 @@ class Reason(StrEnum):
     DATA_CLASS_UNKNOWN = "DataClassUnknown"
     CONFIG_MISSING = "ConfigMissing"
     CONFIG_INVALID = "ConfigInvalid"
+    INSPECTING = "Inspecting"
+    INSPECTION_FAILED = "InspectionFailed"
     NOTHING_FITS = "NothingFits"
 
     # What the cluster must have or allow.
@@ -103,3 +105,16 @@ class Reason(StrEnum):
     ENGINE_FAILED = "EngineFailed"
     ENGINE_STARTING = "EngineStarting"
     ROLLING_OUT = "RollingOut"
+
+
+REFUSALS = (
+    Reason.INVALID_SPEC,
+    Reason.MODEL_REFUSED,
+    Reason.DATA_CLASS_UNKNOWN,
+    Reason.CONFIG_MISSING,
+    Reason.CONFIG_INVALID,
+    Reason.WEIGHTS_CORRUPT,
+    Reason.WEIGHTS_UNREADABLE,
+    Reason.NOTHING_FITS,
+)
+"""Why a spec has no plan; other reasons of PlanReady are of what a plan waits for."""

@@ -40,13 +40,27 @@ def not_yet_served(model_id: str, architecture: str | None = None) -> str | None
     return f"model {model_id}: not served by this release: {entry.served.reason}"
 
 
-def _unknown(model_id: str) -> str:
-    suggestions = suggest_models(model_id)
-    meant = f"did you mean {' or '.join(suggestions)}? " if suggestions else ""
+def to_be_inspected(model_id: str) -> str | None:
+    """How an unknown model is planned where it runs; None of a known one."""
+    if find_model(model_id) is not None:
+        return None
     return (
-        f"model {model_id}: not in the catalogue and no config.json given; {meant}"
-        "`conclave models` lists the known ones; for another, give its config.json (model.configRef in a cluster)"
+        f"model {model_id}: not in the catalogue; {_meant(model_id)}In a cluster the operator first has a Job read "
+        "config.json beside the weights, and refuses what cannot be served"
     )
+
+
+def _unknown(model_id: str) -> str:
+    return (
+        f"model {model_id}: not in the catalogue and no config.json given; {_meant(model_id)}"
+        "`conclave models` lists the known ones; for another, give its config.json (in a cluster a Job of the "
+        "operator reads the one beside the weights)"
+    )
+
+
+def _meant(model_id: str) -> str:
+    suggestions = suggest_models(model_id)
+    return f"did you mean {' or '.join(suggestions)}? " if suggestions else ""
 
 
 def _never_released(model_id: str, entry: ModelEntry) -> str:

@@ -13,8 +13,9 @@ from conclave.api.modeldeployment import Endpoint, ModelDeployment
 from conclave.api.plan import Plan
 from conclave.api.reasons import Reason
 from conclave.catalogue.facts import ModelFacts
-from conclave.errors import InvalidInput
+from conclave.errors import InvalidInput, UnknownModel
 from conclave.manifests import names
+from conclave.manifests.inspection import InspectionPlan, files_of, needs_inspection, plan_inspection
 from conclave.manifests.network_policy import build_network_policies
 from conclave.manifests.rayservice import build_rayservice, in_place
 from conclave.manifests.revision import (
@@ -28,7 +29,7 @@ from conclave.manifests.revision import (
 )
 from conclave.manifests.secret import build_token_secret
 from conclave.manifests.settings import OperatorSettings
-from conclave.manifests.weights import plan_weights
+from conclave.manifests.weights import WeightsPlan, plan_weights
 from conclave.observation import Decision, JsonObject, Observed, Refusal
 from conclave.planning.checks import Unfit, check_deployment, check_shape
 from conclave.planning.plan import facts_for, plan_deployment
@@ -51,6 +52,10 @@ class _RefusedError(Exception):
         self.refusal = Refusal(reason=reason, message=message)
 
 
+class _NotInspectedError(Exception):
+    """The plan waits for the model's config.json."""
+
+
 def decide(deployment: ModelDeployment, observed: Observed, settings: OperatorSettings, token: str) -> Decision:
     """`token` is a fresh random value; it is used only where the endpoint has no token yet."""
     records = read_records(observed.revisions)
@@ -58,49 +63,85 @@ def decide(deployment: ModelDeployment, observed: Observed, settings: OperatorSe
     is_blind = any(failure.resource not in _ONLY_EXPLAINS for failure in observed.failures)
     if is_blind or deployment.metadata.deletion_timestamp is not None:
         return Decision(plan=current.plan if current else None)
+    used_key = current.weights_key if current else ""
+    inspection = plan_inspection(deployment, observed, settings)
     try:
-        build = choose_build(deployment, current, make_plan(deployment, observed, settings, records), settings)
+        plan = make_plan(deployment, observed, settings, records, inspection)
+        build = choose_build(deployment, current, plan, settings)
     except _RefusedError as refused:
-        # What runs goes on, and is repaired where somebody changed it.
-        record = _with_suspension(current, deployment) if current else None
-        kept = _objects(deployment, observed, settings, record, token) if record else Decision()
-        return kept.model_copy(update={"refusal": refused.refusal})
-    weights = plan_weights(deployment, observed, settings, build.record.plan, current.weights_key if current else "")
+        kept = _kept(deployment, observed, settings, current, token)
+        decision = kept.model_copy(update={"refusal": refused.refusal})
+        return _beside(decision, observed, inspection._replace(create=()))
+    except _NotInspectedError:
+        kept = _kept(deployment, observed, settings, current, token)
+        decision = kept.model_copy(update={"is_inspecting": True})
+        # Without a plan, a volume of one node is where the deployment's own selector puts it.
+        weights = plan_weights(deployment, observed, settings, None, used_key)
+        return _beside(decision, observed, weights, inspection)
+    weights = plan_weights(deployment, observed, settings, build.record.plan, used_key)
     if weights.is_ready:
         decision = _objects(deployment, observed, settings, build.record, token)
     else:
-        # What runs goes on until there is something to run instead.
-        record = _with_suspension(current, deployment) if current else None
-        kept = _objects(deployment, observed, settings, record, token) if record else Decision()
+        kept = _kept(deployment, observed, settings, current, token)
         decision = kept.model_copy(update={"plan": build.record.plan})
+    if _has_kuberay(observed):
+        decision = decision.model_copy(update={"update_available": build.update_available})
+    return _beside(decision, observed, weights, inspection._replace(create=()))
+
+
+def _kept(
+    deployment: ModelDeployment, observed: Observed, settings: OperatorSettings, current: Record | None, token: str
+) -> Decision:
+    """What runs goes on, repaired where somebody changed it, until there is something to run instead."""
+    if current is None:
+        return Decision()
+    return _objects(deployment, observed, settings, _with_suspension(current, deployment), token)
+
+
+def _beside(decision: Decision, observed: Observed, *plans: WeightsPlan | InspectionPlan) -> Decision:
+    """With what fetches the weights and what reads them; without KubeRay nothing is written."""
     if not _has_kuberay(observed):
         return decision
-    return decision.model_copy(
-        update={
-            "update_available": build.update_available,
-            "is_downloaded": weights.is_ready if weights.apply else None,
-            "create": (*decision.create, *weights.create),
-            "apply": (*weights.apply, *decision.apply),
-            "delete": (*decision.delete, *weights.delete),
+    for plan in plans:
+        changes: JsonObject = {
+            "create": (*decision.create, *plan.create),
+            "apply": (*plan.apply, *decision.apply),
+            "delete": (*decision.delete, *plan.delete),
         }
-    )
+        if isinstance(plan, WeightsPlan) and plan.apply:
+            changes["is_downloaded"] = plan.is_ready
+        decision = decision.model_copy(update=changes)
+    return decision
 
 
 def make_plan(
-    deployment: ModelDeployment, observed: Observed, settings: OperatorSettings, records: tuple[Record, ...]
+    deployment: ModelDeployment,
+    observed: Observed,
+    settings: OperatorSettings,
+    records: tuple[Record, ...],
+    inspection: InspectionPlan,
 ) -> Plan:
     """The recorded plan while it is one for this spec, else a fresh one, as an earlier one for the same was."""
     _refuse(check_deployment(deployment, DataClasses(names=settings.data_classes)))
     if records and _is_for(records[-1], deployment):
         return records[-1].plan
-    facts = _facts(deployment, observed)
+    facts = _facts(deployment, observed, inspection)
     try:
         outcome = plan_deployment(deployment, facts, observed.inventory, _precedent(deployment, records))
     except InvalidInput as error:
         raise _RefusedError(Reason.INVALID_SPEC, str(error)) from error
     if outcome.plan is None:
         raise _RefusedError(Reason.NOTHING_FITS, outcome.explanation)
-    return outcome.plan
+    return _with_source(deployment, outcome.plan, inspection)
+
+
+def _with_source(deployment: ModelDeployment, plan: Plan, inspection: InspectionPlan) -> Plan:
+    """Says what a plan rests on that does not rest on the catalogue."""
+    if inspection.weights is None:
+        return plan
+    source = f"the catalogue does not know {deployment.spec.model.id}: planned from config.json of "
+    source += f"{files_of(deployment)}: {inspection.weights.summary}"
+    return plan.model_copy(update={"because": (*plan.because, source[:1024])})
 
 
 def _precedent(deployment: ModelDeployment, records: tuple[Record, ...]) -> Plan | None:
@@ -213,10 +254,13 @@ def _is_token_missing(deployment: ModelDeployment, observed: Observed) -> bool:
     )
 
 
-def _facts(deployment: ModelDeployment, observed: Observed) -> ModelFacts:
+def _facts(deployment: ModelDeployment, observed: Observed, inspection: InspectionPlan) -> ModelFacts:
+    config = _inspected(inspection) if needs_inspection(deployment) else _config(deployment, observed)
     try:
-        facts = facts_for(deployment.spec.model.id, _config(deployment, observed))
+        facts = facts_for(deployment.spec.model.id, config)
         _refuse(check_shape(deployment, facts))
+    except UnknownModel as error:
+        raise _RefusedError(Reason.MODEL_REFUSED, str(error)) from error
     except InvalidInput as error:
         raise _RefusedError(Reason.CONFIG_INVALID, str(error)) from error
     return facts
@@ -225,6 +269,15 @@ def _facts(deployment: ModelDeployment, observed: Observed) -> ModelFacts:
 def _refuse(problems: tuple[Unfit, ...]) -> None:
     if problems:
         raise _RefusedError(problems[0].reason, "; ".join(problem.message for problem in problems))
+
+
+def _inspected(inspection: InspectionPlan) -> dict[str, object]:
+    """The config.json that lies beside the weights."""
+    if inspection.refusal is not None:
+        raise _RefusedError(Reason(inspection.refusal.reason), inspection.refusal.message)
+    if inspection.weights is None:
+        raise _NotInspectedError
+    return inspection.weights.config
 
 
 def _config(deployment: ModelDeployment, observed: Observed) -> dict[str, object] | None:

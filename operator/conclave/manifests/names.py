@@ -22,6 +22,12 @@ WEIGHTS_OF = f"{PREFIX}/weights-of"
 """On pods that fetch a deployment's weights, which are none of its own: its policies do not open them to each other."""
 WEIGHTS_KEY = f"{PREFIX}/weights-key"
 """On a Job: which weights it fetches."""
+INSPECTION_OF = f"{PREFIX}/inspection-of"
+"""On pods that read the config.json of a model that the catalogue does not know: they reach nobody."""
+INSPECTION_KEY = f"{PREFIX}/inspection-key"
+"""On a Job: what it looks at."""
+POD_OWNERS = (MODEL_DEPLOYMENT, WEIGHTS_OF, INSPECTION_OF)
+"""Each pod of ours bears one of these, which names its deployment."""
 RAY_NODE_TYPE = "ray.io/node-type"
 RAY_CLUSTER = "ray.io/cluster"
 NAMESPACE_NAME = "kubernetes.io/metadata.name"
@@ -50,6 +56,7 @@ VERIFY_CONTAINER = "verify-weights"
 """The model's; an adapter's has its number behind it."""
 DOWNLOAD_CONTAINER = "download"
 """The last step; the init containers before it have the percents behind it that they end at."""
+INSPECTION_CONTAINER = "inspect"
 CACHE_VOLUME = "cache"
 WORKER_GROUP = "gpu"
 WEIGHTS_VOLUME = "weights"
@@ -142,6 +149,16 @@ def weights_job(deployment: str, content_hash: str) -> str:
     return f"{deployment}-weights-{content_hash[:10]}"
 
 
+def inspection_network_policy(deployment: str) -> str:
+    """That the pods which read config.json reach nobody."""
+    return f"{deployment}.inspection"
+
+
+def inspection_job(deployment: str, content_hash: str) -> str:
+    """A Job that reads config.json; equal content has an equal name, since a Job's pods never change."""
+    return f"{deployment}-inspection-{content_hash[:10]}"
+
+
 def revision(deployment: str, content_hash: str) -> str:
     """A ControllerRevision; equal content has an equal name."""
     return f"{deployment}-{content_hash[:10]}"
@@ -181,8 +198,21 @@ def weights_selector(deployment: str) -> dict[str, str]:
 
 def weights_pod_labels(deployment: str) -> dict[str, str]:
     """Of those pods; without the label that makes a pod one of the model's."""
-    own = {key: value for key, value in labels(deployment, "weights").items() if key != MODEL_DEPLOYMENT}
-    return own | weights_selector(deployment)
+    return _foreign_pod_labels(deployment, "weights") | weights_selector(deployment)
+
+
+def inspection_selector(deployment: str) -> dict[str, str]:
+    """Selects the pods that read the config.json of the deployment's weights."""
+    return {INSPECTION_OF: deployment}
+
+
+def inspection_pod_labels(deployment: str) -> dict[str, str]:
+    """Of those pods; without the label that makes a pod one of the model's."""
+    return _foreign_pod_labels(deployment, "inspection") | inspection_selector(deployment)
+
+
+def _foreign_pod_labels(deployment: str, component: str) -> dict[str, str]:
+    return {key: value for key, value in labels(deployment, component).items() if key != MODEL_DEPLOYMENT}
 
 
 def selector_string(selector: dict[str, str]) -> str:

@@ -139,6 +139,11 @@ def pull_secrets(deployment: ModelDeployment, settings: OperatorSettings) -> lis
     return [{"name": name} for name in wanted]
 
 
+def model_files(deployment: ModelDeployment) -> tuple[JsonObject, JsonObject]:
+    """Volume and read-only mount of the model's own files; of a downloaded one, of the cache."""
+    return _weights_volumes(deployment)[0], _weights_mounts(deployment)[0]
+
+
 def image(deployment: ModelDeployment, settings: OperatorSettings) -> str:
     """The serving image of all containers."""
     return deployment.spec.runtime.image or settings.image

@@ -38,16 +38,26 @@ def plan_weights(
     if observed.cache is None:
         return WeightsPlan(is_ready=False, apply=objects)
     key, claim_uid = weights_key(deployment), observed.cache["metadata"]["uid"]
-    ours = [job for job in observed.jobs if is_for(job, key, claim_uid)]
-    done = next((job for job in ours if is_complete(job)), None)
+    done = find_download(deployment, observed)
     if done is not None:
         return WeightsPlan(is_ready=True, apply=objects, delete=_others(observed, done))
     if deployment.spec.suspend:
         return WeightsPlan(is_ready=False, apply=objects, delete=observed.jobs)
     kept = (used_key,) if used_key not in ("", key) else ()
     job = build_download_job(deployment, store, cache, plan, settings, claim_uid=claim_uid, kept_keys=kept)
-    is_there = any(other["metadata"]["name"] == job["metadata"]["name"] for other in ours)
+    is_there = any(
+        other["metadata"]["name"] == job["metadata"]["name"] and is_for(other, key, claim_uid)
+        for other in observed.jobs
+    )
     return WeightsPlan(is_ready=False, create=() if is_there else (job,), apply=objects, delete=_others(observed, job))
+
+
+def find_download(deployment: ModelDeployment, observed: Observed) -> JsonObject | None:
+    """The Job that has put these weights into this claim, once it is done."""
+    if observed.cache is None:
+        return None
+    key, claim_uid = weights_key(deployment), observed.cache["metadata"]["uid"]
+    return next((job for job in observed.jobs if is_for(job, key, claim_uid) and is_complete(job)), None)
 
 
 def _others(observed: Observed, wanted: JsonObject) -> tuple[JsonObject, ...]:

@@ -30,7 +30,7 @@ class Unfit(NamedTuple):
 
 
 def check_deployment(deployment: ModelDeployment, data_classes: DataClasses) -> tuple[Unfit, ...]:
-    """What can be said before the model's config is read."""
+    """What can be said before the model's config is read: of an unknown model there is one, beside its weights."""
     found = []
     if problem := data_classes.problem(deployment.spec.access.data_class):
         found.append(Unfit(Reason.DATA_CLASS_UNKNOWN, ("spec", "access", "dataClass"), problem))
@@ -38,7 +38,7 @@ def check_deployment(deployment: ModelDeployment, data_classes: DataClasses) -> 
     accepted = model.licence.accepted if model.licence else None
     found += [
         Unfit(Reason.MODEL_REFUSED, ("spec", "model"), problem)
-        for problem in check_servable(model.id, accepted, has_config=model.config_ref is not None)
+        for problem in check_servable(model.id, accepted, has_config=True)
     ]
     return tuple(found)
 

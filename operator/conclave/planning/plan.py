@@ -178,7 +178,7 @@ def facts_for(model_id: str, config: Mapping[str, object] | None) -> ModelFacts:
         near = ", ".join(suggest_models(model_id))
         raise UnknownModel(
             f"model.id is {model_id!r}, which the catalogue does not know{f' (did you mean {near}?)' if near else ''}; "
-            "give its config.json (model.configRef in a cluster, --config here)"
+            "give its config.json with --config (in a cluster it is read from the weights, or from model.configRef)"
         )
     if not entry.has_weights:
         raise UnknownModel(f"model.id is {model_id!r}: {entry.served.reason}")

@@ -71,7 +71,9 @@ def _plan_ready(scene: Scene, causes: tuple[Finding, ...]) -> Verdict:
     refused = _first(causes, ConditionType.PLAN_READY)
     if refused is not None:
         return Verdict("False", refused.reason, refused.message)
-    if scene.decision.plan is None:
+    if scene.decision.plan is None or scene.decision.is_inspecting:
+        if scene.deployment.spec.suspend and not causes:
+            return Verdict("Unknown", Reason.SUSPENDED, "spec.suspend is true: the weights are not looked at")
         return _unknown(causes, "no plan has been made yet")
     return Verdict("True", Reason.PLANNED, summary(scene.decision.plan))
 

@@ -9,10 +9,11 @@ from collections.abc import Callable
 from datetime import datetime
 
 from conclave.api.modeldeployment import ModelDeployment
-from conclave.api.reasons import ConditionType, Reason
+from conclave.api.reasons import REFUSALS, ConditionType
+from conclave.manifests.inspection import needs_inspection
 from conclave.manifests.weights_job import is_complete
 from conclave.observation import Decision, Observed, Outcome, Refusal
-from conclave.status import dependencies, engine_causes, pod_causes, weights_causes
+from conclave.status import dependencies, engine_causes, inspection_causes, pod_causes, weights_causes
 from conclave.status.finding import Finding, Scene
 
 Check = Callable[[Scene], Finding | None]
@@ -24,6 +25,7 @@ _BEFORE_PODS: tuple[Check, ...] = (
     dependencies.plan_refused,
     dependencies.claim_unusable,
     weights_causes.not_downloaded,
+    inspection_causes.not_inspected,
     dependencies.cluster_rejected,
 )
 _PODS: tuple[Check, ...] = (
@@ -55,7 +57,7 @@ def find_causes(scene: Scene) -> tuple[Finding, ...]:
 
 
 def _chain(scene: Scene) -> tuple[Check, ...]:
-    if scene.deployment.spec.suspend or scene.decision.is_downloaded is False:
+    if scene.deployment.spec.suspend or scene.decision.is_downloaded is False or scene.decision.is_inspecting:
         return _BEFORE_PODS  # no pods are wanted, or none yet
     if engine_causes.has_enough(scene):
         return _BEFORE_PODS + _AFTER_PODS
@@ -83,11 +85,14 @@ def explain(
 def _decision_from_status(deployment: ModelDeployment, observed: Observed) -> Decision:
     is_downloaded = all(map(is_complete, observed.jobs)) if observed.jobs else None
     if deployment.status is None:
-        return Decision(is_downloaded=is_downloaded)
+        return Decision(is_downloaded=is_downloaded, is_inspecting=needs_inspection(deployment))
+    is_inspecting = False
     prefix = f"ModelDeployment {deployment.metadata.namespace}/{deployment.metadata.name}: "
     for condition in deployment.status.conditions:
-        is_known = condition.reason in list(Reason)  # a newer operator may have others
-        if condition.type == ConditionType.PLAN_READY and condition.status == "False" and is_known:
+        if condition.type != ConditionType.PLAN_READY or condition.status != "False":
+            continue
+        is_inspecting = needs_inspection(deployment)
+        if condition.reason in REFUSALS:  # a newer operator may have others
             refusal = Refusal(reason=condition.reason, message=condition.message.removeprefix(prefix))
             return Decision(plan=deployment.status.plan, refusal=refusal)
-    return Decision(plan=deployment.status.plan, is_downloaded=is_downloaded)
+    return Decision(plan=deployment.status.plan, is_downloaded=is_downloaded, is_inspecting=is_inspecting)

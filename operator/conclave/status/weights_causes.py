@@ -35,10 +35,10 @@ def not_downloaded(scene: Scene) -> Finding | None:
     """The first thing that keeps the weights from the cache, be it only time."""
     if scene.decision.is_downloaded is not False or scene.deployment.spec.suspend:
         return None
-    return _job_rejected(scene) or _pod_waits(scene) or _container_failed(scene) or _downloading(scene)
+    return job_rejected(scene) or pod_waits(scene) or _container_failed(scene) or _downloading(scene)
 
 
-def _job_rejected(scene: Scene) -> Finding | None:
+def job_rejected(scene: Scene) -> Finding | None:
     """The API server refused the Job's pod: quota, admission, priority class."""
     for job in scene.observed.jobs:
         events = events_about(scene.observed, job, "FailedCreate")
@@ -55,16 +55,16 @@ def _job_rejected(scene: Scene) -> Finding | None:
     return None
 
 
-def _pod_waits(scene: Scene) -> Finding | None:
+def pod_waits(scene: Scene) -> Finding | None:
     """The checks of the model's pods, on these."""
-    pods = tuple(_pods(scene))
+    pods = tuple(undone_pods(scene))
     on_these = scene.model_copy(update={"observed": scene.observed.model_copy(update={"pods": pods})})
     found = next((finding for check in _POD_CHECKS if (finding := check(on_these)) is not None), None)
     return found and found.model_copy(update={"condition": ConditionType.WEIGHTS_READY})
 
 
 def _container_failed(scene: Scene) -> Finding | None:
-    for pod in _pods(scene):
+    for pod in undone_pods(scene):
         for status in _statuses(pod):
             end = _failure(status)
             if end is None:
@@ -92,8 +92,8 @@ def _downloading(scene: Scene) -> Finding:
     if scene.observed.cache is None:
         seen = "it is being made"
     else:
-        reports = [report for pod in _pods(scene) for report in _progress(pod)]
-        has_pod = any(map(has_begun, _pods(scene)))
+        reports = [report for pod in undone_pods(scene) for report in _progress(pod)]
+        has_pod = any(map(has_begun, undone_pods(scene)))
         seen = _amount(reports[-1]) if reports else "the download has begun" if has_pod else "the download is to begin"
         phase = scene.observed.cache.get("status", {}).get("phase")
         seen += f" (the claim's phase is {phase}, expected Bound)" if phase != "Bound" else ""
@@ -123,7 +123,7 @@ def _failure(status: JsonObject) -> JsonObject | None:
     return end if end and end.get("exitCode") else None
 
 
-def _pods(scene: Scene) -> Iterator[JsonObject]:
+def undone_pods(scene: Scene) -> Iterator[JsonObject]:
     """Those of Jobs that are not done."""
     undone = {job["metadata"].get("uid") for job in scene.observed.jobs if not is_complete(job)}
     for pod in scene.observed.weights_pods:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from conclave.catalogue.servable import check_servable, not_yet_served
+from conclave.catalogue.servable import check_servable, not_yet_served, to_be_inspected
 
 REFUSED = [
     ("MM1 was never released", "apple/MM1", None, ["never released", "Llama-4-Scout", "multimodal"]),
@@ -62,6 +62,12 @@ def test_not_refused(model_id: str, accepted: str | None, has_config: bool) -> N
 def test_a_config_makes_no_provider_model_servable() -> None:
     assert check_servable("gpt-4o", None, has_config=True)
     assert check_servable("apple/mm1", None, has_config=True)
+
+
+def test_only_an_unknown_model_is_left_to_the_cluster() -> None:
+    assert "did you mean databricks/dbrx-instruct" in str(to_be_inspected("databricks/dbrx-instrukt"))
+    assert to_be_inspected("databricks/dbrx-instruct") is None
+    assert to_be_inspected("openai/gpt-4o") is None
 
 
 def test_what_the_engine_cannot_serve_yet_says_so_by_id_and_by_architecture() -> None:

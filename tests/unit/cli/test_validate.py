@@ -31,10 +31,6 @@ def _model(change: dict[str, Any]) -> str:
 
 
 BEYOND_ADMISSION = {
-    "an unknown model": (
-        {"model": {"id": "acme/unheard-of"}},
-        "model acme/unheard-of: not in the catalogue and no config.json given",
-    ),
     "a licence that was not accepted": (
         {"model": {"id": "databricks/dbrx-instruct"}},
         "its licence databricks-open-model-license",
@@ -184,6 +180,22 @@ def test_a_model_of_ones_own_is_judged_by_its_config(tmp_path: Path) -> None:
     code, output = _run("-f", "-", "--config", str(config), stdin=text)
     assert code == 2
     assert "6 attention heads do not divide by 4" in output
+
+
+def test_a_model_that_only_the_cluster_can_judge_is_valid_with_a_note(tmp_path: Path) -> None:
+    text = _model({"model": {"id": "mistralai/Mixtral-8x7B-Instruct"}})
+    result = CliRunner().invoke(APP, ["-f", "-"], input=text)
+    assert (result.exit_code, result.stdout) == (0, "-:1: ModelDeployment mixtral is valid\n")
+    assert result.stderr.startswith(
+        "-:1: note: model mistralai/Mixtral-8x7B-Instruct: not in the catalogue; did you mean "
+    )
+    assert "In a cluster the operator first has a Job read config.json beside the weights" in result.stderr
+    config = tmp_path / "config.json"
+    config.write_text('{"architectures": ["Nobody"]}', encoding="utf-8")
+    code, output = _run("-f", "-", "--config", str(config), stdin=text)
+    assert code == 2
+    assert "spec.model: config.json: architectures is 'Nobody', which no reader knows" in output
+    assert "note" not in output
 
 
 def test_the_clusters_own_data_classes_are_asked() -> None:

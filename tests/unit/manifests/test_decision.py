@@ -277,10 +277,10 @@ REFUSED: dict[str, tuple[dict[str, Any], dict[str, Any], Reason, str]] = {
     "an unknown architecture": (
         OWN,
         {"config_maps": {"own": {"config.json": '{"architectures": ["Nobody"]}'}}},
-        Reason.CONFIG_INVALID,
+        Reason.MODEL_REFUSED,
         "Nobody",
     ),
-    "an unknown model": ({"model": {"id": "acme/nothing"}}, {}, Reason.MODEL_REFUSED, "not in the catalogue"),
+    "a model without weights": ({"model": {"id": "openai/gpt-4o"}}, {}, Reason.MODEL_REFUSED, "by its provider only"),
     "an unaccepted licence": (
         {"model": {"id": "meta-llama/Meta-Llama-3-8B-Instruct"}},
         {},
