@@ -1,0 +1,116 @@
+"""What kubelets report of a model's pods, on a real API server with KubeRay, and the conditions that come out of it.
+
+Nothing runs here: the tests write what a kubelet would.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from tests.eventually import eventually
+from tests.integration.testbed.operator import model_deployment, patch_pod_status, volume_for
+from tests.integration.testbed.world import World
+
+Json = dict[str, Any]
+DIGEST = "sha256:" + "ab" * 32
+
+
+def the_pod(world: World, kind: str) -> Json:
+    """The one that does not leave."""
+
+    def found() -> Json | None:
+        pods = [
+            pod
+            for pod in world.pods("mixtral")
+            if pod["metadata"]["labels"]["ray.io/node-type"] == kind and "deletionTimestamp" not in pod["metadata"]
+        ]
+        return pods[0] if pods else None
+
+    return eventually(found, timeout=60)
+
+
+def report(world: World, pod: Json, *states: tuple[str, Json], **status: Any) -> None:
+    """States of its init containers; of those that are not named nothing is known."""
+    shape = {"image": "x", "imageID": "", "ready": False, "restartCount": 0}
+    init = [shape | {"name": name, "state": state} for name, state in states]
+    patch_pod_status(
+        world.kube,
+        world.namespace,
+        pod["metadata"]["name"],
+        {"phase": "Pending", "initContainerStatuses": init} | status,
+    )
+
+
+def ended(message: Json, exit_code: int = 0) -> Json:
+    reason = "Error" if exit_code else "Completed"
+    return {"terminated": {"exitCode": exit_code, "reason": reason, "message": json.dumps(message)}}
+
+
+def ago(duration: timedelta) -> str:
+    return (datetime.now(UTC) - duration).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def test_what_the_canary_of_a_worker_found_is_a_condition(world: World) -> None:
+    world.apply(model_deployment("mixtral"))
+    worker = the_pod(world, "worker")
+    assert world.becomes("mixtral", "EgressEnforced", "EgressUntested")["status"] == "Unknown"
+    report(world, worker, ("egress-canary", ended({"egress": "open", "target": "10.96.0.1:443", "seconds": 15.0})))
+    condition = world.becomes("mixtral", "EgressEnforced", "EgressOpen")
+    assert condition["status"] == "False"
+    pod = f"Pod {world.namespace}/{worker['metadata']['name']}"
+    assert condition["message"].startswith(f"{pod}: reached 10.96.0.1:443")
+    report(world, worker, ("egress-canary", ended({"egress": "closed", "target": "10.96.0.1:443", "seconds": 7.0})))
+    assert world.becomes("mixtral", "EgressEnforced", "EgressClosed")["status"] == "True"
+
+
+def test_a_worker_that_waits_for_a_head_that_is_ready_is_told(world: World) -> None:
+    world.apply(model_deployment("mixtral"))
+    head, worker = the_pod(world, "head"), the_pod(world, "worker")
+    long_ago = ago(timedelta(minutes=10))
+    ready = {"type": "Ready", "status": "True", "lastTransitionTime": long_ago}
+    patch_pod_status(world.kube, world.namespace, head["metadata"]["name"], {"conditions": [ready]})
+    report(world, worker, ("wait-gcs-ready", {"running": {"startedAt": long_ago}}))
+    condition = world.becomes("mixtral", "Provisioned", "HeadUnreachable")
+    cluster = head["metadata"]["labels"]["ray.io/cluster"]
+    assert f"at {cluster}-head-svc.{world.namespace}.svc.cluster.local:6379" in condition["message"]
+    assert world.condition("mixtral", "Stalled")["status"] == "False"
+
+
+@pytest.fixture
+def bound_claim(world: World) -> Iterator[None]:
+    world.kube.create(volume_for("weights", world.namespace))
+    yield
+    world.kube.delete("v1", "PersistentVolume", f"{world.namespace}-weights")
+
+
+def test_other_files_than_the_digests_are_told_and_kuberays_next_pod_may_find_them_mended(
+    world: World, bound_claim: None
+) -> None:
+    model = model_deployment("mixtral")["spec"]["model"]
+    world.apply(model_deployment("mixtral", model=model | {"digest": DIGEST}))
+    worker = the_pod(world, "worker")
+    refused = ended({"error": "DigestMismatch", "message": "weights /models/weights: digest sha256:1"}, exit_code=4)
+    report(world, worker, ("verify-weights", refused))
+    condition = world.becomes("mixtral", "WeightsReady", "DigestMismatch")
+    assert condition["status"] == "False"
+    assert "container verify-weights ended: weights /models/weights: digest sha256:1" in condition["message"]
+
+    report(world, worker, ("verify-weights", refused), phase="Failed")
+    anew = eventually(lambda: (pod := the_pod(world, "worker"))["metadata"]["uid"] != worker["metadata"]["uid"] and pod)
+    eventually(lambda: world.condition("mixtral", "WeightsReady")["reason"] != "DigestMismatch")
+    report(world, anew, ("verify-weights", {"running": {"startedAt": ago(timedelta(seconds=1))}}))
+    world.becomes("mixtral", "WeightsReady", "Verifying")
+    report(
+        world,
+        anew,
+        ("verify-weights", ended({"totalBytes": 9})),
+        containerStatuses=[
+            {"name": "ray", "image": "x", "imageID": "", "ready": False, "restartCount": 0}
+            | {"state": {"running": {"startedAt": ago(timedelta(seconds=1))}}}
+        ],
+    )
+    assert world.becomes("mixtral", "WeightsReady", "Verified")["status"] == "True"
