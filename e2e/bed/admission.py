@@ -16,7 +16,10 @@ ENVIRONMENT_CLAIM = "environment"
 ENVIRONMENT_PATH = "/opt/environment"
 MARK = "e2e.conclave.dev/mutate"
 """Label of the namespaces whose model pods are changed: `restricted` or `privileged`."""
+INCOMPLETE_MARK = "e2e.conclave.dev/incomplete"
+SITE_PACKAGES = f"{ENVIRONMENT_PATH}/lib/python3.11/site-packages"
 VARIABLES = {
+    "VLLM_CPU_CI_ENV": "1",  # what is compiled is traced only, since the product's image has no C++ compiler
     "VLLM_CPU_KVCACHE_SPACE": "1",
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",
     "OMP_NUM_THREADS": "1",
@@ -34,6 +37,15 @@ def policies(*, with_environment: bool) -> list[Manifest]:
         *_policy("restricted", VARIABLES, with_environment=with_environment, host_memory=False),
         *_policy("privileged", VARIABLES | ON_SHARED_MEMORY, with_environment=with_environment, host_memory=True),
     ]
+
+
+def without_library(name: str) -> list[Manifest]:
+    """In namespaces with INCOMPLETE_MARK the image lacks a package of Python: an empty directory hides it."""
+    volume = 'Object.spec.volumes{name: "nothing", emptyDir: Object.spec.volumes.emptyDir{}}'
+    mounted = _containers("containers", {}, [("nothing", f"{SITE_PACKAGES}/{name}", "true")])
+    expression = f"Object{{spec: Object.spec{{volumes: [{volume}], containers: {mounted}}}}}"
+    mutation = {"patchType": "ApplyConfiguration", "applyConfiguration": {"expression": expression}}
+    return _mutating("without-library", {INCOMPLETE_MARK: "true"}, [mutation])
 
 
 def volume_and_claim(namespace: str, claim: str, directory: Path, *, read_only: bool = True) -> list[Manifest]:
@@ -81,6 +93,11 @@ def _policy(kind: str, variables: Mapping[str, str], *, with_environment: bool, 
     ]
     if host_memory:
         mutations.append({"patchType": "JSONPatch", "jsonPatch": {"expression": _host_memory()}})
+    return _mutating(name, {MARK: kind}, mutations)
+
+
+def _mutating(name: str, namespaces: Mapping[str, str], mutations: list[Manifest]) -> list[Manifest]:
+    """Of model pods in namespaces with these labels, when they are made."""
     model_pods = {"key": "conclave.dev/model-deployment", "operator": "Exists"}
     rules = {"apiGroups": [""], "apiVersions": ["v1"], "resources": ["pods"], "operations": ["CREATE"]}
     return [
@@ -93,7 +110,7 @@ def _policy(kind: str, variables: Mapping[str, str], *, with_environment: bool, 
                 "reinvocationPolicy": "Never",
                 "matchConstraints": {
                     "resourceRules": [rules],
-                    "namespaceSelector": {"matchLabels": {MARK: kind}},
+                    "namespaceSelector": {"matchLabels": dict(namespaces)},
                     "objectSelector": {"matchExpressions": [model_pods]},
                 },
                 "mutations": mutations,

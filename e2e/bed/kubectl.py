@@ -6,7 +6,7 @@ import json
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from tools.build_tools import program
 
@@ -54,6 +54,12 @@ class Kubectl:
         found: list[dict[str, Any]] = json.loads(text)["items"]
         return found
 
+    def watch(self, kind: str, name: str, namespace: str, form: str, into: IO[str]) -> subprocess.Popen[str]:
+        """Each state of one object in a form of `--output`, until the process is ended."""
+        options = (*_scope(namespace), "--watch", f"--output={form}")
+        command = [program("kubectl"), f"--kubeconfig={self.kubeconfig}", "get", kind, name, *options]
+        return subprocess.Popen(command, stdout=into, text=True)
+
     def delete(self, kind: str, name: str, namespace: str | None = None, timeout_s: float = 180) -> None:
         """Returns when it is gone, with what it owned."""
         options = ("--ignore-not-found", "--cascade=foreground", f"--timeout={timeout_s:.0f}s")
@@ -61,4 +67,7 @@ class Kubectl:
 
 
 def _scope(namespace: str | None) -> tuple[str, ...]:
-    return (f"--namespace={namespace}",) if namespace else ()
+    """Of one namespace; `--all-namespaces` is one too."""
+    if namespace is None:
+        return ()
+    return (namespace,) if namespace.startswith("--") else (f"--namespace={namespace}",)

@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import subprocess
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from e2e.bed.site import CALLERS, GPU, WEIGHTS_CLAIM, Site
+from e2e.bed.references import PROMPTS, completion
+from e2e.bed.site import CALLERS, GPU, RESTRICTED, SYSTEM, WEIGHTS_CLAIM, Site
 from tests.eventually import eventually
 
 API_VERSION, KIND, PLURAL = "conclave.dev/v1alpha1", "ModelDeployment", "modeldeployments.conclave.dev"
 READY_TIMEOUT_S = 600.0
 MAX_MODEL_LEN = 512
+LICENCES = {
+    "databricks/dbrx-instruct": "databricks-open-model-license",
+    "meta-llama/Meta-Llama-3-8B-Instruct": "llama-3-community-license",
+}
+"""What a deployment of these has to accept."""
+EACH_MESSAGE = 'jsonpath={range .status.conditions[*]}{.type} {.message}{"\\n"}{end}'
 REQUEST = """
 import json, sys, urllib.error, urllib.request
 given = json.load(sys.stdin)
@@ -29,8 +37,10 @@ except OSError as error:
 
 def model_deployment(namespace: str, name: str, model_id: str, path: str, **spec: Any) -> dict[str, Any]:
     """In float32, not compiled, on pods small enough for two cores; keywords replace whole parts of the spec."""
+    source = {"persistentVolumeClaim": {"claimName": WEIGHTS_CLAIM, "path": path}}
+    licence = {"licence": {"accepted": LICENCES[model_id]}} if model_id in LICENCES else {}
     base: dict[str, Any] = {
-        "model": {"id": model_id, "source": {"persistentVolumeClaim": {"claimName": WEIGHTS_CLAIM, "path": path}}},
+        "model": {"id": model_id, "source": source, **licence},
         "engine": {"maxModelLen": MAX_MODEL_LEN, "dtype": "float32", "extraArgs": {"enforce_eager": "true"}},
         "hardware": {"accelerators": [GPU]},
         "parallelism": {"tensor": 2},
@@ -43,18 +53,57 @@ def model_deployment(namespace: str, name: str, model_id: str, path: str, **spec
     return {"apiVersion": API_VERSION, "kind": KIND, "metadata": metadata, "spec": base | spec}
 
 
+def mixtral() -> dict[str, Any]:
+    """A tiny Mixtral at TP=2, both ranks in one pod."""
+    return model_deployment(RESTRICTED, "mixtral", "mistralai/Mixtral-8x7B-Instruct-v0.1", "mixtral")
+
+
+def request(
+    site: Site,
+    url: str,
+    body: Mapping[str, Any] | None = None,
+    headers: Mapping[str, str] | None = None,
+    *,
+    namespace: str = CALLERS,
+    timeout_s: float = 30.0,
+) -> tuple[int, str]:
+    """Status and text of an answer, asked from the client pod of a namespace; 0 where nothing answers."""
+    method = "GET" if body is None else "POST"
+    given = {"url": url, "method": method, "headers": dict(headers or {}), "body": body, "timeout_s": timeout_s}
+    status, text = json.loads(site.run_in_client(REQUEST, namespace=namespace, stdin=json.dumps(given)))
+    return status, text
+
+
 class Model:
     """One ModelDeployment of the cluster."""
 
     def __init__(self, site: Site, manifest: Mapping[str, Any]):
         self.site, self.manifest = site, manifest
         self.name, self.namespace = manifest["metadata"]["name"], manifest["metadata"]["namespace"]
+        self._messages = site.weights.parent / "e2e-messages" / f"{self.namespace}.{self.name}"
+        self._watch: subprocess.Popen[str] | None = None
 
-    def apply(self) -> None:
+    def apply(self, **spec: Any) -> None:
+        """As it was given, or with whole parts of its spec replaced from now on."""
+        self.manifest = {**self.manifest, "spec": {**self.manifest["spec"], **spec}}
         self.site.kubectl.apply(self.manifest)
+        if self._watch is None:
+            self._messages.parent.mkdir(exist_ok=True)
+            with self._messages.open("w") as file:
+                self._watch = self.site.kubectl.watch(PLURAL, self.name, self.namespace, EACH_MESSAGE, file)
+
+    def said(self, kind: str) -> list[str]:
+        """Each message that a condition has had since the first apply."""
+        lines = self._messages.read_text().splitlines()
+        messages = [message for kind_of, _, message in (line.partition(" ") for line in lines) if kind_of == kind]
+        return list(dict.fromkeys(messages))
 
     def delete(self) -> None:
         """Returns when its pods are gone: the next engine needs their memory."""
+        if self._watch is not None:
+            self._watch.kill()
+            self._watch.wait()
+            self._watch = None
         self.site.kubectl.delete(PLURAL, self.name, self.namespace)
         eventually(lambda: not self.pods(), timeout=180, every=1)
 
@@ -71,6 +120,11 @@ class Model:
         selector = f"conclave.dev/model-deployment={self.name}"
         selector += f",ray.io/node-type={component}" if component else ""
         return self.site.kubectl.list("pods", self.namespace, selector)
+
+    def run(self, pod: Mapping[str, Any], program_text: str, stdin: str = "") -> str:
+        """A program of Python in the Ray container of one of its pods."""
+        command = ("exec", "--stdin", f"--namespace={self.namespace}", pod["metadata"]["name"], "--container=ray")
+        return self.site.kubectl(*command, "--", "python", "-c", program_text, stdin=stdin)
 
     def wait_until_ready(self, timeout_s: float = READY_TIMEOUT_S) -> None:
         """Fails with the conditions, the pods and what `conclave explain` would look at."""
@@ -92,19 +146,76 @@ class Model:
         scope = f"--namespace={self.namespace}"
         return self.site.kubectl("get", "secret", secret, scope, "--template={{.data.token | base64decode}}")
 
+    def sinks_with(self, words: str) -> list[str]:
+        """Where words are found: events, objects, logs of its pods and of the operator, Ray's files."""
+        kubectl, scope = self.site.kubectl, f"--namespace={self.namespace}"
+        kinds = f"events,{PLURAL},rayservices,rayclusters,jobs,controllerrevisions,configmaps"
+        sinks = {"objects": kubectl("get", kinds, scope, "--output=yaml")}
+        for pod in self.site.kubectl.list("pods", SYSTEM):
+            name = pod["metadata"]["name"]
+            sinks[f"log of {name}"] = kubectl("logs", f"--namespace={SYSTEM}", name, "--tail=-1")
+        for pod in self.pods():
+            name = pod["metadata"]["name"]
+            sinks[f"log of {name}"] = kubectl("logs", scope, name, "--all-containers", "--tail=-1")
+            assert kubectl("exec", scope, name, "--container=ray", "--", "sh", "-c", "ls /tmp/ray/session_latest/logs")
+            search = f"grep -rl --binary-files=text -e {words} /tmp/ray/session_*/; test $? -lt 2"
+            files = kubectl("exec", scope, name, "--container=ray", "--", "sh", "-c", search)
+            sinks |= {f"{name}:{file}": words for file in files.splitlines()}
+        assert all(sinks.values())
+        return [sink for sink, text in sinks.items() if words in text]
+
+    def greedy_tokens(self, name: str | None = None) -> list[list[int]]:
+        """The endpoint's continuation of each prompt of `references`, by the model or one of its adapters."""
+        token, found = self.token(), []
+        for prompt in PROMPTS:
+            status, text = self.ask("/v1/completions", completion(name or self.name, prompt), token=token)
+            assert status == 200, text
+            found.append(json.loads(text)["choices"][0]["token_ids"])
+        return found
+
     def ask(
         self,
         path: str,
         body: Mapping[str, Any] | None = None,
         *,
         token: str | None = None,
+        more_headers: Mapping[str, str] | None = None,
         namespace: str = CALLERS,
         timeout_s: float = 120.0,
     ) -> tuple[int, str]:
         """Status and text of an answer of the endpoint that the status names, from a pod; 0 where nothing answers."""
         url = self.status()["endpoint"]["url"].removesuffix("/v1") + path
-        headers = {"content-type": "application/json"} | ({"authorization": f"Bearer {token}"} if token else {})
-        method = "GET" if body is None else "POST"
-        given = {"url": url, "method": method, "headers": headers, "body": body, "timeout_s": timeout_s}
-        status, text = json.loads(self.site.run_in_client(REQUEST, namespace=namespace, stdin=json.dumps(given)))
-        return status, text
+        authorization = {"authorization": f"Bearer {token}"} if token else {}
+        headers = {"content-type": "application/json", **authorization, **(more_headers or {})}
+        return request(self.site, url, body, headers, namespace=namespace, timeout_s=timeout_s)
+
+
+class Running:
+    """At most one model with an engine at a time: two cores have no room for more. Who asks for the one that runs gets
+    it as it is."""
+
+    def __init__(self, site: Site):
+        self.site = site
+        self._model: Model | None = None
+
+    def only(
+        self,
+        manifest: Mapping[str, Any],
+        gpus: Sequence[int] = (2, 2),
+        prepare: Callable[[], None] = lambda: None,
+    ) -> Model:
+        """Applied, on nodes with so many GPUs; one of another manifest has gone first, then `prepare` was called."""
+        if self._model is None or self._model.manifest != manifest:
+            self.stop()
+            for left in self.site.kubectl.list(PLURAL, "--all-namespaces"):
+                Model(self.site, left).delete()
+            self.site.set_gpus(gpus)
+            prepare()
+            self._model = Model(self.site, manifest)
+            self._model.apply()
+        return self._model
+
+    def stop(self) -> None:
+        if self._model is not None:
+            self._model.delete()
+        self._model = None

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from e2e.bed.admission import ENVIRONMENT_CLAIM, ENVIRONMENT_PATH, MARK, policies, volume_and_claim
+from e2e.bed.admission import ENVIRONMENT_CLAIM, ENVIRONMENT_PATH, INCOMPLETE_MARK, MARK, policies, volume_and_claim
 from e2e.bed.kubectl import Kubectl
 from tests.eventually import eventually
 from tools.build_tools import cache_dir, program
@@ -30,9 +30,13 @@ SYSTEM = "conclave-system"
 RELEASE = "conclave"
 RESTRICTED, PRIVILEGED, CALLERS, STRANGERS = "llm", "llm-two-nodes", "apps", "strangers"
 """Namespaces: of models under restricted Pod Security, of models without, of callers that may, of some that may not."""
+INCOMPLETE = "llm-incomplete"
+"""Namespace of models, restricted too, whose image lacks something (`admission.without_library`)."""
+SCRAPERS = {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": CALLERS}}}
+"""Who may scrape the pods of models, as a peer of a NetworkPolicy."""
 WEIGHTS_CLAIM = "weights"
 CLIENT = "client"
-GPU, GPU_MEMORY_MIB = "NVIDIA-H200", 143771
+GPU, GPU_MEMORY_MIB = "NVIDIA-B200", 183359
 """As GPU feature discovery labels a node; two of them hold Mixtral's weights in float32, by the plan."""
 LOCAL_NETWORK = {
     "dnsCidrs": [f"{DNS_ADDRESS}/32"],
@@ -92,10 +96,10 @@ def make_site(weights: Path) -> Site:
     site = Site(kubectl, images.serving, weights)
     _namespaces(site)
     kubectl.apply(*policies(with_environment=environment is not None))
-    for namespace in (RESTRICTED, PRIVILEGED, CALLERS, STRANGERS):
+    for namespace in (RESTRICTED, INCOMPLETE, PRIVILEGED, CALLERS, STRANGERS):
         if environment is not None:
             kubectl.apply(*volume_and_claim(namespace, ENVIRONMENT_CLAIM, environment))
-        if namespace in (RESTRICTED, PRIVILEGED):
+        if namespace in (RESTRICTED, INCOMPLETE, PRIVILEGED):
             kubectl.apply(*volume_and_claim(namespace, WEIGHTS_CLAIM, weights))
     install_chart(site, images, {} if given else LOCAL_NETWORK)
     for namespace in (CALLERS, STRANGERS):
@@ -110,7 +114,7 @@ def install_chart(site: Site, images: Images, network: Mapping[str, Any]) -> Non
     values = {
         "image": _image(images.operator),
         "serving": {"image": _image(images.serving)},
-        "network": network,
+        "network": {**network, "metricsFrom": [SCRAPERS]},
         "podAnnotations": {"e2e.conclave.dev/build": images.build},
         "resources": {"requests": {"cpu": "20m", "memory": "128Mi"}, "limits": {"memory": "512Mi"}},
     }
@@ -157,6 +161,7 @@ def _namespaces(site: Site) -> None:
     restricted = {"pod-security.kubernetes.io/enforce": "restricted"}
     labels = {
         RESTRICTED: {**restricted, MARK: "restricted"},
+        INCOMPLETE: {**restricted, MARK: "restricted", INCOMPLETE_MARK: "true"},
         PRIVILEGED: {"pod-security.kubernetes.io/enforce": "privileged", MARK: "privileged"},
         CALLERS: restricted,
         STRANGERS: restricted,

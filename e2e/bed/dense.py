@@ -1,0 +1,106 @@
+"""The dense model that modules share: weights from an object store, a LoRA adapter from a claim, traced, scaled.
+
+Replica by replica on nodes of one GPU each, so that a second one goes to another node and a third has none.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from e2e.bed.models import LICENCES, model_deployment
+from e2e.bed.references import greedy_tokens
+from e2e.bed.services import PASSWORD, USER, ObjectStore, TraceBackend
+from e2e.bed.site import RESTRICTED, WEIGHTS_CLAIM, Site
+from tools.tiny_adapter import make_adapter
+
+from conclave_weights.digest import digest_of, hash_files
+
+NAME, ADAPTER, ID = "llama", "support-tone", "meta-llama/Meta-Llama-3-8B-Instruct"
+STORAGE_CLASS, CACHE_SIZE = "e2e-cache", "16Gi"
+IDLE_SECONDS = 20
+POD_USER = 1000
+Manifest = dict[str, Any]
+
+
+class Expected(NamedTuple):
+    """What bare vLLM says for it."""
+
+    base: list[list[int]]
+    tuned: list[list[int]]
+
+
+class Dense:
+    """Made once: the files, the store, the trace backend, the manifest."""
+
+    def __init__(self, site: Site):
+        self.site = site
+        self.checkpoint = site.checkpoint("llama-3")
+        self.adapter = site.weights / "adapters" / ADAPTER
+        if not self.adapter.is_dir():
+            make_adapter(self.checkpoint, self.adapter)
+        self.traces = TraceBackend(site)
+        self._store = ObjectStore(site)
+        self._store.upload(self.checkpoint, "llama-3")
+
+    def expected(self) -> Expected:
+        """Takes two engines' time on this machine, so before the pods."""
+        return Expected(greedy_tokens(self.checkpoint), greedy_tokens(self.checkpoint, adapter=self.adapter))
+
+    def prepare(self) -> None:
+        """The Secret of the store, and an empty volume for the operator's claim."""
+        cache = self.site.weights.parent / "e2e-cache"
+        kubectl = self.site.kubectl
+        kubectl.delete("persistentvolume", f"{NAME}-cache")
+        shutil.rmtree(cache, ignore_errors=True)
+        cache.mkdir()
+        os.chown(cache, POD_USER, POD_USER)
+        kubectl.apply(_secret(), _volume(cache))
+
+    def manifest(self) -> Manifest:
+        store = {"uri": "s3://models/llama-3", "endpoint": self._store.url, "secretName": "object-store"}
+        tuned = {"persistentVolumeClaim": {"claimName": WEIGHTS_CLAIM, "path": f"adapters/{ADAPTER}"}}
+        model = {
+            "id": ID,
+            "source": {"objectStore": store},
+            "cache": {"storageClassName": STORAGE_CLASS, "size": CACHE_SIZE},
+            "digest": digest_of(hash_files(self.checkpoint)),
+            "licence": {"accepted": LICENCES[ID]},
+            "adapters": [{"name": ADAPTER, "source": tuned, "maxRank": 8}],
+        }
+        return model_deployment(
+            RESTRICTED,
+            NAME,
+            ID,
+            "",
+            model=model,
+            parallelism={"tensor": 1},
+            scaling={"minReplicas": 1, "maxReplicas": 3, "targetConcurrency": 2, "idleSeconds": IDLE_SECONDS},
+            telemetry={"tracing": {"endpoint": self.traces.url, "samplingRatio": "0"}},
+        )
+
+
+def _secret() -> Manifest:
+    return {
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "metadata": {"name": "object-store", "namespace": RESTRICTED},
+        "stringData": {"AWS_ACCESS_KEY_ID": USER, "AWS_SECRET_ACCESS_KEY": PASSWORD},
+    }
+
+
+def _volume(directory: Path) -> Manifest:
+    return {
+        "apiVersion": "v1",
+        "kind": "PersistentVolume",
+        "metadata": {"name": f"{NAME}-cache"},
+        "spec": {
+            "accessModes": ["ReadWriteMany"],
+            "storageClassName": STORAGE_CLASS,
+            "capacity": {"storage": CACHE_SIZE},
+            "hostPath": {"path": str(directory), "type": "Directory"},
+            "persistentVolumeReclaimPolicy": "Retain",
+        },
+    }

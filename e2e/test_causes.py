@@ -1,0 +1,105 @@
+"""Failures made for real: the condition names the cause and the remedy, and `conclave explain` prints the chain."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+from e2e.bed.admission import without_library
+from e2e.bed.models import Model, Running, model_deployment
+from e2e.bed.site import INCOMPLETE, RESTRICTED, ROOT, Site
+from tests.eventually import eventually
+
+CAUSE_S = 360.0
+MODEL = "mistralai/Mixtral-8x7B-Instruct-v0.1"
+LIBRARY = "safetensors"
+
+
+@dataclass(frozen=True)
+class Cause:
+    """A spec that cannot work, the condition that says so, and words of its message: what was seen, what to do."""
+
+    condition: str
+    reason: str
+    seen: tuple[str, ...]
+    spec: Mapping[str, Any] = field(default_factory=dict)
+    path: str = "mixtral"
+    namespace: str = RESTRICTED
+    stalled: bool = True
+
+
+def with_resources(**worker: str) -> dict[str, Any]:
+    head = {"cpu": "400m", "memory": "4Gi"}
+    return {"runtime": {"resources": {"head": head, "worker": {"cpu": "700m", "memory": "10Gi", **worker}}}}
+
+
+IMAGE = {"runtime": {**with_resources()["runtime"], "image": "conclave/serving:that-is-nowhere"}}
+CAUSES = {
+    "an image that cannot be pulled": Cause(
+        "Provisioned", "ImageNotPulled", ("conclave/serving:that-is-nowhere", "correct runtime.image"), IMAGE
+    ),
+    "a path that the claim has not got": Cause(
+        "WeightsReady", "WeightsMissing", ("nowhere", "must exist on the volume"), path="nowhere"
+    ),
+    "more GPUs than there are": Cause(
+        "PlanReady", "NothingFits", ("TP=16", "NVIDIA-B200"), {"parallelism": {"tensor": 16, "pipeline": 1}}
+    ),
+    "more memory than a node has": Cause(
+        "Provisioned", "Unschedulable", ("Insufficient memory", "9Ti memory"), with_resources(memory="9Ti")
+    ),
+    "less memory than the engine needs": Cause(
+        "Provisioned",
+        "OutOfMemory",
+        ("memory limit of 1Gi", "raise runtime.resources.worker.memory"),
+        with_resources(memory="1Gi"),
+    ),
+    "a library that the image lacks": Cause(
+        "Serving", "ImageIncomplete", (f"No module named '{LIBRARY}",), namespace=INCOMPLETE
+    ),
+}
+
+
+@pytest.fixture(params=CAUSES.values(), ids=CAUSES)
+def cause(request: pytest.FixtureRequest) -> Cause:
+    found: Cause = request.param
+    return found
+
+
+@pytest.fixture
+def failing(site: Site, running: Running, cause: Cause) -> Model:
+    site.checkpoint("mixtral")
+    site.kubectl.apply(*without_library(LIBRARY))
+    return running.only(model_deployment(cause.namespace, "failing", MODEL, cause.path, **cause.spec))
+
+
+def eventually_says(model: Model, kind: str, reason: str) -> dict[str, Any]:
+    def says() -> dict[str, Any]:
+        condition = model.condition(kind)
+        assert condition.get("reason") == reason, model.condition("Ready")
+        return condition
+
+    return eventually(says, timeout=CAUSE_S, every=1)
+
+
+def test_the_condition_names_the_cause_and_the_remedy(failing: Model, cause: Cause) -> None:
+    condition = eventually_says(failing, cause.condition, cause.reason)
+    assert condition["status"] == "False"
+    assert [words for words in cause.seen if words not in condition["message"]] == [], condition["message"]
+    ready = failing.condition("Ready")
+    assert (ready["status"], ready["reason"]) == ("False", cause.reason)
+    assert failing.condition("Stalled")["status"] == str(cause.stalled)
+    told = explain(failing)
+    assert [words for words in (cause.reason, *cause.seen) if words not in told] == [], told
+
+
+def explain(model: Model) -> str:
+    """What `conclave explain` prints of it."""
+    command = [sys.executable, "-m", "conclave_cli.main", "explain", model.name, f"--namespace={model.namespace}"]
+    config = f"--kubeconfig={model.site.kubectl.kubeconfig}"
+    done = subprocess.run([*command, config], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.returncode in (0, 1), done.stderr
+    return " ".join(done.stdout.split())

@@ -1,0 +1,36 @@
+"""Weights that the operator's Job fetched from an S3 server in a pod, once for all replicas; an adapter beside them."""
+
+from __future__ import annotations
+
+import re
+
+from e2e.bed.dense import ADAPTER, Dense, Expected
+from e2e.bed.models import Model
+from e2e.bed.site import RESTRICTED
+
+
+def test_the_weights_are_in_the_cache_and_are_those_of_the_digest(dense: Dense, dense_model: Model) -> None:
+    condition = dense_model.condition("WeightsReady")
+    assert (condition["status"], condition["reason"]) == ("True", "Verified")
+    assert dense.manifest()["spec"]["model"]["digest"] in condition["message"]
+
+
+def test_progress_was_in_the_status(dense_model: Model) -> None:
+    said = dense_model.said("WeightsReady")
+    assert [words for words in said if re.search(r"of \d+\.\d GiB \(\d+ %\) are downloaded", words)], said
+
+
+def test_one_job_fetched_them(dense_model: Model) -> None:
+    kubectl = dense_model.site.kubectl
+    (job,) = kubectl.list("jobs", RESTRICTED, f"conclave.dev/weights-of={dense_model.name}")
+    assert job["status"]["succeeded"] == 1
+    assert "failed" not in job["status"]
+
+
+def test_the_tokens_are_those_of_bare_vllm(dense_model: Model, dense_expected: Expected) -> None:
+    assert dense_model.greedy_tokens() == dense_expected.base
+
+
+def test_the_adapters_tokens_are_those_of_bare_vllm_with_it(dense_model: Model, dense_expected: Expected) -> None:
+    assert dense_expected.tuned != dense_expected.base
+    assert dense_model.greedy_tokens(ADAPTER) == dense_expected.tuned

@@ -1,0 +1,34 @@
+"""The Ray head's pod is killed under a serving model: the status says so, and the model serves again by itself."""
+
+from __future__ import annotations
+
+import json
+
+from e2e.bed.models import Model, Running, mixtral
+from e2e.bed.site import Site
+from tests.eventually import eventually
+
+
+def test_a_killed_head_is_named_and_the_model_serves_again(site: Site, running: Running) -> None:
+    site.checkpoint("mixtral")
+    model = running.only(mixtral())
+    model.wait_until_ready()
+    (head,) = model.pods("head")
+    site.kubectl("delete", "pod", head["metadata"]["name"], f"--namespace={model.namespace}", "--now", "--wait=false")
+
+    def not_ready() -> str:
+        condition = model.condition("Ready")
+        assert condition["status"] == "False", condition
+        return str(condition["message"])
+
+    assert "head" in eventually(not_ready, timeout=120, every=1)
+    eventually(lambda: _other_head(model, head["metadata"]["uid"]), timeout=180, every=1)
+    model.wait_until_ready()
+    body = {"model": "mixtral", "prompt": [1, 2, 3], "max_tokens": 4}
+    status, text = model.ask("/v1/completions", body, token=model.token())
+    assert status == 200, text
+    assert json.loads(text)["usage"]["completion_tokens"] == 4
+
+
+def _other_head(model: Model, uid: str) -> bool:
+    return bool(model.pods("head")) and all(pod["metadata"]["uid"] != uid for pod in model.pods("head"))
