@@ -36,7 +36,7 @@ It creates Secrets (an endpoint's token) but never reads or changes one.
   resources: [events]
   verbs: [list, watch, create]
 - apiGroups: [batch]
-  resources: [jobs] # that download weights
+  resources: [jobs] # that download weights, and that read the config.json of unknown models
   verbs: [get, list, watch, create, delete]
 - apiGroups: [""]
   resources: [persistentvolumeclaims] # model.cache
