@@ -63,11 +63,11 @@ def plan_inspection(deployment: ModelDeployment, observed: Observed, settings: O
     if deployment.spec.suspend:
         return InspectionPlan(apply=(policy,), delete=observed.inspection_jobs)
     job = build_inspection_job(deployment, settings, key)
-    is_made = any(other["metadata"]["name"] == job["metadata"]["name"] for other in ours)
+    made = next((other for other in ours if other["metadata"]["name"] == job["metadata"]["name"]), None)
     is_closed = any(item["metadata"]["name"] == policy["metadata"]["name"] for item in observed.network_policies)
     return InspectionPlan(
-        refusal=_fault(deployment, observed, job),
-        create=(job,) if is_closed and not is_made else (),
+        refusal=_fault(deployment, observed, made) if made else None,
+        create=(job,) if is_closed and not made else (),
         apply=(policy,),
         delete=_others(observed, job),
     )
@@ -137,11 +137,12 @@ def _refusal(reason: Reason, where: str, words: str, remedy: str) -> Refusal:
 
 
 def _pods(observed: Observed, job: JsonObject) -> list[JsonObject]:
-    name = job["metadata"]["name"]
+    """Not those of an earlier Job of the same name."""
+    uid = job["metadata"]["uid"]
     return [
         pod
         for pod in observed.inspection_pods
-        if any(owner["kind"] == "Job" and owner["name"] == name for owner in pod["metadata"].get("ownerReferences", []))
+        if any(owner["uid"] == uid for owner in pod["metadata"].get("ownerReferences", []))
     ]
 
 

@@ -14,7 +14,7 @@ from conclave.catalogue.inspected import InspectedWeights, write_report
 from conclave.catalogue.models import find_model
 from conclave.status.root_cause import explain
 from conclave_cluster.observe import keep_pod, observe
-from conclave_cluster.resources import CLAIM, JOB, NETWORK_POLICY, POD, RAY_SERVICE, REVISION
+from conclave_cluster.resources import CLAIM, JOB, NETWORK_POLICY, RAY_SERVICE, REVISION
 
 Json = dict[str, Any]
 DIGEST = "sha256:" + "ab" * 32
@@ -323,18 +323,16 @@ def test_a_report_that_is_not_believed_is_told_and_nothing_is_planned(
     assert (condition["status"], condition["reason"]) == ("False", "ConfigInvalid")
     assert words in condition["message"]
     assert of(world, RAY_SERVICE) == []
-    job = the_job(world)["metadata"]["name"]
-    world.cluster.remove(JOB, NAMESPACE, job)
-    world.cluster.remove(POD, NAMESPACE, f"{job}-x7k2p")
+    world.cluster.remove(JOB, NAMESPACE, the_job(world)["metadata"]["name"])
     world.settle()
-    assert world.condition("PlanReady")["reason"] == "Inspecting"
+    assert world.condition("PlanReady")["reason"] == "Inspecting", "whatever the pod of the Job that went has told"
     complete(world, report())
     assert world.condition("PlanReady")["status"] == "True"
 
 
 def test_a_pod_of_somebody_elses_job_is_not_asked(world: Simulation) -> None:
     forged = pod(world, {"state": terminated(report())}, "Succeeded")
-    forged["metadata"]["ownerReferences"][0]["name"] = "another"
+    forged["metadata"]["ownerReferences"][0]["uid"] = "another"
     world.put(forged)
     world.put(the_job(world) | {"status": {"conditions": [{"type": "Complete", "status": "True"}]}})
     world.step()
