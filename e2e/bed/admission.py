@@ -19,7 +19,6 @@ MARK = "e2e.conclave.dev/mutate"
 INCOMPLETE_MARK = "e2e.conclave.dev/incomplete"
 SITE_PACKAGES = f"{ENVIRONMENT_PATH}/lib/python3.11/site-packages"
 VARIABLES = {
-    "VLLM_CPU_CI_ENV": "1",  # what is compiled is traced only, since the product's image has no C++ compiler
     "VLLM_CPU_KVCACHE_SPACE": "1",
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",
     "OMP_NUM_THREADS": "1",

@@ -6,6 +6,7 @@ Built by `app.py`. What it raises reaches logs and the ingress, so it never carr
 from __future__ import annotations
 
 import logging
+import os
 import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
@@ -17,6 +18,7 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 from ray.serve.llm.deployment import LLMServer
 from ray.serve.llm.openai_api_models import CompletionRequest, ErrorResponse
 
+from conclave.manifests import names
 from conclave_serving.coalescing import coalesce
 from conclave_serving.errors import place_of
 from conclave_serving.warm_up import Rehearsal, rehearsals
@@ -52,6 +54,7 @@ class Engine(LLMServer):
             await self._rehearse(first, model)
         for rehearsal in further:
             await self._rehearse(rehearsal, self._llm_config.model_id)
+        _announce()
 
     async def _start_engine(self) -> None:
         """As Ray's, without its telemetry actor: nothing is reported, so no process collects it."""
@@ -96,6 +99,12 @@ class Engine(LLMServer):
 
     def _interval_s(self) -> float:
         return min(MAX_INTERVAL_S, max(MIN_INTERVAL_S, self._streams / MESSAGES_PER_S))
+
+
+def _announce() -> None:
+    """Leaves the process id where the readiness probe of a worker pod looks for it."""
+    if path := os.environ.get(names.ENGINE_PID_VARIABLE):
+        Path(path).write_text(str(os.getpid()))
 
 
 def _traced(raw_request_info: Any) -> Any:

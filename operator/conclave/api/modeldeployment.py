@@ -475,7 +475,9 @@ class ModelDeploymentStatus(ApiModel):
     ] = ()
     plan: Plan | None = None
     replicas: Annotated[int, Field(ge=0)] = 0
+    """Replicas that are wanted: the floor, or what load has had pods made for."""
     ready_replicas: Annotated[int, Field(ge=0)] = 0
+    """Replicas that answer; the condition Scaled says what the others wait for."""
     selector: Annotated[str, Field(max_length=512)] = ""
     endpoint: Endpoint | None = None
 

@@ -18,6 +18,8 @@ class ConditionType(StrEnum):
     """Whether every pod that should run runs."""
     SERVING = "Serving"
     """Whether some replica answers, be it of an older generation."""
+    SCALED = "Scaled"
+    """Whether as many replicas answer as are wanted; information, no part of Ready."""
     EGRESS_ENFORCED = "EgressEnforced"
     """Whether worker pods are kept from what their NetworkPolicy does not allow; information, no part of Ready."""
     UPDATE_AVAILABLE = "UpdateAvailable"

@@ -74,6 +74,9 @@ API_TOKEN_DIRECTORY = "/var/run/secrets/kubernetes.io/serviceaccount"  # noqa: S
 
 # Ports.
 SERVE_PORT = 8000
+ENGINE_PID_VARIABLE = "CONCLAVE_ENGINE_PID_FILE"
+"""Of worker pods: where a warm engine writes its process id, so that the pod's readiness is the engine's."""
+ENGINE_PID_PATH = "/tmp/conclave-engine.pid"  # noqa: S108 - a volume of the pod's own
 DASHBOARD_PORT = 8265
 DASHBOARD_AGENT_PORT = 52365
 GCS_PORT = 6379

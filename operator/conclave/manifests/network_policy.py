@@ -39,13 +39,18 @@ def _pods(deployment: ModelDeployment, settings: OperatorSettings) -> JsonObject
         ],
         egress=[
             {"to": [own_pods]},
-            {
-                "to": [_namespace(settings.dns_namespace), *_addresses(settings.dns_cidrs)],
-                "ports": [{"protocol": protocol, "port": 53} for protocol in ("UDP", "TCP")],
-            },
+            dns_rule(settings),
             *_traces(deployment, settings),
         ],
     )
+
+
+def dns_rule(settings: OperatorSettings) -> JsonObject:
+    """Egress to the cluster's DNS servers."""
+    return {
+        "to": [_namespace(settings.dns_namespace), *_addresses(settings.dns_cidrs)],
+        "ports": [{"protocol": protocol, "port": 53} for protocol in ("UDP", "TCP")],
+    }
 
 
 def _scrapes(settings: OperatorSettings) -> list[JsonObject]:

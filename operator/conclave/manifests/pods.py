@@ -6,7 +6,8 @@ tolerations.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
 
 from conclave.api.modeldeployment import (
     AdapterSource,
@@ -28,8 +29,11 @@ from conclave.observation import JsonObject
 
 USER_ID = 1000
 HOME = "/home/conclave"
+PROBE_TIMEOUT_S = 10
 TERMINATION_GRACE_PERIOD_S = 120
 """Serve drains its replicas in this time."""
+HEAD_TERMINATION_GRACE_PERIOD_S = 30
+"""Ray ends at once when it is told to, and KubeRay's autoscaler beside it, process 1 of its container, never does."""
 
 CONTAINER_SECURITY: JsonObject = {
     "allowPrivilegeEscalation": False,
@@ -90,6 +94,7 @@ def head_template(deployment: ModelDeployment, settings: OperatorSettings) -> Js
             "metrics": names.METRICS_PORT,
         },
         readiness_probe=_probe(names.DASHBOARD_AGENT_PORT, "/api/healthz", failures=12),
+        grace_period_s=HEAD_TERMINATION_GRACE_PERIOD_S,
         volumes=[_api_token_volume()],
         placed={"affinity": _affinity(_region_terms(deployment))},
     )
@@ -114,8 +119,8 @@ def worker_template(deployment: ModelDeployment, plan: Plan, settings: OperatorS
         resources=resources,
         shared_memory_gib=2 + gpus,
         ports={"serve": names.SERVE_PORT, "metrics": names.METRICS_PORT},
-        # A worker without a Serve replica has no proxy: it is then not ready, and rightly gets no requests.
-        readiness_probe=_probe(names.SERVE_PORT, "/-/healthz", failures=3),
+        readiness_probe=_engine_probe(),
+        environment={names.ENGINE_PID_VARIABLE: names.ENGINE_PID_PATH},
         init_containers=[_canary(deployment, settings), *_verification(deployment, settings)],
         placed=placement(deployment, plan),
     )
@@ -159,16 +164,18 @@ def _template(
     ports: dict[str, int],
     readiness_probe: JsonObject,
     placed: JsonObject,
+    environment: Mapping[str, str] = MappingProxyType({}),
+    grace_period_s: int = TERMINATION_GRACE_PERIOD_S,
     volumes: list[JsonObject] | None = None,
     init_containers: list[JsonObject] | None = None,
 ) -> JsonObject:
     runtime = deployment.spec.runtime
-    environment = {**_ENVIRONMENT, **tracing_environment(deployment)}
+    variables = {**_ENVIRONMENT, **environment, **tracing_environment(deployment)}
     container = {
         "name": names.RAY_CONTAINER,
         "image": image(deployment, settings),
         "imagePullPolicy": settings.image_pull_policy,
-        "env": [{"name": name, "value": value} for name, value in environment.items()],
+        "env": [{"name": name, "value": value} for name, value in variables.items()],
         "ports": [{"name": name, "containerPort": port, "protocol": "TCP"} for name, port in ports.items()],
         "resources": resources,
         "volumeMounts": [
@@ -191,7 +198,7 @@ def _template(
             "priorityClassName": runtime.priority_class_name,
             "securityContext": POD_SECURITY,
             "serviceAccountName": runtime.service_account_name,
-            "terminationGracePeriodSeconds": TERMINATION_GRACE_PERIOD_S,
+            "terminationGracePeriodSeconds": grace_period_s,
             "volumes": [
                 *({"name": name, "emptyDir": {"sizeLimit": f"{gib}Gi"}} for name, gib in _SCRATCH_GIB.items()),
                 {"name": "shared-memory", "emptyDir": {"medium": "Memory", "sizeLimit": f"{shared_memory_gib}Gi"}},
@@ -213,13 +220,28 @@ def _resources(wanted: PodResources, *, default_cpu: str, default_memory: str) -
     return {"requests": dict(amounts), "limits": dict(amounts)}
 
 
+def _engine_probe() -> JsonObject:
+    """Ready while a warm engine lives in the pod, and the proxy beside it answers.
+
+    Serve starts a proxy as soon as a replica begins to start, minutes before it answers. Of a replica over several pods
+    only the one with the engine's own process is ready.
+    """
+    is_alive = f'kill -0 "$(cat {names.ENGINE_PID_PATH})"'
+    health = f"http://127.0.0.1:{names.SERVE_PORT}/-/healthz"
+    answers = f"wget --quiet --no-proxy --tries=1 --timeout={PROBE_TIMEOUT_S} --output-document=/dev/null {health}"
+    return {"exec": {"command": ["sh", "-c", f"{is_alive} && {answers}"]}, **_probe_times(failures=3)}
+
+
 def _probe(port: int, path: str, *, failures: int) -> JsonObject:
+    return {"httpGet": {"path": path, "port": port, "scheme": "HTTP"}, **_probe_times(failures)}
+
+
+def _probe_times(failures: int) -> JsonObject:
     """KubeRay's own time-outs of 1 and 2 seconds flap beside an engine that is starting."""
     return {
-        "httpGet": {"path": path, "port": port, "scheme": "HTTP"},
         "initialDelaySeconds": 10,
         "periodSeconds": 10,
-        "timeoutSeconds": 10,
+        "timeoutSeconds": PROBE_TIMEOUT_S,
         "successThreshold": 1,
         "failureThreshold": failures,
     }

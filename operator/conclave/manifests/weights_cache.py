@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 
 from conclave.api.modeldeployment import Cache, ModelDeployment, ObjectStoreSource, PersistentVolumeClaimSource
 from conclave.manifests import names
+from conclave.manifests.network_policy import dns_rule
 from conclave.manifests.objects import content_hash, metadata, without_empty
 from conclave.manifests.settings import OperatorSettings
 from conclave.observation import JsonObject
@@ -81,10 +82,6 @@ def build_download_policy(
 ) -> JsonObject:
     """DNS and the store, nothing else; nobody calls these pods."""
     name = deployment.metadata.name
-    dns = {
-        "to": [_namespace(settings.dns_namespace)],
-        "ports": [{"protocol": protocol, "port": 53} for protocol in ("UDP", "TCP")],
-    }
     return {
         "apiVersion": "networking.k8s.io/v1",
         "kind": "NetworkPolicy",
@@ -92,7 +89,7 @@ def build_download_policy(
         "spec": {
             "podSelector": {"matchLabels": names.weights_selector(name)},
             "policyTypes": ["Ingress", "Egress"],
-            "egress": [dns, _store_rule(store, deployment.metadata.namespace, settings.cluster_domain)],
+            "egress": [dns_rule(settings), _store_rule(store, deployment.metadata.namespace, settings.cluster_domain)],
         },
     }
 

@@ -15,8 +15,9 @@ from conclave.observation import Decision, Observed, Outcome
 from conclave.status.egress import egress_enforced
 from conclave.status.engine_causes import is_serving
 from conclave.status.finding import Finding, Scene, Status, Verdict
-from conclave.status.pods import count_running, in_trouble, is_leaving, is_ready, is_running, is_worker
+from conclave.status.pods import count_running, in_trouble, is_running, is_worker
 from conclave.status.root_cause import find_causes
+from conclave.status.scaling import count_replicas, scaled
 
 _LONGEST_MESSAGE = 4096
 
@@ -33,22 +34,22 @@ def derive_status(
         ConditionType.PROVISIONED: _provisioned(scene, causes),
         ConditionType.SERVING: _serving(scene, causes),
     }
-    ready = _ready(scene, causes, parts)
+    ready, replicas = _ready(scene, causes, parts), count_replicas(scene)
     verdicts = {
         ConditionType.READY: ready,
         **parts,
+        ConditionType.SCALED: scaled(scene, replicas, causes),
         ConditionType.EGRESS_ENFORCED: egress_enforced(scene),
         ConditionType.UPDATE_AVAILABLE: _update_available(scene),
         ConditionType.RECONCILING: _reconciling(scene, causes, ready),
         ConditionType.STALLED: _stalled(causes),
     }
-    replicas, ready_replicas = _replicas(scene)
     return ModelDeploymentStatus(
         observed_generation=deployment.metadata.generation,
         conditions=tuple(_condition(deployment, kind, verdict, now) for kind, verdict in verdicts.items()),
         plan=decision.plan,
-        replicas=replicas,
-        ready_replicas=ready_replicas,
+        replicas=replicas.wanted,
+        ready_replicas=replicas.answering,
         selector=names.selector_string(names.worker_selector(deployment.metadata.name)),
         endpoint=decision.endpoint,
     )
@@ -175,18 +176,6 @@ def _unknown(causes: tuple[Finding, ...], message: str, status: Status = "Unknow
 
 def _first(causes: tuple[Finding, ...], kind: ConditionType) -> Finding | None:
     return next((cause for cause in causes if cause.condition is kind), None)
-
-
-def _replicas(scene: Scene) -> tuple[int, int]:
-    """Whole replicas that worker pods make up, and those of them that answer.
-
-    Only a replica's first pod runs a Serve proxy for certain, so that more pods than replicas may be ready.
-    """
-    nodes = scene.decision.plan.nodes_per_replica if scene.decision.plan else 1
-    workers = [pod for pod in scene.observed.pods if is_worker(pod) and not is_leaving(pod)]
-    running = sum(is_running(pod) for pod in workers) // nodes
-    answering = min(running, sum(is_ready(pod) for pod in workers)) if is_serving(scene) else 0
-    return len(workers) // nodes, answering
 
 
 def _condition(deployment: ModelDeployment, kind: ConditionType, verdict: Verdict, now: datetime) -> Condition:

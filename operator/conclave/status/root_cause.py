@@ -56,6 +56,11 @@ def find_causes(scene: Scene) -> tuple[Finding, ...]:
     return tuple(finding for check in _chain(scene) if (finding := check(scene)) is not None)
 
 
+def find_pod_causes(scene: Scene) -> tuple[Finding, ...]:
+    """What keeps single pods, also of a deployment whose least replicas answer."""
+    return tuple(finding for check in _PODS if (finding := check(scene)) is not None)
+
+
 def _chain(scene: Scene) -> tuple[Check, ...]:
     if scene.deployment.spec.suspend or scene.decision.is_downloaded is False or scene.decision.is_inspecting:
         return _BEFORE_PODS  # no pods are wanted, or none yet

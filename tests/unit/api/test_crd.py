@@ -97,7 +97,7 @@ def test_names_columns_and_scope() -> None:
     names = CRD["spec"]["names"]
     assert (names["shortNames"], names["categories"], CRD["spec"]["scope"]) == (["mdl"], ["conclave"], "Namespaced")
     columns = [column["name"] for column in VERSION["additionalPrinterColumns"]]
-    assert columns == ["Model", "Accelerator", "Parallelism", "Replicas", "Ready", "Reason", "Age"]
+    assert columns == ["Model", "Accelerator", "Parallelism", "Wanted", "Answering", "Ready", "Reason", "Age"]
 
 
 def test_the_committed_files_are_what_the_types_say() -> None:

@@ -51,6 +51,7 @@ def test_a_model_that_serves_is_ready() -> None:
     status = status_of()
     assert conditions(status) == {
         "Ready": ("True", "AsWanted"),
+        "Scaled": ("True", "AsWanted"),
         "PlanReady": ("True", "Planned"),
         "WeightsReady": ("True", "Mounted"),
         "Provisioned": ("True", "PodsReady"),
@@ -120,13 +121,6 @@ def test_a_replica_beyond_the_least_that_finds_no_node_is_no_trouble() -> None:
     assert conditions(status)["Stalled"] == ("False", "AsWanted")
     assert "1 more are waited for" in next(c.message for c in status.conditions if c.type == "Provisioned")
     assert (status.replicas, status.ready_replicas) == (2, 1)
-
-
-def test_half_a_replica_is_none() -> None:
-    decision = Decision(plan=make_plan(tensor=8, pipeline=2, nodes=2), endpoint=ENDPOINT)
-    workers = [make_pod("worker", name=f"worker-{index}", ready=index % 2 == 0) for index in range(3)]
-    status = status_of(decision=decision, pods=(make_pod("head"), *workers))
-    assert (status.replicas, status.ready_replicas) == (1, 1)
 
 
 def test_a_digest_makes_weights_verified() -> None:
