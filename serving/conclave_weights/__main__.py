@@ -1,4 +1,4 @@
-"""What a model's pods run: `python -m conclave_weights verify|download|inspect`; they hold no Kubernetes token.
+"""What a model's pods run: `python -m conclave_weights verify|await|download|inspect`; they hold no Kubernetes token.
 
 One line on stderr where it fails, and the exit code of the error; `--report` also writes how it ended as JSON, for the
 pod's termination message. Verification needs the standard library only.
@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
+import signal
 import sys
 from pathlib import Path
 
-from conclave_weights.digest import verify
+from conclave_weights.awaiting import LOOK_EVERY_S, READ_EVERY_S, await_all, verify_or_note, verify_whole
 from conclave_weights.download import Download, download
 from conclave_weights.errors import WeightsUnfit
 from conclave_weights.object_store import ObjectStore
-from conclave_weights.soundness import check_weights
 
 _LONGEST_REPORT = 4000
 """Kubernetes keeps 4096 bytes of a termination message."""
@@ -23,11 +24,13 @@ _LONGEST_REPORT = 4000
 
 def main() -> int:
     arguments = _parser().parse_args()
+    # Process 1 of a container ignores what it has no handler for. Every command may end at any byte.
+    signal.signal(signal.SIGTERM, lambda number, _: os._exit(128 + number))
+    run = {"verify": _verify, "await": _await, "download": _download, "inspect": _inspect}[arguments.command]
     try:
-        report = {"verify": _verify, "download": _download, "inspect": _inspect}[arguments.command](arguments)
+        report = run(arguments)
     except WeightsUnfit as error:
-        print(f"error: {error}", file=sys.stderr)
-        _write(arguments.report, {"error": type(error).__name__, "message": str(error)})
+        _write(arguments.report, _failure(error))
         return error.exit_code
     _write(arguments.report, report)
     return 0
@@ -39,7 +42,13 @@ def _parser() -> argparse.ArgumentParser:
     command = commands.add_parser("verify", help="check that the weights are whole and are those of the digest")
     command.add_argument("--digest", required=True)
     command.add_argument("--report", type=Path)
+    command.add_argument("--notes", type=Path, help="where they are unfit, note it here for `await`, and end well")
     command.add_argument("path", type=Path)
+    command = commands.add_parser("await", help="wait until all that `verify --notes` found unfit is sound")
+    command.add_argument("--look-seconds", type=float, default=LOOK_EVERY_S)
+    command.add_argument("--read-seconds", type=float, default=READ_EVERY_S, help="reads them even where none changed")
+    command.add_argument("--report", type=Path)
+    command.add_argument("notes", type=Path)
     command = commands.add_parser("download", help="fetch weights from an object store; credentials are in AWS_*")
     command.add_argument("--endpoint", default="")
     command.add_argument("--region", default="")
@@ -58,11 +67,33 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _verify(arguments: argparse.Namespace) -> dict[str, object]:
-    check_weights(arguments.path)
-    files = verify(arguments.path, arguments.digest)
+    try:
+        if arguments.notes is None:
+            files = verify_whole(arguments.path, arguments.digest)
+        else:
+            files = verify_or_note(arguments.path, arguments.digest, arguments.notes)
+    except WeightsUnfit as error:
+        if arguments.notes is None:
+            raise
+        return _failure(error)
     total_bytes = sum(file.size_bytes for file in files)
     print(f"{arguments.path}: {len(files)} files, {total_bytes} bytes: {arguments.digest}")
     return {"totalBytes": total_bytes}
+
+
+def _await(arguments: argparse.Namespace) -> dict[str, object]:
+    await_all(
+        arguments.notes,
+        lambda line: print(line, flush=True),
+        look_every_s=arguments.look_seconds,
+        read_every_s=arguments.read_seconds,
+    )
+    return {}
+
+
+def _failure(error: WeightsUnfit) -> dict[str, object]:
+    print(f"error: {error}", file=sys.stderr)
+    return {"error": type(error).__name__, "message": str(error)}
 
 
 def _download(arguments: argparse.Namespace) -> dict[str, object]:

@@ -1,0 +1,133 @@
+"""Weights that `verify` found unfit, and the wait until they are mended: the pod and what it says then stand.
+
+A model's pods run it between verification and engine. Looking is cheap; files are read again when they have changed and
+are still, and seldom besides, since a network file system may show a change late.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+from conclave_weights.digest import WeightsFile, verify
+from conclave_weights.errors import WeightsUnfit
+from conclave_weights.soundness import check_weights
+
+LOOK_EVERY_S = 10.0
+READ_EVERY_S = 600.0
+LARGEST_SHARE_OF_READING = 0.1
+"""Of the time, where nothing changes: what takes long to read is read less often."""
+
+
+class Note(NamedTuple):
+    """One directory that was found unfit."""
+
+    digest: str
+    look: str
+    """What it looked like before it was read."""
+
+
+def verify_whole(root: Path, digest: str) -> tuple[WeightsFile, ...]:
+    """The files, where an engine could read them and they are those of the digest; raises WeightsUnfit otherwise."""
+    check_weights(root)
+    return verify(root, digest)
+
+
+def verify_or_note(root: Path, digest: str, notes: Path) -> tuple[WeightsFile, ...]:
+    """The files of sound weights; unfit ones are noted for `await_all` before WeightsUnfit is raised."""
+    before, noted = look(root), read_notes(notes)
+    noted.pop(root, None)
+    try:
+        return verify_whole(root, digest)
+    except WeightsUnfit:
+        noted[root] = Note(digest, before)
+        raise
+    finally:
+        notes.write_text(json.dumps({str(path): note for path, note in noted.items()}), encoding="utf-8")
+
+
+def read_notes(notes: Path) -> dict[Path, Note]:
+    """By directory; empty where nothing was noted."""
+    try:
+        noted = json.loads(notes.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    return {Path(path): Note(*note) for path, note in noted.items()}
+
+
+def await_all(
+    notes: Path,
+    tell: Callable[[str], None],
+    *,
+    look_every_s: float = LOOK_EVERY_S,
+    read_every_s: float = READ_EVERY_S,
+    sleep: Callable[[float], None] = time.sleep,
+    now_s: Callable[[], float] = time.monotonic,
+) -> None:
+    """Returns when all that was noted is sound; raises WeightsUnfit where only another pod could see it mended."""
+    for root, note in read_notes(notes).items():
+        tell(f"{root}: unfit; looking at the files every {look_every_s:g} s")
+        seen = last = note.look
+        due_s = now_s() + read_every_s
+        while True:
+            sleep(look_every_s)
+            if _is_removed(root):
+                raise WeightsUnfit(
+                    f"weights {root}: the directory was removed, and this pod sees nothing that takes its place; "
+                    "the next pod looks at what is there now"
+                )
+            before, last = last, look(root)
+            if last != before:
+                tell(f"{root}: the files change; they are read once they are still")
+            if now_s() < due_s and (last == seen or last != before):
+                continue
+            tell(f"{root}: reading the files")
+            seen, began_s = last, now_s()
+            try:
+                files = verify_whole(root, note.digest)
+            except WeightsUnfit as error:
+                tell(f"{root}: still unfit: {error}")
+            else:
+                tell(f"{root}: sound, {len(files)} files: {note.digest}")
+                break
+            due_s = now_s() + max(read_every_s, (now_s() - began_s) / LARGEST_SHARE_OF_READING)
+
+
+def look(root: Path) -> str:
+    """Differs where names, kinds, sizes, times or rights below the directory do; no file is opened."""
+    seen = hashlib.sha256()
+    for line in sorted(_lines(root)):
+        seen.update(line)
+    return seen.hexdigest()
+
+
+def _lines(root: Path) -> list[bytes]:
+    failures: list[OSError] = []
+    lines = [_line(root)]
+    for directory, directories, files in os.walk(root, onerror=failures.append):
+        lines += [_line(Path(directory) / name) for name in (*directories, *files)]
+    return lines + [os.fsencode(f"{failure.filename}\0{failure.errno}\n") for failure in failures]
+
+
+def _line(path: Path) -> bytes:
+    """The time of the inode's change tells of new rights too, and of content whose own time was set back."""
+    try:
+        state = path.lstat()
+    except OSError as error:
+        return os.fsencode(f"{path}\0{error.errno}\n")
+    told = (state.st_mode, state.st_ino, state.st_size, state.st_mtime_ns, state.st_ctime_ns)
+    return os.fsencode(f"{path}\0{told}\n")
+
+
+def _is_removed(root: Path) -> bool:
+    """A mount keeps a removed directory, without a name and empty; on NFS its handle is stale."""
+    try:
+        return root.stat().st_nlink == 0
+    except OSError as error:
+        return error.errno in (errno.ENOENT, errno.ESTALE)
