@@ -1,14 +1,17 @@
 # `make help` lists the targets. Everything that is slow is built once, into .venv and $(CONCLAVE_CACHE).
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-unit test-integration test-serving lint verify golden bench bench-models images cluster cluster-down clean lock
+.PHONY: help demo test test-unit test-integration test-serving lint verify golden bench bench-models e2e e2e-smoke images cluster cluster-down clean lock
 
 PYTHON_BIN := .venv/bin/python
+E2E := $(PYTHON_BIN) -m pytest -v --durations=0 --durations-min=20 e2e
+# A cluster that somebody gave by CONCLAVE_E2E_KUBECONFIG is not ours to end.
+END_CLUSTER = code=$$?; $(if $(KEEP)$(CONCLAVE_E2E_KUBECONFIG),,$(PYTHON_BIN) -m tools.cluster down || code=1;) exit $$code
 
 # Importing vLLM without byte code takes twice as long.
 unexport PYTHONDONTWRITEBYTECODE
 
 help: ## list the targets
-	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z0-9-]+:.*## /{printf "  %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: ## from nothing to tokens on this machine: no cluster, no GPU
 	@tools/environment.sh local
@@ -31,6 +34,14 @@ test-integration: ## only what needs the real API server and KubeRay
 test-serving: ## only what needs the real engine
 	@tools/environment.sh dev
 	$(PYTHON_BIN) -m pytest tests/serving
+
+e2e: ## from apply to tokens in real pods, on the cluster of `make cluster`; ONLY=autoscaling runs a part, KEEP=1 keeps the cluster
+	@tools/environment.sh dev
+	@$(E2E) $(if $(ONLY),-k "$(ONLY)"); $(END_CLUSTER)
+
+e2e-smoke: ## of it the one model that CI runs too
+	@tools/environment.sh dev
+	@$(E2E)/test_smoke.py; $(END_CLUSTER)
 
 lint: ## ruff, mypy strict, import-linter
 	@tools/environment.sh dev

@@ -19,7 +19,7 @@ LICENCES = {
     "meta-llama/Meta-Llama-3-8B-Instruct": "llama-3-community-license",
 }
 """What a deployment of these has to accept."""
-EACH_MESSAGE = 'jsonpath={range .status.conditions[*]}{.type} {.message}{"\\n"}{end}'
+EACH_MESSAGE = 'jsonpath={range .status.conditions[*]}{.type} {.reason} {.message}{"\\n"}{end}'
 REQUEST = """
 import json, sys, urllib.error, urllib.request
 given = json.load(sys.stdin)
@@ -93,10 +93,14 @@ class Model:
                 self._watch = self.site.kubectl.watch(PLURAL, self.name, self.namespace, EACH_MESSAGE, file)
 
     def said(self, kind: str) -> list[str]:
-        """Each message that a condition has had since the first apply."""
+        """Each reason and message that a condition has had since the first apply."""
         lines = self._messages.read_text().splitlines()
-        messages = [message for kind_of, _, message in (line.partition(" ") for line in lines) if kind_of == kind]
-        return list(dict.fromkeys(messages))
+        found = [words for kind_of, _, words in (line.partition(" ") for line in lines) if kind_of == kind]
+        return list(dict.fromkeys(found))
+
+    def reasons(self, kind: str) -> list[str]:
+        """Each reason that a condition has had since the first apply."""
+        return list(dict.fromkeys(words.split()[0] for words in self.said(kind)))
 
     def delete(self) -> None:
         """Returns when its pods are gone: the next engine needs their memory."""

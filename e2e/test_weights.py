@@ -1,0 +1,99 @@
+"""Grok-1 under an id that no catalogue has, from a claim with one flipped byte: inspected, planned, refused, mended."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from e2e.bed.models import Model, Running, model_deployment
+from e2e.bed.references import greedy_tokens
+from e2e.bed.site import RESTRICTED, WEIGHTS_CLAIM, Site
+from tests.eventually import eventually
+
+from conclave_weights.digest import digest_of, hash_files
+
+NAME, PATH, ID = "grok", "grok-1-damaged", "acme/grok-1-tiny"
+CAUSE_S = 180.0
+
+
+@pytest.fixture(scope="module")
+def sound(site: Site) -> Path:
+    return site.checkpoint("grok-1")
+
+
+@pytest.fixture(scope="module")
+def damaged(site: Site, sound: Path) -> Path:
+    """A copy with one bit of the last tensor turned over."""
+    copy = site.weights / PATH
+    shutil.rmtree(copy, ignore_errors=True)
+    shutil.copytree(sound, copy)
+    file = sorted(copy.glob("*.safetensors"))[-1]
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+    return file
+
+
+@pytest.fixture(scope="module")
+def expected(sound: Path, running: Running) -> list[list[int]]:
+    """While no pods of a model take the memory."""
+    running.stop()
+    return greedy_tokens(sound)
+
+
+@pytest.fixture(scope="module")
+def model(running: Running, sound: Path, damaged: Path, expected: list[list[int]]) -> Model:  # noqa: ARG001 - made first
+    source = {"persistentVolumeClaim": {"claimName": WEIGHTS_CLAIM, "path": PATH}}
+    digest = digest_of(hash_files(sound))
+    manifest = model_deployment(RESTRICTED, NAME, ID, PATH, model={"id": ID, "source": source, "digest": digest})
+    return running.only(manifest)
+
+
+def eventually_says(model: Model, kind: str, reason: str) -> dict[str, Any]:
+    def says() -> dict[str, Any]:
+        condition = model.condition(kind)
+        assert condition.get("reason") == reason, model.status().get("conditions")
+        return condition
+
+    return eventually(says, timeout=CAUSE_S, every=1)
+
+
+def test_an_unknown_model_is_planned_from_the_config_beside_its_weights(model: Model, sound: Path) -> None:
+    eventually_says(model, "PlanReady", "Planned")
+    assert "Inspecting" in model.reasons("PlanReady")
+    plan = model.status()["plan"]
+    assert plan["tensor"] == 2
+    assert plan["longestContextTokens"] == json.loads((sound / "config.json").read_text())["max_position_embeddings"]
+    assert not [pod for pod in model.pods() if pod["metadata"].get("labels", {}).get("conclave.dev/weights-of")]
+
+
+def test_a_flipped_byte_is_named_and_no_engine_starts(model: Model, damaged: Path) -> None:
+    condition = eventually_says(model, "WeightsReady", "DigestMismatch")
+    assert condition["status"] == "False"
+    assert damaged.name in condition["message"]
+    assert model.condition("Ready")["reason"] == "DigestMismatch"
+    for pod in model.pods("worker"):
+        assert not [status for status in pod["status"]["containerStatuses"] if status["state"].get("running")]
+
+
+def test_the_mended_file_is_enough_for_the_model_to_serve(
+    model: Model, sound: Path, damaged: Path, expected: list[list[int]]
+) -> None:
+    (before,) = model.pods("worker")
+    damaged.write_bytes((sound / damaged.name).read_bytes())
+    model.wait_until_ready()
+    assert (model.condition("WeightsReady")["status"], model.condition("WeightsReady")["reason"]) == (
+        "True",
+        "Verified",
+    )
+    (after,) = model.pods("worker")
+    assert after["metadata"]["uid"] == before["metadata"]["uid"]
+    assert model.greedy_tokens() == expected
+
+
+def test_network_policies_hold_for_its_pods(model: Model) -> None:
+    condition = model.condition("EgressEnforced")
+    assert (condition["status"], condition["reason"]) == ("True", "EgressClosed"), condition
