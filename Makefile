@@ -3,9 +3,7 @@
 .PHONY: help demo test test-unit test-integration test-serving lint verify golden bench bench-models e2e e2e-smoke images cluster cluster-down clean lock
 
 PYTHON_BIN := .venv/bin/python
-E2E := $(PYTHON_BIN) -m pytest -v --durations=0 --durations-min=20 e2e
-# A cluster that somebody gave by CONCLAVE_E2E_KUBECONFIG is not ours to end.
-END_CLUSTER = code=$$?; $(if $(KEEP)$(CONCLAVE_E2E_KUBECONFIG),,$(PYTHON_BIN) -m tools.cluster down || code=1;) exit $$code
+E2E := $(if $(KEEP),CONCLAVE_E2E_KEEP=1) $(PYTHON_BIN) -m pytest -v --durations=0 --durations-min=20 e2e
 
 # Importing vLLM without byte code takes twice as long.
 unexport PYTHONDONTWRITEBYTECODE
@@ -37,11 +35,11 @@ test-serving: ## only what needs the real engine
 
 e2e: ## from apply to tokens in real pods, on the cluster of `make cluster`; ONLY=autoscaling runs a part, KEEP=1 keeps the cluster
 	@tools/environment.sh dev
-	@$(E2E) $(if $(ONLY),-k "$(ONLY)"); $(END_CLUSTER)
+	$(E2E) $(if $(ONLY),-k "$(ONLY)")
 
 e2e-smoke: ## of it the one model that CI runs too
 	@tools/environment.sh dev
-	@$(E2E)/test_smoke.py; $(END_CLUSTER)
+	$(E2E)/test_smoke.py
 
 lint: ## ruff, mypy strict, import-linter
 	@tools/environment.sh dev

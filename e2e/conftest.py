@@ -1,18 +1,22 @@
-"""One site for the whole session: a cluster that is up stays up for the next run (`make cluster-down` ends it)."""
+"""One site for the whole session; its cluster ends with it, unless $CONCLAVE_E2E_KEEP leaves it to the next."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 
 import pytest
 from e2e.bed.dense import Dense, Expected
 from e2e.bed.models import Model, Running
-from e2e.bed.site import Site, make_site, weights_folder
+from e2e.bed.site import Site, end_cluster, make_site, weights_folder
 
 
 @pytest.fixture(scope="session")
-def site() -> Site:
-    return make_site(weights_folder())
+def site() -> Iterator[Site]:
+    site = make_site(weights_folder())
+    yield site
+    if site.is_ours and not os.environ.get("CONCLAVE_E2E_KEEP"):
+        end_cluster()
 
 
 @pytest.fixture(scope="session")

@@ -61,6 +61,8 @@ class Site:
 
     kubectl: Kubectl
     serving_image: str
+    is_ours: bool
+    """Whether it is the cluster of `make cluster`."""
     weights: Path
     """The folder behind the claim `weights` of each namespace of models."""
 
@@ -93,7 +95,7 @@ def make_site(weights: Path) -> Site:
         _cluster_up([2, 2])
         kubectl = Kubectl(layout_of(None).kubeconfig)
         environment, images = _import_images()
-    site = Site(kubectl, images.serving, weights)
+    site = Site(kubectl, images.serving, not given, weights)
     _namespaces(site)
     kubectl.apply(*policies(with_environment=environment is not None))
     for namespace in (RESTRICTED, INCOMPLETE, PRIVILEGED, CALLERS, STRANGERS):
@@ -129,6 +131,11 @@ def install_chart(site: Site, images: Images, network: Mapping[str, Any]) -> Non
 def _image(reference: str) -> dict[str, str]:
     repository, _, tag = reference.rpartition(":")
     return {"repository": repository, "tag": tag}
+
+
+def end_cluster() -> None:
+    """`make cluster-down`; raises where something of it is left."""
+    subprocess.run([sys.executable, "-m", "tools.cluster", "down"], cwd=ROOT, check=True)
 
 
 def _cluster_up(gpus: Sequence[int]) -> None:
