@@ -6,7 +6,7 @@ import json
 
 import pytest
 from e2e.bed.models import REQUEST, Model, Running, mixtral
-from e2e.bed.site import STRANGERS, Site
+from e2e.bed.site import RELEASE, STRANGERS, Site
 
 CANARY = "canary-4e1b-in-the-prompt"
 
@@ -86,6 +86,15 @@ def test_rays_own_api_refuses(model: Model, token: str, is_the_endpoints: bool, 
     status, text = json.loads(model.run(worker, REQUEST, stdin=json.dumps(given)))
     assert status in (401, 403), (status, text)
     assert json.loads(model.site.run_in_client(REQUEST, stdin=json.dumps(given)))[0] == 0
+
+
+def test_the_charts_own_test_passes(site: Site) -> None:
+    assert "Phase:          Succeeded" in site.helm("test", RELEASE)
+
+
+def test_network_policies_are_enforced_and_the_status_knows(model: Model) -> None:
+    condition = model.condition("EgressEnforced")
+    assert (condition["status"], condition["reason"]) == ("True", "EgressClosed"), condition
 
 
 def test_the_prompt_is_in_no_log_event_or_status(model: Model) -> None:

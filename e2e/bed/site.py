@@ -80,6 +80,13 @@ class Site:
         command = ("exec", "--stdin", f"--namespace={namespace}", CLIENT, "--", "python", "-c", program_text)
         return self.kubectl(*command, *arguments, stdin=stdin)
 
+    def helm(self, *arguments: str, stdin: str = "") -> str:
+        """stdout, on the operator's namespace; raises AssertionError with what helm said."""
+        command = [program("helm"), f"--kubeconfig={self.kubectl.kubeconfig}", f"--namespace={SYSTEM}", *arguments]
+        done = subprocess.run(command, input=stdin, capture_output=True, text=True, timeout=240)
+        assert done.returncode == 0, f"helm {' '.join(arguments)}: {done.stderr}{done.stdout}"
+        return done.stdout
+
     def set_gpus(self, counts: Sequence[int]) -> None:
         """Fake GPUs of each node of the local cluster."""
         _cluster_up(counts)
@@ -120,12 +127,11 @@ def install_chart(site: Site, images: Images, network: Mapping[str, Any]) -> Non
         "podAnnotations": {"e2e.conclave.dev/build": images.build},
         "resources": {"requests": {"cpu": "20m", "memory": "128Mi"}, "limits": {"memory": "512Mi"}},
     }
-    command = [program("helm"), f"--kubeconfig={site.kubectl.kubeconfig}", "upgrade", "--install", RELEASE]
-    options = [str(ROOT / "charts" / "conclave"), f"--namespace={SYSTEM}", "--wait", "--timeout=180s", "--values=-"]
-    done = subprocess.run([*command, *options], input=json.dumps(values), capture_output=True, text=True, timeout=240)
-    if done.returncode:
-        pods = site.kubectl("get", "pods,events", f"--namespace={SYSTEM}")
-        raise AssertionError(f"helm: {done.stderr}\n{pods}")
+    try:
+        options = (str(ROOT / "charts" / "conclave"), "--wait", "--timeout=180s", "--values=-")
+        site.helm("upgrade", "--install", RELEASE, *options, stdin=json.dumps(values))
+    except AssertionError as error:
+        raise AssertionError(f"{error}\n{site.kubectl('get', 'pods,events', f'--namespace={SYSTEM}')}") from error
 
 
 def _image(reference: str) -> dict[str, str]:

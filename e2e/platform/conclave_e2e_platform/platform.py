@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from vllm.config import VllmConfig
+from typing import TYPE_CHECKING
+
 from vllm.platforms.cpu import CpuPlatform
+
+if TYPE_CHECKING:  # vLLM's configuration is what asks for the platform
+    from vllm.config import VllmConfig
 
 
 class RayGpuCpuPlatform(CpuPlatform):
