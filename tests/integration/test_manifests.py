@@ -91,8 +91,8 @@ def test_kuberay_makes_the_pods_of_a_replica_under_restricted_pod_security(
         assert "--num-gpus=8" in " ".join(ray["args"])
         assert {"name": "RAY_AUTH_MODE", "value": "token"} in ray["env"]
         assert ray["readinessProbe"]["timeoutSeconds"] == 10
-        order = [names.CANARY_CONTAINER, names.VERIFY_CONTAINER, names.HEAD_WAIT_CONTAINER]
-        assert [init["name"] for init in worker["spec"]["initContainers"]] == order
+        own = [names.CANARY_CONTAINER, names.VERIFY_CONTAINER, names.AWAIT_CONTAINER]
+        assert [init["name"] for init in worker["spec"]["initContainers"]] == [*own, names.HEAD_WAIT_CONTAINER]
         assert worker["spec"]["automountServiceAccountToken"] is False
         terms = worker["spec"]["affinity"]["nodeAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]
         keys = [expression["key"] for term in terms["nodeSelectorTerms"] for expression in term["matchExpressions"]]

@@ -45,9 +45,8 @@ def report(world: World, pod: Json, *states: tuple[str, Json], **status: Any) ->
     )
 
 
-def ended(message: Json, exit_code: int = 0) -> Json:
-    reason = "Error" if exit_code else "Completed"
-    return {"terminated": {"exitCode": exit_code, "reason": reason, "message": json.dumps(message)}}
+def ended(message: Json) -> Json:
+    return {"terminated": {"exitCode": 0, "reason": "Completed", "message": json.dumps(message)}}
 
 
 def ago(duration: timedelta) -> str:
@@ -87,30 +86,34 @@ def bound_claim(world: World) -> Iterator[None]:
     world.kube.delete("v1", "PersistentVolume", f"{world.namespace}-weights")
 
 
-def test_other_files_than_the_digests_are_told_and_kuberays_next_pod_may_find_them_mended(
+def test_other_files_than_the_digests_are_told_until_they_are_mended_in_the_same_pod(
     world: World, bound_claim: None
 ) -> None:
     model = model_deployment("mixtral")["spec"]["model"]
     world.apply(model_deployment("mixtral", model=model | {"digest": DIGEST}))
     worker = the_pod(world, "worker")
-    refused = ended({"error": "DigestMismatch", "message": "weights /models/weights: digest sha256:1"}, exit_code=4)
-    report(world, worker, ("verify-weights", refused))
+    since = {"running": {"startedAt": ago(timedelta(seconds=1))}}
+    report(world, worker, ("verify-weights", since))
+    world.becomes("mixtral", "WeightsReady", "Verifying")
+
+    unfit = ended({"error": "DigestMismatch", "message": "weights /models/weights: digest sha256:1"})
+    report(world, worker, ("verify-weights", unfit), ("await-weights", since))
     condition = world.becomes("mixtral", "WeightsReady", "DigestMismatch")
     assert condition["status"] == "False"
-    assert "container verify-weights ended: weights /models/weights: digest sha256:1" in condition["message"]
+    assert "container verify-weights ended: weights /models/weights: digest sha256:1; mended" in condition["message"]
+    assert world.becomes("mixtral", "Stalled", "DigestMismatch")["status"] == "True"
+    world.settle("mixtral")
+    assert world.condition("mixtral", "WeightsReady") == condition
+    assert the_pod(world, "worker")["metadata"]["uid"] == worker["metadata"]["uid"], "KubeRay keeps it"
 
-    report(world, worker, ("verify-weights", refused), phase="Failed")
-    anew = eventually(lambda: (pod := the_pod(world, "worker"))["metadata"]["uid"] != worker["metadata"]["uid"] and pod)
-    eventually(lambda: world.condition("mixtral", "WeightsReady")["reason"] != "DigestMismatch")
-    report(world, anew, ("verify-weights", {"running": {"startedAt": ago(timedelta(seconds=1))}}))
-    world.becomes("mixtral", "WeightsReady", "Verifying")
+    running = {"name": "ray", "image": "x", "imageID": "", "ready": False, "restartCount": 0, "state": since}
     report(
         world,
-        anew,
-        ("verify-weights", ended({"totalBytes": 9})),
-        containerStatuses=[
-            {"name": "ray", "image": "x", "imageID": "", "ready": False, "restartCount": 0}
-            | {"state": {"running": {"startedAt": ago(timedelta(seconds=1))}}}
-        ],
+        worker,
+        ("verify-weights", unfit),
+        ("await-weights", ended({})),
+        phase="Running",
+        containerStatuses=[running],
     )
     assert world.becomes("mixtral", "WeightsReady", "Verified")["status"] == "True"
+    assert world.condition("mixtral", "Stalled")["status"] == "False"

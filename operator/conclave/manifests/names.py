@@ -54,6 +54,8 @@ HEAD_WAIT_CONTAINER = "wait-gcs-ready"
 """KubeRay's own, the last init container of a worker."""
 VERIFY_CONTAINER = "verify-weights"
 """The model's; an adapter's has its number behind it."""
+AWAIT_CONTAINER = "await-weights"
+"""Behind those: it ends when all that they found unfit is mended."""
 DOWNLOAD_CONTAINER = "download"
 """The last step; the init containers before it have the percents behind it that they end at."""
 INSPECTION_CONTAINER = "inspect"
@@ -67,6 +69,8 @@ MODEL_PATH = "/models/weights"
 ADAPTERS_PATH = "/models/adapters"
 CACHE_PATH = "/models/cache"
 TERMINATION_MESSAGE_PATH = "/dev/termination-log"
+UNFIT_WEIGHTS_PATH = "/tmp/unfit-weights.json"  # noqa: S108 - a volume of the pod's own
+"""Of worker pods: what verification found unfit."""
 TOKEN_DIRECTORY = "/var/run/secrets/conclave.dev"  # noqa: S105 - a path
 TOKEN_KEY = "token"  # noqa: S105 - a key's name
 TOKEN_PATH = f"{TOKEN_DIRECTORY}/{TOKEN_KEY}"

@@ -259,21 +259,36 @@ def _canary(deployment: ModelDeployment, settings: OperatorSettings) -> JsonObje
 
 
 def _verification(deployment: ModelDeployment, settings: OperatorSettings) -> list[JsonObject]:
+    """A container for each digest, and one that keeps the pod until what these found unfit is mended.
+
+    A worker that fails is deleted by KubeRay at once and made anew: what it found would be read again and again, and
+    told for moments only.
+    """
     model = deployment.spec.model
     # The download Job, which alone may write to the cache, has compared what it holds.
     digests = (None if model.source.object_store else model.digest, *(adapter.digest for adapter in model.adapters))
-    command = ["python", "-m", "conclave_weights", "verify", "--report", names.TERMINATION_MESSAGE_PATH, "--digest"]
+    verified = [
+        (_numbered(names.VERIFY_CONTAINER, number), digest, mount)
+        for number, (digest, mount) in enumerate(zip(digests, _weights_mounts(deployment), strict=True))
+        if digest is not None
+    ]
+    notes = names.UNFIT_WEIGHTS_PATH
+    verify = ["verify", "--report", names.TERMINATION_MESSAGE_PATH, "--notes", notes, "--digest"]
+    steps: list[tuple[str, list[str], tuple[JsonObject, ...]]] = [
+        (name, [*verify, digest, mount["mountPath"]], (mount,)) for name, digest, mount in verified
+    ]
+    if steps:
+        steps.append((names.AWAIT_CONTAINER, ["await", notes], tuple(mount for _, _, mount in verified)))
     return [
         _init_container(
             deployment,
             settings,
-            name=_numbered(names.VERIFY_CONTAINER, number),
-            command=[*command, digest, mount["mountPath"]],
+            name=name,
+            command=["python", "-m", "conclave_weights", *arguments],
             amounts={"cpu": "1", "memory": "1Gi"},
-            mounts=(mount,),
+            mounts=mounts,
         )
-        for number, (digest, mount) in enumerate(zip(digests, _weights_mounts(deployment), strict=True))
-        if digest is not None
+        for name, arguments, mounts in steps
     ]
 
 

@@ -14,6 +14,7 @@ from conclave.status.finding import Finding, Scene
 from conclave.status.pods import (
     ContainerState,
     dead_containers,
+    ended_containers,
     events_about,
     has_begun,
     in_trouble,
@@ -41,10 +42,10 @@ REASONS_OF_WEIGHTS = {
 }
 """By the error that `conclave_weights` reports."""
 _REMEDIES_OF_WEIGHTS = {
-    Reason.DIGEST_MISMATCH: "they are compared again whenever the pod is made anew",
-    Reason.WEIGHTS_CORRUPT: "mend what it names; they are looked at again whenever the pod is made anew",
+    Reason.DIGEST_MISMATCH: "",
+    Reason.WEIGHTS_CORRUPT: "mend what it names; ",
     Reason.WEIGHTS_UNREADABLE: f"the pods run as user and group {USER_ID}: let these read the files, or look at the "
-    "volume; they are looked at again whenever the pod is made anew",
+    "volume; ",
 }
 
 
@@ -123,9 +124,15 @@ def container_not_created(scene: Scene) -> Finding | None:
 
 
 def weights_unfit(scene: Scene) -> Finding | None:
-    """The init container found other files than the digest's, or some that it could not read or no engine could."""
+    """Verification found other files than the digest's, or some that it could not read or no engine could.
+
+    It ends well so that the pod stays, and what it told stands until the container behind it has found all sound.
+    """
     for pod in in_trouble(scene.observed):
-        for container in dead_containers(pod):
+        ended = list(ended_containers(pod))
+        if any(container.name == names.AWAIT_CONTAINER and not container.exit_code for container in ended):
+            continue
+        for container in ended:
             found = _verdict_on_weights(container)
             if found is None:
                 continue
@@ -137,10 +144,20 @@ def weights_unfit(scene: Scene) -> Finding | None:
                 condition=ConditionType.WEIGHTS_READY,
                 reason=reason,
                 seen=f"container {container.name} ended: {first}",
-                remedy=_REMEDIES_OF_WEIGHTS[reason],
+                remedy=_REMEDIES_OF_WEIGHTS[reason] + _what_follows_mending(scene, pod),
                 evidence=tuple(rest),
             )
     return None
+
+
+def _what_follows_mending(scene: Scene, pod: JsonObject) -> str:
+    if all(item["name"] != names.AWAIT_CONTAINER for item in pod.get("spec", {}).get("initContainers", [])):
+        return "they are looked at again whenever the pod is made anew"  # of an older build
+    command = f"kubectl -n {scene.deployment.metadata.namespace} logs {pod['metadata']['name']}"
+    return (
+        "mended in place, they are read again within a minute and the model starts in this pod "
+        f"(`{command} -c {names.AWAIT_CONTAINER}` shows how far it is)"
+    )
 
 
 def _verdict_on_weights(container: ContainerState) -> tuple[Reason, str] | None:

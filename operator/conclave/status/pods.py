@@ -15,7 +15,7 @@ _LONGEST_REPORT = 4096
 
 
 class ContainerState(NamedTuple):
-    """A container that waits or has died."""
+    """A container that waits or has ended."""
 
     name: str
     reason: str
@@ -82,16 +82,18 @@ def waiting_containers(pod: JsonObject) -> Iterator[ContainerState]:
             yield ContainerState(status["name"], waiting.get("reason", ""), waiting.get("message", ""), None)
 
 
-def dead_containers(pod: JsonObject) -> Iterator[ContainerState]:
-    """Containers that ended badly, now or before their last restart, and have not ended well since."""
+def ended_containers(pod: JsonObject) -> Iterator[ContainerState]:
+    """Containers that have ended, well or badly, now or before their last restart; how each ended last."""
     for status in _statuses(pod):
-        if status.get("state", {}).get("terminated", {}).get("exitCode") == 0:
-            continue
         ends = (status.get(state, {}).get("terminated") for state in ("state", "lastState"))
-        for end in ends:
-            if end and end.get("exitCode"):
-                yield ContainerState(status["name"], end.get("reason", ""), end.get("message", ""), end["exitCode"])
-                break
+        end = next(filter(None, ends), None)
+        if end:
+            yield ContainerState(status["name"], end.get("reason", ""), end.get("message", ""), end.get("exitCode", 0))
+
+
+def dead_containers(pod: JsonObject) -> Iterator[ContainerState]:
+    """Those of them that ended badly."""
+    return (container for container in ended_containers(pod) if container.exit_code)
 
 
 def running_since(pod: JsonObject, container: str) -> datetime | None:

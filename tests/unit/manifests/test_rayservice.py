@@ -131,12 +131,25 @@ def test_a_digest_is_verified_before_the_engine_starts() -> None:
     plain = templates(build_rayservice(make_deployment(), make_plan(), SETTINGS))
     assert [container["name"] for container in plain["worker"]["spec"]["initContainers"]] == [names.CANARY_CONTAINER]
     checked = templates(build_rayservice(make_deployment({"model": {"digest": DIGEST}}), make_plan(), SETTINGS))
-    (_canary, verify) = checked["worker"]["spec"]["initContainers"]
+    (_canary, verify, wait) = checked["worker"]["spec"]["initContainers"]
     assert verify["command"] == [
         "python", "-m", "conclave_weights", "verify", "--report", "/dev/termination-log",
-        "--digest", DIGEST, names.MODEL_PATH,
+        "--notes", "/tmp/unfit-weights.json", "--digest", DIGEST, names.MODEL_PATH,
     ]  # fmt: skip
     assert verify["terminationMessagePath"] == "/dev/termination-log"
+    assert wait["command"] == ["python", "-m", "conclave_weights", "await", "/tmp/unfit-weights.json"]
+    assert wait["volumeMounts"] == verify["volumeMounts"]
+
+
+def test_all_that_has_a_digest_is_awaited_at_once() -> None:
+    tone, formal, plain = ({"name": name, "source": SOURCE_OF_ADAPTERS} for name in ("tone", "formal", "plain"))
+    adapters = [tone | {"digest": DIGEST}, plain, formal | {"digest": DIGEST}]
+    made = templates(build_rayservice(make_deployment({"model": {"adapters": adapters}}), make_plan(), SETTINGS))
+    (_canary, first, second, wait) = made["worker"]["spec"]["initContainers"]
+    assert [container["name"] for container in (first, second)] == ["verify-weights-1", "verify-weights-3"]
+    assert not names.is_verification(wait["name"])
+    mounts = [mount["mountPath"] for mount in wait["volumeMounts"]]
+    assert mounts == ["/tmp", "/models/adapters/tone", "/models/adapters/formal"]
 
 
 def test_workers_begin_with_a_canary_and_heads_which_may_call_the_api_server_do_not() -> None:
@@ -163,7 +176,8 @@ def test_the_serve_config_reads_the_mounted_token_and_weights() -> None:
     assert application["args"]["placement"]["bundles"] == 2
 
 
-ADAPTER = {"name": "acme/tone", "source": {"persistentVolumeClaim": {"claimName": "weights", "path": "tone"}}}
+SOURCE_OF_ADAPTERS = {"persistentVolumeClaim": {"claimName": "weights", "path": "tone"}}
+ADAPTER = {"name": "acme/tone", "source": SOURCE_OF_ADAPTERS}
 
 
 def test_what_two_sources_name_is_one_volume_and_every_mount_a_directory_of_its_own() -> None:
@@ -177,7 +191,7 @@ def test_what_two_sources_name_is_one_volume_and_every_mount_a_directory_of_its_
         tone, formal = mounts["/models/adapters/acme+tone"], mounts["/models/adapters/acme+tone+formal"]
         assert (tone["name"], tone["subPath"], tone["readOnly"]) == ("weights", "tone", True)
         assert (formal["name"], formal["readOnly"]) == (volumes[1]["name"], True)
-    (_canary, verify) = templates(rayservice)["worker"]["spec"]["initContainers"]
+    (_canary, verify, _wait) = templates(rayservice)["worker"]["spec"]["initContainers"]
     assert names.is_verification(verify["name"])
     assert verify["command"][-2:] == [DIGEST, "/models/adapters/acme+tone+formal"]
     (application,) = yaml.safe_load(rayservice["spec"]["serveConfigV2"])["applications"]

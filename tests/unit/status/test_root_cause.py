@@ -114,10 +114,23 @@ def broken_worker(status: JsonObject) -> JsonObject:
     return make_pod("worker", **status)
 
 
-def verified_badly(error: str, message: str, *, container: str = "verify-weights") -> JsonObject:
-    """As `conclave_weights verify --report` leaves it."""
+def verified_badly(
+    error: str, message: str, *, container: str = "verify-weights", wait: JsonObject | None = None
+) -> JsonObject:
+    """As `conclave_weights verify --report --notes` leaves it, and `await` behind it in a state."""
+    report = {"exitCode": 0, "reason": "Completed", "message": json.dumps({"error": error, "message": message})}
+    statuses = [
+        {"name": container, "state": {"terminated": report}},
+        {"name": "await-weights", "state": wait or {"running": {}}},
+    ]
+    pod = make_pod("worker", phase="Pending", initContainerStatuses=statuses)
+    pod["spec"]["initContainers"] = [{"name": status["name"]} for status in statuses]
+    return pod
+
+
+def verified_badly_by_an_older_build(error: str, message: str) -> JsonObject:
     report = json.dumps({"error": error, "message": message})
-    return broken_worker(dead("Error", report, exit_code=4, container=container))
+    return broken_worker(dead("Error", report, exit_code=4, container="verify-weights"))
 
 
 def ready_head(since: str) -> JsonObject:
@@ -332,7 +345,31 @@ CASES: dict[str, Case] = {
         ),
         Reason.DIGEST_MISMATCH,
         WEIGHTS,
-        ("container verify-weights ended: weights /models/weights: digest sha256:1, expected sha256:2; ", "made anew"),
+        (
+            "container verify-weights ended: weights /models/weights: digest sha256:1, expected sha256:2; mended "
+            "in place, they are read again within a minute and the model starts in this pod",
+            "kubectl -n llm logs mixtral-x7k2p-worker-abcde -c await-weights",
+        ),
+    ),
+    "a flipped byte, found by a pod of an older build": Case(
+        starting(verified_badly_by_an_older_build("DigestMismatch", "weights /models/weights: digest sha256:1")),
+        Reason.DIGEST_MISMATCH,
+        WEIGHTS,
+        ("container verify-weights ended: weights /models/weights: digest sha256:1; they ", "the pod is made anew"),
+    ),
+    "a flipped byte, where even the wait for its mending failed": Case(
+        starting(
+            verified_badly("DigestMismatch", "digest sha256:1", wait={"terminated": {"exitCode": 4, "message": "gone"}})
+        ),
+        Reason.DIGEST_MISMATCH,
+        WEIGHTS,
+        ("digest sha256:1",),
+    ),
+    "a flipped byte that was mended in the pod": Case(
+        starting(verified_badly("DigestMismatch", "digest sha256:1", wait={"terminated": {"exitCode": 0}})),
+        Reason.PODS_STARTING,
+        PROVISIONED,
+        ("starting",),
     ),
     "the files of an adapter are not those of its digest": Case(
         starting(verified_badly("DigestMismatch", "digest sha256:1", container="verify-weights-2")),
@@ -535,7 +572,7 @@ def test_an_event_from_before_the_first_container_ran_is_no_cause() -> None:
 
 def test_weights_that_were_mended_are_no_cause() -> None:
     """The container failed, and its next try ended well; the pod still starts."""
-    pod = verified_badly("DigestMismatch", "digest sha256:1")
+    pod = verified_badly_by_an_older_build("DigestMismatch", "digest sha256:1")
     (verification,) = pod["status"]["initContainerStatuses"]
     verification["lastState"] = verification["state"]
     (root, *_) = find_causes(scene(**starting(pod)))
@@ -544,6 +581,21 @@ def test_weights_that_were_mended_are_no_cause() -> None:
     pod["status"]["phase"] = "Pending"
     (root, *_) = find_causes(scene(**starting(pod)))
     assert root.reason is Reason.PODS_STARTING
+
+
+def test_unfit_weights_want_a_person_and_stand_until_they_are_mended() -> None:
+    seen = starting(verified_badly("DigestMismatch", "digest sha256:1"))
+    known = scene(**seen)
+    first, later = (
+        derive_status(known.deployment, known.observed, known.decision, known.outcome, now)
+        for now in (NOW, NOW + timedelta(days=1))
+    )
+    conditions = {condition.type: condition for condition in first.conditions}
+    assert (conditions["WeightsReady"].status, conditions["WeightsReady"].reason) == ("False", "DigestMismatch")
+    assert (conditions["Stalled"].status, conditions["Reconciling"].status) == ("True", "False")
+    assert {condition.type: condition.reason for condition in later.conditions} == {
+        kind: condition.reason for kind, condition in conditions.items()
+    }
 
 
 def test_the_words_about_an_unreachable_head_do_not_count_the_seconds() -> None:
