@@ -67,7 +67,6 @@ def test_an_unknown_model_is_planned_from_the_config_beside_its_weights(model: M
     plan = model.status()["plan"]
     assert plan["tensor"] == 2
     assert plan["longestContextTokens"] == json.loads((sound / "config.json").read_text())["max_position_embeddings"]
-    assert not [pod for pod in model.pods() if pod["metadata"].get("labels", {}).get("conclave.dev/weights-of")]
 
 
 def test_a_flipped_byte_is_named_and_no_engine_starts(model: Model, damaged: Path) -> None:

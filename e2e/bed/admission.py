@@ -12,10 +12,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from conclave.manifests import names
+
 ENVIRONMENT_CLAIM = "environment"
 ENVIRONMENT_PATH = "/opt/environment"
 MARK = "e2e.conclave.dev/mutate"
 """Label of the namespaces whose model pods are changed: `restricted` or `privileged`."""
+OURS = " || ".join(f"object.metadata.?labels[?{json.dumps(label)}].hasValue()" for label in names.POD_OWNERS)
+"""CEL: a pod of a model, or one that fetches or inspects its weights."""
 INCOMPLETE_MARK = "e2e.conclave.dev/incomplete"
 SITE_PACKAGES = f"{ENVIRONMENT_PATH}/lib/python3.11/site-packages"
 VARIABLES = {
@@ -97,7 +101,6 @@ def _policy(kind: str, variables: Mapping[str, str], *, with_environment: bool, 
 
 def _mutating(name: str, namespaces: Mapping[str, str], mutations: list[Manifest]) -> list[Manifest]:
     """Of model pods in namespaces with these labels, when they are made."""
-    model_pods = {"key": "conclave.dev/model-deployment", "operator": "Exists"}
     rules = {"apiGroups": [""], "apiVersions": ["v1"], "resources": ["pods"], "operations": ["CREATE"]}
     return [
         {
@@ -110,8 +113,8 @@ def _mutating(name: str, namespaces: Mapping[str, str], mutations: list[Manifest
                 "matchConstraints": {
                     "resourceRules": [rules],
                     "namespaceSelector": {"matchLabels": dict(namespaces)},
-                    "objectSelector": {"matchExpressions": [model_pods]},
                 },
+                "matchConditions": [{"name": "ours", "expression": OURS}],
                 "mutations": mutations,
             },
         },

@@ -12,7 +12,7 @@ from e2e.bed.site import CALLERS, GPU, RESTRICTED, SYSTEM, WEIGHTS_CLAIM, Site
 from tests.eventually import eventually
 
 API_VERSION, KIND, PLURAL = "conclave.dev/v1alpha1", "ModelDeployment", "modeldeployments.conclave.dev"
-READY_TIMEOUT_S = 600.0
+READY_TIMEOUT_S = 420.0
 MAX_MODEL_LEN = 512
 LICENCES = {
     "databricks/dbrx-instruct": "databricks-open-model-license",

@@ -13,9 +13,9 @@ PROMPTS = ((1, 5, 9, 200, 31), tuple(range(3, 60)), (7,) * 12, (250, 249, 248, 1
 TOKENS = 24
 
 
-def greedy_tokens(checkpoint: Path, *, dtype: str = "float32", adapter: Path | None = None) -> list[list[int]]:
-    """The continuation of each prompt, on one rank in this machine; raises what vLLM raised."""
-    job = Job("it", str(checkpoint), PROMPTS, dtype, tokens=TOKENS, adapter=str(adapter) if adapter else None)
+def greedy_tokens(checkpoint: Path, *, adapter: Path | None = None) -> list[list[int]]:
+    """The continuation of each prompt in float32, on one rank in this machine; raises what vLLM raised."""
+    job = Job("it", str(checkpoint), PROMPTS, tokens=TOKENS, adapter=str(adapter) if adapter else None)
     with tempfile.TemporaryDirectory() as directory:
         answer = run(Layout(), [job], Path(directory))["it"]
     assert answer.error is None, answer.error
