@@ -1,6 +1,6 @@
 # `make help` lists the targets. Everything that is slow is built once, into .venv and $(CONCLAVE_CACHE).
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-unit test-integration test-serving lint verify golden bench bench-models e2e e2e-smoke images cluster cluster-down clean lock
+.PHONY: help demo test test-unit test-integration test-serving lint verify golden bench bench-models e2e e2e-smoke e2e-parts images cluster cluster-down clean lock
 
 PYTHON_BIN := .venv/bin/python
 E2E := $(if $(KEEP),CONCLAVE_E2E_KEEP=1) $(PYTHON_BIN) -m pytest -v --durations=0 --durations-min=20 e2e
@@ -40,6 +40,12 @@ e2e: ## from apply to tokens in real pods, on the cluster of `make cluster`; ONL
 e2e-smoke: ## of it the one model that CI runs too
 	@tools/environment.sh dev
 	$(E2E)/test_smoke.py
+
+e2e-parts: ## build what e2e-smoke needs: the programs of the cluster, the images
+	@tools/environment.sh dev
+	@$(PYTHON_BIN) tools/build_tools.py etcd controlplane nodes containerd dns networkpolicy kuberay helm
+	@$(PYTHON_BIN) -m tools.images operator
+	@$(PYTHON_BIN) -m tools.images --apart /opt/environment serving-e2e
 
 lint: ## ruff, mypy strict, import-linter
 	@tools/environment.sh dev

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
-from e2e.bed.dense import Dense, Expected
+from e2e.bed.dense import Dense
 from e2e.bed.models import Model, Running
+from e2e.bed.references import Continuations, greedy_tokens
 from e2e.bed.site import Site, end_cluster, make_site, weights_folder
 
 
@@ -33,15 +35,19 @@ def dense(site: Site) -> Dense:
 
 
 @pytest.fixture(scope="session")
-def dense_expected(dense: Dense, running: Running) -> Expected:
-    """While no pods of a model take the memory."""
-    running.stop()
-    return dense.expected()
+def bare_vllm(site: Site, running: Running) -> dict[Path, Continuations]:
+    """What bare vLLM says for each checkpoint and adapter; made before the first model of a module that asks for it."""
+    running.stop()  # its pods would take the memory
+    checkpoints = [site.checkpoint(name) for name in ("mixtral", "dbrx", "grok-1", "llama-3")]
+    return greedy_tokens(checkpoints, {site.adapter("llama-3"): site.checkpoint("llama-3")})
 
 
 @pytest.fixture(scope="module")
-def dense_model(dense: Dense, dense_expected: Expected, running: Running) -> Model:  # noqa: ARG001 - made first
-    manifest = dense.manifest()
-    model = running.only(manifest, gpus=[1, 1], prepare=dense.prepare)
+def dense_model(
+    bare_vllm: dict[Path, Continuations],  # noqa: ARG001 - made first
+    dense: Dense,
+    running: Running,
+) -> Model:
+    model = running.only(dense.manifest(), gpus=[1, 1], prepare=dense.prepare)
     model.wait_until_ready()
     return model

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
-from e2e.bed.dense import ADAPTER, Dense, Expected
+from e2e.bed.dense import ADAPTER, Dense
 from e2e.bed.models import Model
+from e2e.bed.references import Continuations
 from e2e.bed.site import RESTRICTED
 
 
@@ -27,10 +29,14 @@ def test_one_job_fetched_them(dense_model: Model) -> None:
     assert "failed" not in job["status"]
 
 
-def test_the_tokens_are_those_of_bare_vllm(dense_model: Model, dense_expected: Expected) -> None:
-    assert dense_model.greedy_tokens() == dense_expected.base
+def test_the_tokens_are_those_of_bare_vllm(
+    dense: Dense, dense_model: Model, bare_vllm: dict[Path, Continuations]
+) -> None:
+    assert dense_model.greedy_tokens() == bare_vllm[dense.checkpoint]
 
 
-def test_the_adapters_tokens_are_those_of_bare_vllm_with_it(dense_model: Model, dense_expected: Expected) -> None:
-    assert dense_expected.tuned != dense_expected.base
-    assert dense_model.greedy_tokens(ADAPTER) == dense_expected.tuned
+def test_the_adapters_tokens_are_those_of_bare_vllm_with_it(
+    dense: Dense, dense_model: Model, bare_vllm: dict[Path, Continuations]
+) -> None:
+    assert bare_vllm[dense.adapter] != bare_vllm[dense.checkpoint]
+    assert dense_model.greedy_tokens(ADAPTER) == bare_vllm[dense.adapter]

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 from e2e.bed.models import Model, Running, model_deployment
-from e2e.bed.references import greedy_tokens
+from e2e.bed.references import Continuations
 from e2e.bed.site import PRIVILEGED, Site
 
 RANKS = """
@@ -46,14 +47,13 @@ def layout(request: pytest.FixtureRequest) -> Layout:
 
 
 @pytest.fixture(scope="module")
-def expected(site: Site, running: Running, layout: Layout) -> list[list[int]]:
-    """While no pods of a model take the memory."""
-    running.stop()
-    return greedy_tokens(site.checkpoint(layout.checkpoint))
-
-
-@pytest.fixture(scope="module")
-def model(running: Running, layout: Layout, expected: list[list[int]]) -> Model:  # noqa: ARG001 - made first
+def model(
+    bare_vllm: dict[Path, Continuations],  # noqa: ARG001 - made first
+    site: Site,
+    running: Running,
+    layout: Layout,
+) -> Model:
+    site.checkpoint(layout.checkpoint)
     manifest = model_deployment(
         PRIVILEGED,
         f"two-nodes-{layout.name}",
@@ -71,8 +71,10 @@ def model(running: Running, layout: Layout, expected: list[list[int]]) -> Model:
     return model
 
 
-def test_the_tokens_are_those_of_bare_vllm(model: Model, expected: list[list[int]]) -> None:
-    assert model.greedy_tokens() == expected
+def test_the_tokens_are_those_of_bare_vllm(
+    bare_vllm: dict[Path, Continuations], site: Site, model: Model, layout: Layout
+) -> None:
+    assert model.greedy_tokens() == bare_vllm[site.checkpoint(layout.checkpoint)]
 
 
 def test_the_workers_are_on_two_nodes(model: Model) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from e2e.bed.models import Model, Running, model_deployment
-from e2e.bed.references import greedy_tokens
+from e2e.bed.references import Continuations
 from e2e.bed.site import RESTRICTED, WEIGHTS_CLAIM, Site
 from tests.eventually import eventually
 
@@ -38,14 +38,12 @@ def damaged(site: Site, sound: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def expected(sound: Path, running: Running) -> list[list[int]]:
-    """While no pods of a model take the memory."""
-    running.stop()
-    return greedy_tokens(sound)
-
-
-@pytest.fixture(scope="module")
-def model(running: Running, sound: Path, damaged: Path, expected: list[list[int]]) -> Model:  # noqa: ARG001 - made first
+def model(
+    bare_vllm: dict[Path, Continuations],  # noqa: ARG001 - made first
+    running: Running,
+    sound: Path,
+    damaged: Path,  # noqa: ARG001
+) -> Model:
     source = {"persistentVolumeClaim": {"claimName": WEIGHTS_CLAIM, "path": PATH}}
     digest = digest_of(hash_files(sound))
     manifest = model_deployment(RESTRICTED, NAME, ID, PATH, model={"id": ID, "source": source, "digest": digest})
@@ -69,17 +67,18 @@ def test_an_unknown_model_is_planned_from_the_config_beside_its_weights(model: M
     assert plan["longestContextTokens"] == json.loads((sound / "config.json").read_text())["max_position_embeddings"]
 
 
-def test_a_flipped_byte_is_named_and_no_engine_starts(model: Model, damaged: Path) -> None:
+def test_a_flipped_byte_is_a_digest_that_differs_and_no_engine_starts(model: Model, damaged: Path) -> None:
     condition = eventually_says(model, "WeightsReady", "DigestMismatch")
     assert condition["status"] == "False"
-    assert damaged.name in condition["message"]
+    seen, expected = digest_of(hash_files(damaged.parent)), model.manifest["spec"]["model"]["digest"]
+    assert f"digest {seen}, expected {expected}" in condition["message"]
     assert model.condition("Ready")["reason"] == "DigestMismatch"
     for pod in model.pods("worker"):
         assert not [status for status in pod["status"]["containerStatuses"] if status["state"].get("running")]
 
 
 def test_the_mended_file_is_enough_for_the_model_to_serve(
-    model: Model, sound: Path, damaged: Path, expected: list[list[int]]
+    bare_vllm: dict[Path, Continuations], model: Model, sound: Path, damaged: Path
 ) -> None:
     (before,) = model.pods("worker")
     damaged.write_bytes((sound / damaged.name).read_bytes())
@@ -90,7 +89,7 @@ def test_the_mended_file_is_enough_for_the_model_to_serve(
     )
     (after,) = model.pods("worker")
     assert after["metadata"]["uid"] == before["metadata"]["uid"]
-    assert model.greedy_tokens() == expected
+    assert model.greedy_tokens() == bare_vllm[sound]
 
 
 def test_network_policies_hold_for_its_pods(model: Model) -> None:

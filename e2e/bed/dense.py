@@ -8,13 +8,11 @@ from __future__ import annotations
 import os
 import shutil
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from e2e.bed.models import LICENCES, model_deployment
-from e2e.bed.references import greedy_tokens
 from e2e.bed.services import PASSWORD, USER, ObjectStore, TraceBackend
 from e2e.bed.site import RESTRICTED, WEIGHTS_CLAIM, Site
-from tools.tiny_adapter import make_adapter
 
 from conclave_weights.digest import digest_of, hash_files
 
@@ -25,29 +23,16 @@ POD_USER = 1000
 Manifest = dict[str, Any]
 
 
-class Expected(NamedTuple):
-    """What bare vLLM says for it."""
-
-    base: list[list[int]]
-    tuned: list[list[int]]
-
-
 class Dense:
     """Made once: the files, the store, the trace backend, the manifest."""
 
     def __init__(self, site: Site):
         self.site = site
         self.checkpoint = site.checkpoint("llama-3")
-        self.adapter = site.weights / "adapters" / ADAPTER
-        if not self.adapter.is_dir():
-            make_adapter(self.checkpoint, self.adapter)
+        self.adapter = site.adapter("llama-3")
         self.traces = TraceBackend(site)
         self._store = ObjectStore(site)
         self._store.upload(self.checkpoint, "llama-3")
-
-    def expected(self) -> Expected:
-        """Takes two engines' time on this machine, so before the pods."""
-        return Expected(greedy_tokens(self.checkpoint), greedy_tokens(self.checkpoint, adapter=self.adapter))
 
     def prepare(self) -> None:
         """The Secret of the store, and an empty volume for the operator's claim."""
@@ -61,7 +46,12 @@ class Dense:
 
     def manifest(self) -> Manifest:
         store = {"uri": "s3://models/llama-3", "endpoint": self._store.url, "secretName": "object-store"}
-        tuned = {"persistentVolumeClaim": {"claimName": WEIGHTS_CLAIM, "path": f"adapters/{ADAPTER}"}}
+        tuned = {
+            "persistentVolumeClaim": {
+                "claimName": WEIGHTS_CLAIM,
+                "path": str(self.adapter.relative_to(self.site.weights)),
+            }
+        }
         model = {
             "id": ID,
             "source": {"objectStore": store},

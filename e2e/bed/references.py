@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from tests.serving.models.engines import Job, Layout, run
@@ -12,14 +12,24 @@ PROMPTS = ((1, 5, 9, 200, 31), tuple(range(3, 60)), (7,) * 12, (250, 249, 248, 1
 """Token ids, so that no tokenizer has a say."""
 TOKENS = 24
 
+Continuations = list[list[int]]
+"""Of each prompt."""
 
-def greedy_tokens(checkpoint: Path, *, adapter: Path | None = None) -> list[list[int]]:
-    """The continuation of each prompt in float32, on one rank in this machine; raises what vLLM raised."""
-    job = Job("it", str(checkpoint), PROMPTS, tokens=TOKENS, adapter=str(adapter) if adapter else None)
+
+def greedy_tokens(checkpoints: Sequence[Path], adapters: Mapping[Path, Path]) -> dict[Path, Continuations]:
+    """Of each checkpoint, and of each adapter on its base, in float32 on one rank of this machine.
+
+    One process for all, since vLLM's imports take longer than these models; raises with what vLLM said.
+    """
+    jobs = [Job(str(path), str(path), PROMPTS, tokens=TOKENS) for path in checkpoints]
+    jobs += [Job(str(path), str(base), PROMPTS, tokens=TOKENS, adapter=str(path)) for path, base in adapters.items()]
     with tempfile.TemporaryDirectory() as directory:
-        answer = run(Layout(), [job], Path(directory))["it"]
-    assert answer.error is None, answer.error
-    return [[token.id for token in sequence] for sequence in answer.sequences]
+        answers = run(Layout(), jobs, Path(directory))
+    assert not [answer.error for answer in answers.values() if answer.error], answers
+    return {
+        Path(name): [[token.id for token in sequence] for sequence in answer.sequences]
+        for name, answer in answers.items()
+    }
 
 
 def completion(model: str, prompt: Sequence[int]) -> dict[str, object]:

@@ -23,6 +23,7 @@ from tools.build_tools import cache_dir, program
 from tools.cluster.images import import_archive
 from tools.cluster.layout import API_SERVICE_ADDRESS, CONTROL_PLANE_ADDRESS, DNS_ADDRESS, layout_of
 from tools.images.__main__ import builder, project_version, references
+from tools.tiny_adapter import make_adapter
 from tools.tiny_checkpoint import make_checkpoint
 
 ROOT = Path(__file__).parents[2]
@@ -73,6 +74,13 @@ class Site:
             make_checkpoint(model, path, **sizes)
         for entry in (path, *path.rglob("*")):
             entry.chmod(0o755 if entry.is_dir() else 0o644)
+        return path
+
+    def adapter(self, base: str) -> Path:
+        """A tiny LoRA adapter of a tiny checkpoint, below the claim too."""
+        path = self.weights / "adapters" / base
+        if not path.is_dir():
+            make_adapter(self.checkpoint(base), path)
         return path
 
     def run_in_client(self, program_text: str, *arguments: str, namespace: str = CALLERS, stdin: str = "") -> str:
