@@ -61,7 +61,7 @@ def eventually_says(model: Model, kind: str, reason: str) -> dict[str, Any]:
 
 def test_an_unknown_model_is_planned_from_the_config_beside_its_weights(model: Model, sound: Path) -> None:
     eventually_says(model, "PlanReady", "Planned")
-    assert "Inspecting" in model.reasons("PlanReady")
+    assert "Inspecting" in model.said("PlanReady").values()
     plan = model.status()["plan"]
     assert plan["tensor"] == 2
     assert plan["longestContextTokens"] == json.loads((sound / "config.json").read_text())["max_position_embeddings"]

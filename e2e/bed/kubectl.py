@@ -54,9 +54,9 @@ class Kubectl:
         found: list[dict[str, Any]] = json.loads(text)["items"]
         return found
 
-    def watch(self, kind: str, name: str, namespace: str, form: str, into: IO[str]) -> subprocess.Popen[str]:
-        """Each state of one object in a form of `--output`, until the process is ended."""
-        options = (*_scope(namespace), "--watch", f"--output={form}")
+    def watch(self, kind: str, name: str, namespace: str, into: IO[str]) -> subprocess.Popen[str]:
+        """Each state of one object, as one JSON text after the other, until the process is ended."""
+        options = (*_scope(namespace), "--watch", "--output=json")
         command = [program("kubectl"), f"--kubeconfig={self.kubeconfig}", "get", kind, name, *options]
         return subprocess.Popen(command, stdout=into, text=True)
 

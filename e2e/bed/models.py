@@ -19,7 +19,6 @@ LICENCES = {
     "meta-llama/Meta-Llama-3-8B-Instruct": "llama-3-community-license",
 }
 """What a deployment of these has to accept."""
-EACH_MESSAGE = 'jsonpath={range .status.conditions[*]}{.type} {.reason} {.message}{"\\n"}{end}'
 REQUEST = """
 import json, sys, urllib.error, urllib.request
 given = json.load(sys.stdin)
@@ -90,17 +89,20 @@ class Model:
         if self._watch is None:
             self._messages.parent.mkdir(exist_ok=True)
             with self._messages.open("w") as file:
-                self._watch = self.site.kubectl.watch(PLURAL, self.name, self.namespace, EACH_MESSAGE, file)
+                self._watch = self.site.kubectl.watch(PLURAL, self.name, self.namespace, file)
 
-    def said(self, kind: str) -> list[str]:
-        """Each reason and message that a condition has had since the first apply."""
-        lines = self._messages.read_text().splitlines()
-        found = [words for kind_of, _, words in (line.partition(" ") for line in lines) if kind_of == kind]
-        return list(dict.fromkeys(found))
-
-    def reasons(self, kind: str) -> list[str]:
-        """Each reason that a condition has had since the first apply."""
-        return list(dict.fromkeys(words.split()[0] for words in self.said(kind)))
+    def said(self, kind: str) -> dict[str, str]:
+        """Each message that a condition has had since the first apply, with its reason."""
+        states, text = [], self._messages.read_text()
+        while text := text.lstrip():
+            try:
+                state, end = json.JSONDecoder().raw_decode(text)
+            except json.JSONDecodeError:  # kubectl is writing it
+                break
+            states.append(state)
+            text = text[end:]
+        conditions = (one for state in states for one in state.get("status", {}).get("conditions", []))
+        return {condition["message"]: condition["reason"] for condition in conditions if condition["type"] == kind}
 
     def delete(self) -> None:
         """Returns when its pods are gone: the next engine needs their memory."""
