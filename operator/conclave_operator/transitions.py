@@ -10,7 +10,12 @@ from datetime import datetime
 from conclave.api.reasons import ConditionType
 from conclave.observation import JsonObject
 
-REPORTED = (ConditionType.PLAN_READY, ConditionType.READY, ConditionType.UPDATE_AVAILABLE)
+REPORTED = (
+    ConditionType.PLAN_READY,
+    ConditionType.READY,
+    ConditionType.EGRESS_ENFORCED,
+    ConditionType.UPDATE_AVAILABLE,
+)
 COMPONENT = "conclave-operator"
 BURST, REFILL_S = 25, 300.0
 LONGEST_MESSAGE = 1024
@@ -28,7 +33,9 @@ def build_events(deployment: JsonObject, status: JsonObject, now: datetime) -> l
             continue
         if old is None and kind == ConditionType.UPDATE_AVAILABLE and new["status"] == "False":
             continue
-        is_bad = new["status"] == "False" and is_stalled and kind != ConditionType.UPDATE_AVAILABLE
+        if kind == ConditionType.EGRESS_ENFORCED and new["status"] != "False":
+            continue  # each start of a pod makes it unknown first
+        is_bad = new["status"] == "False" and _is_warned_of(kind, is_stalled)
         events.append(_event(deployment, new, "Warning" if is_bad else "Normal", now))
     return events
 
@@ -45,6 +52,11 @@ class Budget:
         left = min(float(BURST), left + (now_s - at) / REFILL_S)
         self._left[uid] = (left - 1 if left >= 1 else left, now_s)
         return left >= 1
+
+
+def _is_warned_of(kind: ConditionType, is_stalled: bool) -> bool:
+    """Whether somebody has to act where it is false."""
+    return kind == ConditionType.EGRESS_ENFORCED or (is_stalled and kind != ConditionType.UPDATE_AVAILABLE)
 
 
 def _state(condition: JsonObject) -> tuple[object, object]:

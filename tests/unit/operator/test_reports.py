@@ -39,6 +39,9 @@ STUCK = condition("Ready", "False", "ClaimMissing")
 STALLED = condition("Stalled", "True", "ClaimMissing")
 CURRENT = condition("UpdateAvailable", "False", "UpToDate")
 OUTDATED = condition("UpdateAvailable", "True", "BuilderChanged")
+UNTESTED = condition("EgressEnforced", "Unknown", "EgressUntested")
+OPEN = condition("EgressEnforced", "False", "EgressOpen")
+CLOSED = condition("EgressEnforced", "True", "EgressClosed")
 
 
 @pytest.mark.parametrize(
@@ -49,8 +52,22 @@ OUTDATED = condition("UpdateAvailable", "True", "BuilderChanged")
         ([PLANNED, STARTING], [PLANNED, STUCK, STALLED], [("Warning", "ClaimMissing")]),
         ([CURRENT], [OUTDATED], [("Normal", "BuilderChanged")]),
         ([STARTING], [{**STARTING, "message": "another message"}], []),
+        ([UNTESTED], [OPEN], [("Warning", "EgressOpen")]),
+        ([OPEN], [OPEN], []),
+        ([OPEN], [UNTESTED], []),
+        ([UNTESTED], [CLOSED], []),
     ],
-    ids=["a first status", "nothing new", "a cause that needs somebody", "an update", "another message only"],
+    ids=[
+        "a first status",
+        "nothing new",
+        "a cause that needs somebody",
+        "an update",
+        "another message only",
+        "egress is found open",
+        "egress is still open",
+        "the pod that found egress open goes",
+        "egress is found closed",
+    ],
 )
 def test_events_are_transitions(before: list[Any], after: list[Any], told: list[tuple[str, str]]) -> None:
     events = build_events(deployment(*before), {"conditions": after}, NOW)
