@@ -65,7 +65,8 @@ class Observed(_Observation):
     pods: tuple[JsonObject, ...] = ()
     """Pods with the deployment's labels, head and workers."""
     events: tuple[JsonObject, ...] = ()
-    """Warning events (v1 Event) about the deployment's RayService, RayClusters, Jobs, cache and pods."""
+    """Warnings (v1 Event) about the deployment's RayService, RayClusters, Jobs, cache and pods, and all about pods that
+    KubeRay deleted."""
     revisions: tuple[JsonObject, ...] = ()
     """ControllerRevisions that the deployment owns, in any order."""
     network_policies: tuple[JsonObject, ...] = ()

@@ -51,10 +51,13 @@ class KubernetesCluster:
         projection: Projection = whole,
         selectors: dict[str, str] | None = None,
     ) -> tuple[Cache, ...]:
-        """Reads of this resource are answered from memory from now on; the caller runs the caches."""
+        """Reads of this resource are answered from memory from now on; the caller runs the caches.
+
+        A second call adds what other selectors find, none of it twice: it is for resources that are only listed.
+        """
         scopes = self._namespaces if resource.namespaced else ("",)
         caches = tuple(Cache(self._client, resource, scope, listener, projection, selectors) for scope in scopes)
-        self._caches[resource] = caches
+        self._caches[resource] = (*self._caches.get(resource, ()), *caches)
         return caches
 
     @property

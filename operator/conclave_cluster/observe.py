@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from conclave.api.modeldeployment import ModelDeployment
 from conclave.manifests import names
-from conclave.manifests.kuberay import missing_fields
+from conclave.manifests.kuberay import FAILED_POD_EVENTS, missing_fields
 from conclave.observation import ApiFailure, JsonObject, KubeRay, Observed
 from conclave_cluster.cluster import Cluster, Reading
 from conclave_cluster.inventory import make_inventory
@@ -129,9 +129,15 @@ def keep_node(node: JsonObject) -> JsonObject:
     }
 
 
+EVENT_SELECTIONS = ({"fieldSelector": "type=Warning"}, {"fieldSelector": "type=Normal,involvedObject.kind=RayCluster"})
+"""What is watched of events, so that not all of a cluster's arrive here."""
+
+
 def keep_event(event: JsonObject) -> JsonObject | None:
-    """Of warnings, those about what may be ours."""
+    """Of those, warnings about what may be ours and how pods ended that KubeRay deleted."""
     if event.get("involvedObject", {}).get("kind") not in _EXPLAINED:
+        return None
+    if event.get("type") != "Warning" and event.get("reason") not in FAILED_POD_EVENTS:
         return None
     return {**event, "metadata": {key: value for key, value in event["metadata"].items() if key != "managedFields"}}
 

@@ -12,7 +12,7 @@ import os
 import signal
 import socket
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ from conclave_cluster.cache import Cache, whole
 from conclave_cluster.client import WATCH_SILENCE_S, Client, RequestError, load_configuration
 from conclave_cluster.kubernetes_cluster import KubernetesCluster
 from conclave_cluster.lease import DURATION_S, LeadershipLost, Lease
-from conclave_cluster.observe import keep_event, keep_node, keep_pod
+from conclave_cluster.observe import EVENT_SELECTIONS, keep_event, keep_node, keep_pod
 from conclave_cluster.resources import (
     EVENT,
     JOB,
@@ -124,8 +124,12 @@ class _Leader:
         metrics.watch(queue.__len__, fleet.__len__, lambda: lease.is_held, fleet.lag_s)
         metrics.watch_ages(self._ages_s)
 
-    def _ages_s(self) -> Iterator[tuple[str, float]]:
-        return ((cache.resource.plural, cache.age_s) for cache in self._cluster.caches)
+    def _ages_s(self) -> Iterable[tuple[str, float]]:
+        """The greatest of each resource, which several caches may watch."""
+        ages_s: dict[str, float] = {}
+        for cache in self._cluster.caches:
+            ages_s[cache.resource.plural] = max(cache.age_s, ages_s.get(cache.resource.plural, 0.0))
+        return ages_s.items()
 
     def problem(self) -> str:
         """Why this process should be restarted; empty while it hears what it should hear."""
@@ -191,7 +195,8 @@ class _Leader:
             yield from self._cluster.watch(resource, heard, whole, OURS)
         yield from self._cluster.watch(POD, heard, keep_pod)
         yield from self._cluster.watch(NODE, heard, keep_node)
-        yield from self._cluster.watch(EVENT, heard, keep_event, {"fieldSelector": "type=Warning"})
+        for selection in EVENT_SELECTIONS:
+            yield from self._cluster.watch(EVENT, heard, keep_event, selection)
 
     async def _wait_for_crd(self) -> None:
         while True:

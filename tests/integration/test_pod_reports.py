@@ -60,6 +60,10 @@ def test_what_the_canary_of_a_worker_found_is_a_condition(world: World) -> None:
     report(world, worker, ("egress-canary", ended({"egress": "open", "target": "10.96.0.1:443", "seconds": 15.0})))
     condition = world.becomes("mixtral", "EgressEnforced", "EgressOpen")
     assert condition["status"] == "False"
+    told = eventually(
+        lambda: [event for event in world.kube.list("v1", "Event", world.namespace) if event["reason"] == "EgressOpen"]
+    )
+    assert [(event["type"], event["involvedObject"]["name"]) for event in told] == [("Warning", "mixtral")]
     pod = f"Pod {world.namespace}/{worker['metadata']['name']}"
     assert condition["message"].startswith(f"{pod}: reached 10.96.0.1:443")
     report(world, worker, ("egress-canary", ended({"egress": "closed", "target": "10.96.0.1:443", "seconds": 7.0})))
@@ -77,6 +81,29 @@ def test_a_worker_that_waits_for_a_head_that_is_ready_is_told(world: World) -> N
     cluster = head["metadata"]["labels"]["ray.io/cluster"]
     assert f"at {cluster}-head-svc.{world.namespace}.svc.cluster.local:6379" in condition["message"]
     assert world.condition("mixtral", "Stalled")["status"] == "False"
+
+
+def test_why_a_worker_failed_is_told_after_kuberay_has_made_another(world: World) -> None:
+    world.apply(model_deployment("mixtral"))
+    worker = the_pod(world, "worker")
+    (ray,) = worker["spec"]["containers"]
+    now = ago(timedelta())
+    end = {"exitCode": 137, "reason": "OOMKilled", "message": "a\nb, c", "startedAt": now, "finishedAt": now}
+    dead = {"name": "ray", "image": "x", "imageID": "", "ready": False, "restartCount": 0, "state": {"terminated": end}}
+    report(world, worker, phase="Failed", containerStatuses=[dead])
+    eventually(lambda: the_pod(world, "worker")["metadata"]["uid"] != worker["metadata"]["uid"], timeout=60)
+    condition = world.becomes("mixtral", "Provisioned", "OutOfMemory")
+    assert condition["message"] == (
+        f"Pod {world.namespace}/{worker['metadata']['name']}: container ray was killed: it used more than its memory "
+        f"limit of {ray['resources']['limits']['memory']}; raise runtime.resources.worker.memory"
+    )
+    world.settle("mixtral")
+    assert world.condition("mixtral", "Provisioned") == condition
+    assert world.condition("mixtral", "Stalled")["status"] == "True"
+
+    ready = {"type": "Ready", "status": "True", "lastTransitionTime": ago(timedelta())}
+    report(world, the_pod(world, "worker"), conditions=[ready])
+    eventually(lambda: world.condition("mixtral", "Provisioned")["reason"] != "OutOfMemory")
 
 
 @pytest.fixture

@@ -1,4 +1,5 @@
-"""What the builder needs of KubeRay's RayService CRD; the cluster room asks which of it the installed one lacks."""
+"""What the builder needs of KubeRay's RayService CRD, of which the cluster room asks what the installed one lacks, and
+where KubeRay tells of pods that are gone."""
 
 from __future__ import annotations
 
@@ -14,6 +15,8 @@ REQUIRED_FIELDS = (
 )
 """An unknown field is refused by server-side apply; these came last, KubeRay 1.5 and 1.6 have them all."""
 TRIED_VERSION = "1.6.2"
+FAILED_POD_EVENTS = ("DeletedHeadPod", "DeletedWorkerPod")
+"""Normal events about a RayCluster: KubeRay tells there how a pod ended that it deleted because it had failed."""
 
 
 def missing_fields(schema: JsonObject) -> tuple[str, ...]:

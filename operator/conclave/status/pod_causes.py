@@ -10,6 +10,7 @@ from conclave.manifests import names
 from conclave.manifests.pods import USER_ID
 from conclave.observation import JsonObject
 from conclave.status.exceptions import find_cause
+from conclave.status.failed_pods import failed_pods
 from conclave.status.finding import Finding, Scene
 from conclave.status.pods import (
     ContainerState,
@@ -170,7 +171,7 @@ def _verdict_on_weights(container: ContainerState) -> tuple[Reason, str] | None:
 
 
 def out_of_memory(scene: Scene) -> Finding | None:
-    for pod in in_trouble(scene.observed):
+    for pod in (*in_trouble(scene.observed), *failed_pods(scene)):
         for container in dead_containers(pod):
             if not _ran_out_of_memory(container):
                 continue
@@ -187,23 +188,31 @@ def out_of_memory(scene: Scene) -> Finding | None:
 
 
 def container_crashed(scene: Scene) -> Finding | None:
-    for pod in in_trouble(scene.observed):
+    for pod in (*in_trouble(scene.observed), *failed_pods(scene)):
         for container in dead_containers(pod):
             if _ran_out_of_memory(container) or _verdict_on_weights(container):
                 continue
             cause = find_cause(container.message)
             words = cause.line if cause else _last_line(container.message) or container.reason
-            command = f"kubectl -n {scene.deployment.metadata.namespace} logs {pod['metadata']['name']}"
             return _on_pod(
                 scene,
                 pod,
                 reason=cause.reason if cause else Reason.CONTAINER_CRASHED,
                 seen=f"container {container.name} ended with exit code {container.exit_code}: {words}",
-                remedy=(cause.remedy if cause else "") or f"`{command} -c {container.name}` shows its output",
+                remedy=(cause.remedy if cause else "") or _output_of(scene, pod, container.name),
                 evidence=tuple(container.message.splitlines()[-8:]),
                 is_stalled=False,
             )
     return None
+
+
+def _output_of(scene: Scene, pod: JsonObject, container: str) -> str:
+    command = f"kubectl -n {scene.deployment.metadata.namespace} logs"
+    if pod.get("spec", {}).get("restartPolicy") != "Never":
+        return f"`{command} {pod['metadata']['name']} -c {container}` shows its output"
+    kind = names.worker_selector if is_worker(pod) else names.head_selector
+    selector = names.selector_string(kind(scene.deployment.metadata.name))
+    return f"KubeRay makes another one; `{command} -f -l {selector} -c {container}` follows its output"
 
 
 def unschedulable(scene: Scene) -> Finding | None:

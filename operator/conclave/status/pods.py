@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from conclave.manifests import names
 from conclave.observation import JsonObject, Observed
 
-_LONGEST_REPORT = 4096
+LONGEST_MESSAGE = 4096
 """What Kubernetes keeps of a termination message."""
 
 
@@ -108,7 +108,7 @@ def running_since(pod: JsonObject, container: str) -> datetime | None:
 def read_report(message: str) -> dict[str, Any]:
     """A termination message that is JSON; a pod may write anything, so that nothing is believed of its shape."""
     try:
-        report = json.loads(message[:_LONGEST_REPORT])
+        report = json.loads(message[:LONGEST_MESSAGE])
         json.dumps(report, ensure_ascii=False).encode()  # half a surrogate pair is no text
     except (ValueError, RecursionError):
         return {}

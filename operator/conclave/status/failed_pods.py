@@ -1,0 +1,127 @@
+"""Pods that have failed and are gone: KubeRay deletes them at once, and tells in an event how the Ray container ended.
+
+Called by `pod_causes`. Of a pod that failed before its Ray container ran (an init container, an eviction) the event
+says `nil`: nothing is told of it here.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from datetime import datetime, timedelta
+from typing import NamedTuple
+
+from conclave.manifests import names
+from conclave.manifests.kuberay import FAILED_POD_EVENTS
+from conclave.observation import JsonObject
+from conclave.status.finding import Scene
+from conclave.status.pods import LONGEST_MESSAGE, events_about, is_leaving, is_ready, is_worker
+
+_FAILED = re.compile(
+    r"Deleted (?P<kind>head|worker) Pod [^/\s]+/(?P<pod>[^;\s]+); .*?"
+    r"Ray container terminated status: &ContainerStateTerminated\{ExitCode:(?P<code>-?\d+),Signal:-?\d+,"
+    r"Reason:(?P<reason>\w*),Message:(?P<message>.*),"
+    r"StartedAt:(?P<started>[^,]*),FinishedAt:(?P<finished>[^,]*),ContainerID:[^,]*,\}",
+    re.DOTALL,
+)
+"""As KubeRay 1.6.2 writes it; client-go puts words before it where one event stands for many."""
+_GO_TIME, _GO_TIME_LENGTH = "%Y-%m-%d %H:%M:%S %z", len("2026-11-23 12:00:00 +0000")
+_TOLD_AT_LEAST = timedelta(minutes=10)
+
+
+class _Failure(NamedTuple):
+    """What an event tells."""
+
+    at: datetime
+    pod: str
+    is_worker: bool
+    end: JsonObject
+    started: datetime
+    lived: timedelta
+
+
+def failed_pods(scene: Scene) -> Iterator[JsonObject]:
+    """As they were when KubeRay deleted them: heads first, then the newest first.
+
+    One is told until a pod that was made since is ready, or for as long as it lived (at least ten minutes), when its
+    successor has come further. A worker that is older than its head went down with the one before: that is no cause.
+    """
+    cluster = _wanted_cluster(scene)
+    if cluster is None:
+        return
+    pods = [
+        pod
+        for pod in scene.observed.pods
+        if pod["metadata"]["labels"].get(names.RAY_CLUSTER) == cluster["metadata"]["name"] and not is_leaving(pod)
+    ]
+    failures = filter(None, map(_read, events_about(scene.observed, cluster, *FAILED_POD_EVENTS)))
+    for failure in sorted(failures, key=lambda failure: failure.is_worker):
+        is_old = scene.now - failure.at > max(failure.lived, _TOLD_AT_LEAST)
+        is_replaced = any(
+            is_ready(pod) and is_worker(pod) == failure.is_worker and _made(pod) >= failure.at for pod in pods
+        )
+        outlived_its_head = failure.is_worker and any(
+            not is_worker(pod) and _made(pod) > failure.started for pod in pods
+        )
+        if not (is_old or is_replaced or outlived_its_head):
+            yield _as_it_was(scene, failure, cluster)
+
+
+def _wanted_cluster(scene: Scene) -> JsonObject | None:
+    """The one of what was asked for last."""
+    status = (scene.observed.rayservice or {}).get("status", {})
+    parts = (status.get(part, {}) for part in ("pendingServiceStatus", "activeServiceStatus"))
+    name = next((part["rayClusterName"] for part in parts if part.get("rayClusterName")), None)
+    return next((cluster for cluster in scene.observed.rayclusters if cluster["metadata"]["name"] == name), None)
+
+
+def _read(event: JsonObject) -> _Failure | None:
+    found = _FAILED.search(event.get("message", "")[: 2 * LONGEST_MESSAGE])
+    at = event.get("lastTimestamp") or event.get("eventTime")
+    if found is None or not at:
+        return None
+    told_at = datetime.fromisoformat(at)
+    started, finished = (_time(found[name]) or told_at for name in ("started", "finished"))
+    return _Failure(
+        at=told_at,
+        pod=found["pod"],
+        is_worker=found["kind"] == "worker",
+        end={
+            "exitCode": int(found["code"]),
+            "reason": found["reason"],
+            "message": found["message"][:LONGEST_MESSAGE],
+        },
+        started=started,
+        lived=finished - started,
+    )
+
+
+def _time(text: str) -> datetime | None:
+    """As Go prints it, with the zone's name behind; the year 1 where the kubelet knew none."""
+    try:
+        time = datetime.strptime(text[:_GO_TIME_LENGTH], _GO_TIME)
+    except ValueError:
+        return None
+    return time if time.year > 1 else None
+
+
+def _made(pod: JsonObject) -> datetime:
+    return datetime.fromisoformat(pod["metadata"]["creationTimestamp"])
+
+
+def _as_it_was(scene: Scene, failure: _Failure, cluster: JsonObject) -> JsonObject:
+    spec = cluster.get("spec", {})
+    groups: list[JsonObject] = (
+        spec.get("workerGroupSpecs", []) if failure.is_worker else [spec.get("headGroupSpec", {})]
+    )
+    labels = {
+        names.MODEL_DEPLOYMENT: scene.name,
+        names.RAY_CLUSTER: cluster["metadata"]["name"],
+        names.RAY_NODE_TYPE: "worker" if failure.is_worker else "head",
+    }
+    container = {"name": names.RAY_CONTAINER, "state": {"terminated": failure.end}}
+    return {
+        "metadata": {"name": failure.pod, "labels": labels},
+        "spec": {**(groups[0].get("template", {}).get("spec", {}) if groups else {}), "restartPolicy": "Never"},
+        "status": {"phase": "Failed", "containerStatuses": [container]},
+    }
