@@ -120,6 +120,7 @@ def worker_template(deployment: ModelDeployment, plan: Plan, settings: OperatorS
         shared_memory_gib=2 + gpus,
         ports={"serve": names.SERVE_PORT, "metrics": names.METRICS_PORT},
         readiness_probe=_engine_probe(),
+        grace_period_s=TERMINATION_GRACE_PERIOD_S,
         environment={names.ENGINE_PID_VARIABLE: names.ENGINE_PID_PATH},
         init_containers=[_canary(deployment, settings), *_verification(deployment, settings)],
         placed=placement(deployment, plan),
@@ -164,8 +165,8 @@ def _template(
     ports: dict[str, int],
     readiness_probe: JsonObject,
     placed: JsonObject,
+    grace_period_s: int,
     environment: Mapping[str, str] = MappingProxyType({}),
-    grace_period_s: int = TERMINATION_GRACE_PERIOD_S,
     volumes: list[JsonObject] | None = None,
     init_containers: list[JsonObject] | None = None,
 ) -> JsonObject:
