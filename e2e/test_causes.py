@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
 from e2e.bed.admission import without_library
-from e2e.bed.models import Model, Running, model_deployment
-from e2e.bed.site import INCOMPLETE, RESTRICTED, ROOT, Site
+from e2e.bed.models import Model, Running, explain, model_deployment
+from e2e.bed.site import INCOMPLETE, RESTRICTED, Site
 from tests.eventually import eventually
 
 CAUSE_S = 360.0
@@ -94,12 +92,3 @@ def test_the_condition_names_the_cause_and_the_remedy(failing: Model, cause: Cau
     assert failing.condition("Stalled")["status"] == str(cause.stalled)
     told = explain(failing)
     assert [words for words in (cause.reason, *cause.seen) if words not in told] == [], told
-
-
-def explain(model: Model) -> str:
-    """What `conclave explain` prints of it."""
-    command = [sys.executable, "-m", "conclave_cli.main", "explain", model.name, f"--namespace={model.namespace}"]
-    config = f"--kubeconfig={model.site.kubectl.kubeconfig}"
-    done = subprocess.run([*command, config], cwd=ROOT, capture_output=True, text=True, timeout=60)
-    assert done.returncode in (0, 1), done.stderr
-    return " ".join(done.stdout.split())

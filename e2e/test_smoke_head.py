@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from e2e.bed.models import Model, Running, mixtral
+from e2e.bed.models import Model, Running, explain, mixtral
 from e2e.bed.site import Site
 from tests.eventually import eventually
 
@@ -16,13 +16,11 @@ def test_a_killed_head_is_named_and_the_model_serves_again(site: Site, running: 
     (head,) = model.pods("head")
     site.kubectl("delete", "pod", head["metadata"]["name"], f"--namespace={model.namespace}", "--now", "--wait=false")
 
-    def not_ready() -> str:
-        condition = model.condition("Ready")
-        assert condition["status"] == "False", condition
-        return str(condition["message"])
-
-    assert "head" in eventually(not_ready, timeout=120, every=1)
-    eventually(lambda: _other_head(model, head["metadata"]["uid"]), timeout=180, every=1)
+    eventually(lambda: model.condition("Ready")["reason"] == "HeadReplaced", timeout=60, every=0.5)
+    assert model.condition("Ready")["status"] == model.condition("Serving")["status"] == "False"
+    assert model.status()["readyReplicas"] == 0
+    assert "its Ray head is gone" in explain(model)
+    eventually(lambda: _other_head(model, head["metadata"]["uid"]), timeout=120, every=1)
     model.wait_until_ready()
     body = {"model": "mixtral", "prompt": [1, 2, 3], "max_tokens": 4}
     status, text = model.ask("/v1/completions", body, token=model.token())

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import subprocess
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from e2e.bed.references import PROMPTS, completion
-from e2e.bed.site import CALLERS, GPU, RESTRICTED, SYSTEM, WEIGHTS_CLAIM, Site
+from e2e.bed.site import CALLERS, GPU, RESTRICTED, ROOT, SYSTEM, WEIGHTS_CLAIM, Site
 from tests.eventually import eventually
 
 API_VERSION, KIND, PLURAL = "conclave.dev/v1alpha1", "ModelDeployment", "modeldeployments.conclave.dev"
@@ -225,3 +226,12 @@ class Running:
         if self._model is not None:
             self._model.delete()
         self._model = None
+
+
+def explain(model: Model) -> str:
+    """What `conclave explain` prints of it."""
+    command = [sys.executable, "-m", "conclave_cli.main", "explain", model.name, f"--namespace={model.namespace}"]
+    config = f"--kubeconfig={model.site.kubectl.kubeconfig}"
+    done = subprocess.run([*command, config], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.returncode in (0, 1), done.stderr
+    return " ".join(done.stdout.split())

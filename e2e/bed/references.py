@@ -22,10 +22,15 @@ def greedy_tokens(checkpoints: Sequence[Path], adapters: Mapping[Path, Path]) ->
     One process for all, since vLLM's imports take longer than these models; raises with what vLLM said.
     """
     jobs = [Job(str(path), str(path), PROMPTS, tokens=TOKENS) for path in checkpoints]
-    jobs += [Job(str(path), str(base), PROMPTS, tokens=TOKENS, adapter=str(path)) for path, base in adapters.items()]
+    lora = {"enable_lora": True, "max_lora_rank": 8, "max_loras": 2}
+    jobs += [
+        Job(str(path), str(base), PROMPTS, tokens=TOKENS, options=lora, adapter=str(path))
+        for path, base in adapters.items()
+    ]
     with tempfile.TemporaryDirectory() as directory:
         answers = run(Layout(), jobs, Path(directory))
-    assert not [answer.error for answer in answers.values() if answer.error], answers
+    errors = {name: answer.error for name, answer in answers.items() if answer.error}
+    assert not errors, errors
     return {
         Path(name): [[token.id for token in sequence] for sequence in answer.sequences]
         for name, answer in answers.items()

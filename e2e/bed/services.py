@@ -109,7 +109,7 @@ def forwarded(kubectl: Kubectl, namespace: str, pod: str, port: int) -> Iterator
         yield f"http://127.0.0.1:{found[1]}"
     finally:
         process.kill()
-        process.wait()
+        process.communicate()
 
 
 def _serve(

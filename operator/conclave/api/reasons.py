@@ -87,6 +87,7 @@ class Reason(StrEnum):
     CONTAINER_NOT_CREATED = "ContainerNotCreated"
     OUT_OF_MEMORY = "OutOfMemory"
     CONTAINER_CRASHED = "ContainerCrashed"
+    HEAD_REPLACED = "HeadReplaced"
     HEAD_UNREACHABLE = "HeadUnreachable"
     PODS_MISSING = "PodsMissing"
     PODS_STARTING = "PodsStarting"

@@ -10,7 +10,7 @@ from conclave.manifests import names
 from conclave.observation import JsonObject
 from conclave.status.exceptions import find_cause
 from conclave.status.finding import Finding, Scene
-from conclave.status.pods import count_running, in_trouble, is_running, is_verifying, is_worker
+from conclave.status.pods import count_running, in_trouble, is_leaving, is_ready, is_running, is_verifying, is_worker
 
 _FAILED = ("DEPLOY_FAILED", "UNHEALTHY")
 
@@ -195,9 +195,55 @@ def engine_starting(scene: Scene) -> Finding | None:
 
 
 def is_serving(scene: Scene) -> bool:
-    """Whether KubeRay found healthy endpoints, be they of an older generation."""
+    """Whether KubeRay found healthy endpoints, be they of an older generation, and an engine is behind them.
+
+    KubeRay leaves its condition true while a pod is ready, be it only a head that has just been replaced.
+    """
     condition = serve_condition(scene, "Ready")
-    return condition is not None and condition.get("status") == "True"
+    if condition is None or condition.get("status") != "True":
+        return False
+    return scene.least_workers == 0 or count_engines(scene) > 0
+
+
+def count_engines(scene: Scene) -> int:
+    """Worker pods with an engine that answers; one that is older than its head went down with the head before."""
+    heads, workers = _active_pods(scene)
+    return sum(is_ready(pod) and not _outlived_its_head(pod, heads) for pod in workers)
+
+
+def head_replaced(scene: Scene) -> Finding | None:
+    """With its head a Ray cluster ends: KubeRay makes another, and Serve starts anew on workers that are new too."""
+    heads, workers = _active_pods(scene)
+    left = [pod for pod in workers if _outlived_its_head(pod, heads)]
+    if not left:
+        return None
+    now = scene.name_of("Pod", heads[0]["metadata"]["name"]) if heads else "no pod yet"
+    return Finding(
+        condition=ConditionType.SERVING,
+        reason=Reason.HEAD_REPLACED,
+        subject=scene.name_of("RayService", names.rayservice(scene.deployment.metadata.name)),
+        seen=f"its Ray head is gone, and Serve and every engine ended with it; the head is now {now}, and the model is "
+        "started again on new worker pods",
+        remedy="`kubectl get events` tells who or what ended it, should that not have been meant",
+        evidence=tuple(scene.name_of("Pod", pod["metadata"]["name"]) for pod in left),
+        is_stalled=False,
+    )
+
+
+def _active_pods(scene: Scene) -> tuple[list[JsonObject], list[JsonObject]]:
+    """Heads and workers of the cluster that KubeRay sends requests to."""
+    active = (scene.observed.rayservice or {}).get("status", {}).get("activeServiceStatus", {}).get("rayClusterName")
+    pods = [
+        pod
+        for pod in scene.observed.pods
+        if pod["metadata"]["labels"].get(names.RAY_CLUSTER) == active and not is_leaving(pod)
+    ]
+    return [pod for pod in pods if not is_worker(pod)], [pod for pod in pods if is_worker(pod)]
+
+
+def _outlived_its_head(worker: JsonObject, heads: list[JsonObject]) -> bool:
+    made = max((head["metadata"].get("creationTimestamp", "") for head in heads), default=None)
+    return made is None or bool(worker["metadata"].get("creationTimestamp", "") < made)
 
 
 def has_enough(scene: Scene) -> bool:

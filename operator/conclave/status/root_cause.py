@@ -37,6 +37,7 @@ _PODS: tuple[Check, ...] = (
     pod_causes.out_of_memory,
     pod_causes.container_crashed,
     pod_causes.unschedulable,
+    engine_causes.head_replaced,
     pod_causes.head_unreachable,
     engine_causes.replica_failed,
     dependencies.claim_pending,

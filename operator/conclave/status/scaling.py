@@ -9,9 +9,9 @@ from math import ceil
 from typing import NamedTuple
 
 from conclave.api.reasons import Reason
-from conclave.status.engine_causes import has_enough, is_serving
+from conclave.status.engine_causes import count_engines, has_enough, is_serving
 from conclave.status.finding import Finding, Scene, Verdict
-from conclave.status.pods import is_leaving, is_ready, is_running, is_worker
+from conclave.status.pods import is_leaving, is_running, is_worker
 from conclave.status.root_cause import find_pod_causes
 
 
@@ -31,7 +31,7 @@ def count_replicas(scene: Scene) -> Replicas:
     nodes = scene.decision.plan.nodes_per_replica if scene.decision.plan else 1
     workers = [pod for pod in scene.observed.pods if is_worker(pod) and not is_leaving(pod)]
     running = sum(is_running(pod) for pod in workers) // nodes
-    answering = min(running, sum(is_ready(pod) for pod in workers)) if is_serving(scene) else 0
+    answering = min(running, count_engines(scene)) if is_serving(scene) else 0
     pods = max(len(workers), _asked_of_kuberay(scene))
     return Replicas(max(ceil(pods / nodes), scene.deployment.spec.scaling.min_replicas), answering)
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.scenes import dead, make_deployment, make_plan, make_pod, make_rayservice, waiting
 
 from conclave.api.modeldeployment import Endpoint, ModelDeploymentStatus
 from conclave.api.reasons import ConditionType, Reason
-from conclave.observation import ApiFailure, Decision, KubeRay, Observed, Outcome, Refusal
+from conclave.observation import ApiFailure, Decision, JsonObject, KubeRay, Observed, Outcome, Refusal
 from conclave.status import derive_status
 
 NOW = datetime(2026, 11, 23, 12, tzinfo=UTC)
@@ -109,8 +110,8 @@ def test_a_deployment_scaled_to_zero_is_ready_without_workers() -> None:
 
 def test_a_worker_that_is_not_there_is_waited_for() -> None:
     found = conditions(status_of(pods=(make_pod("head"),)))
-    assert found["Ready"] == found["Provisioned"] == ("False", "PodsStarting")
-    assert found["Reconciling"] == ("True", "PodsStarting")
+    assert found["Ready"] == found["Provisioned"] == ("False", "EngineStarting")
+    assert found["Reconciling"] == ("True", "EngineStarting")
 
 
 def test_a_replica_beyond_the_least_that_finds_no_node_is_no_trouble() -> None:
@@ -210,3 +211,40 @@ def test_whatever_is_seen_every_condition_is_set_and_the_status_is_stable(
     again = deployment.model_copy(update={"status": status})
     assert status_of(again, decision, applied, LATER, **seen) == status
     assert ModelDeploymentStatus.model_validate(status.to_wire()) == status
+
+
+def _made(pod: JsonObject, minute: int) -> JsonObject:
+    pod["metadata"]["creationTimestamp"] = f"2026-11-23T11:{minute:02}:00Z"
+    return pod
+
+
+HEADS: dict[str, tuple[tuple[JsonObject, ...], tuple[str, str]]] = {
+    "the worker is of this head's time": (
+        (_made(make_pod("head"), 1), _made(make_pod("worker"), 2)),
+        ("True", "AsWanted"),
+    ),
+    "the head is newer than the only worker": (
+        (_made(make_pod("head"), 3), _made(make_pod("worker"), 2)),
+        ("False", "HeadReplaced"),
+    ),
+    "there is no head": ((_made(make_pod("worker"), 2),), ("False", "HeadReplaced")),
+    "a worker was made since and is not ready": (
+        (_made(make_pod("head"), 3), _made(make_pod("worker", ready=False), 4)),
+        ("False", "EngineStarting"),
+    ),
+    "a worker was made since and is ready": (
+        (_made(make_pod("head"), 3), _made(make_pod("worker"), 4)),
+        ("True", "AsWanted"),
+    ),
+    "of two workers one is left from before": (
+        (_made(make_pod("head"), 3), _made(make_pod("worker"), 4), _made(make_pod("worker", name="old"), 2)),
+        ("True", "AsWanted"),
+    ),
+}
+
+
+@pytest.mark.parametrize(("pods", "ready"), HEADS.values(), ids=HEADS)
+def test_what_a_head_took_along_does_not_serve(pods: tuple[JsonObject, ...], ready: tuple[str, str]) -> None:
+    status = status_of(pods=pods)
+    assert conditions(status)["Ready"] == ready
+    assert status.ready_replicas == (1 if ready[0] == "True" else 0)
