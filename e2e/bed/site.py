@@ -72,16 +72,14 @@ class Site:
         path = self.weights / (name or model)
         if not path.is_dir():
             make_checkpoint(model, path, **sizes)
-        for entry in (path, *path.rglob("*")):
-            entry.chmod(0o755 if entry.is_dir() else 0o644)
-        return path
+        return readable(path)
 
     def adapter(self, base: str) -> Path:
         """A tiny LoRA adapter of a tiny checkpoint, below the claim too."""
         path = self.weights / "adapters" / base
         if not path.is_dir():
             make_adapter(self.checkpoint(base), path)
-        return path
+        return readable(path)
 
     def run_in_client(self, program_text: str, *arguments: str, namespace: str = CALLERS, stdin: str = "") -> str:
         """A program of Python in the client pod of a namespace; secrets go in by stdin, never as arguments."""
@@ -98,6 +96,13 @@ class Site:
     def set_gpus(self, counts: Sequence[int]) -> None:
         """Fake GPUs of each node of the local cluster."""
         _cluster_up(counts)
+
+
+def readable(path: Path) -> Path:
+    """For the pods' user, who is not the one that wrote it."""
+    for entry in (path, *path.rglob("*")):
+        entry.chmod(0o755 if entry.is_dir() else 0o644)
+    return path
 
 
 def make_site(weights: Path) -> Site:
