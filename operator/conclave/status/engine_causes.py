@@ -71,7 +71,7 @@ def _engine_finding(
     is_stalled: bool,
 ) -> Finding:
     subject = scene.name_of("RayService", names.rayservice(scene.deployment.metadata.name))
-    is_weights = reason in (Reason.WEIGHTS_MISSING, Reason.WEIGHTS_CORRUPT)
+    is_weights = reason in (Reason.WEIGHTS_MISSING, Reason.WEIGHTS_CORRUPT, Reason.WEIGHTS_UNREADABLE)
     return Finding(
         condition=ConditionType.WEIGHTS_READY if is_weights else ConditionType.SERVING,
         reason=reason,

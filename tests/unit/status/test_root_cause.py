@@ -682,6 +682,11 @@ EXCEPTIONS: dict[str, tuple[str, Reason, str]] = {
         Reason.WEIGHTS_CORRUPT,
         "safetensors_rust.SafetensorError",
     ),
+    "files that the pods' user may not read": (
+        "PermissionError: [Errno 13] Permission denied: '/models/adapters/tone/adapter_model.safetensors'",
+        Reason.WEIGHTS_UNREADABLE,
+        "PermissionError: ",
+    ),
     "something new": ("KeyError: 'layers.0.mlp'", Reason.ENGINE_FAILED, "KeyError"),
     "a line with a process's prefix": (
         "\x1b[36m(EngineCore pid=77)\x1b[0m ModuleNotFoundError: No module named 'x'",
