@@ -15,10 +15,11 @@ from e2e.bed.site import Site, end_cluster, make_site, weights_folder
 
 @pytest.fixture(scope="session")
 def site() -> Iterator[Site]:
-    site = make_site(weights_folder())
-    yield site
-    if site.is_ours and not os.environ.get("CONCLAVE_E2E_KEEP"):
-        end_cluster()
+    try:
+        yield make_site(weights_folder())
+    finally:
+        if not os.environ.get("CONCLAVE_E2E_KUBECONFIG") and not os.environ.get("CONCLAVE_E2E_KEEP"):
+            end_cluster()
 
 
 @pytest.fixture(scope="session")

@@ -10,7 +10,6 @@ import pytest
 from e2e.bed.admission import without_library
 from e2e.bed.models import Model, Running, explain, model_deployment
 from e2e.bed.site import INCOMPLETE, RESTRICTED, Site
-from tests.eventually import eventually
 
 CAUSE_S = 360.0
 MODEL = "mistralai/Mixtral-8x7B-Instruct-v0.1"
@@ -74,17 +73,8 @@ def failing(site: Site, running: Running, cause: Cause) -> Model:
     return running.only(model_deployment(cause.namespace, "failing", MODEL, cause.path, **cause.spec))
 
 
-def eventually_says(model: Model, kind: str, reason: str) -> dict[str, Any]:
-    def says() -> dict[str, Any]:
-        condition = model.condition(kind)
-        assert condition.get("reason") == reason, model.condition("Ready")
-        return condition
-
-    return eventually(says, timeout=CAUSE_S, every=1)
-
-
 def test_the_condition_names_the_cause_and_the_remedy(failing: Model, cause: Cause) -> None:
-    condition = eventually_says(failing, cause.condition, cause.reason)
+    condition = failing.eventually_says(cause.condition, cause.reason, CAUSE_S)
     assert condition["status"] == "False"
     assert [words for words in cause.seen if words not in condition["message"]] == [], condition["message"]
     ready = failing.condition("Ready")

@@ -65,7 +65,12 @@ class Load:
 
     def end(self) -> dict[str, int]:
         """How many requests had which answer."""
-        said, _ = self._process.communicate("\n", timeout=180)
+        try:
+            said, _ = self._process.communicate("\n", timeout=180)
+        finally:
+            self._process.kill()
+            self._process.wait()
+        assert self._process.returncode == 0, said
         found: dict[str, int] = json.loads(said)
         return found
 
@@ -87,6 +92,10 @@ def scale(model: Model) -> dict[str, Any]:
     return {key: status.get(key) for key in ("replicas", "readyReplicas")}
 
 
+def set_floor(model: Model, replicas: int) -> None:
+    model.site.kubectl("scale", PLURAL, NAME, f"--namespace={RESTRICTED}", f"--replicas={replicas}")
+
+
 def test_load_raises_replicas_says_what_does_not_fit_and_lets_go_again(dense_model: Model) -> None:
     assert scale(dense_model) == {"replicas": 1, "readyReplicas": 1}
     with load(dense_model, clients=6):
@@ -104,10 +113,14 @@ def test_load_raises_replicas_says_what_does_not_fit_and_lets_go_again(dense_mod
         assert "nvidia.com/gpu" in condition["message"]
         assert dense_model.condition("Ready")["status"] == "True"
         assert scale(dense_model) == {"replicas": 3, "readyReplicas": 2}
-    dense_model.site.kubectl("scale", PLURAL, NAME, f"--namespace={RESTRICTED}", "--replicas=2")
     with load(dense_model, clients=1, pause_s=1.0):
-        eventually(lambda: scale(dense_model) == {"replicas": 2, "readyReplicas": 2}, timeout=DOWN_S, every=2)
-        assert dense_model.condition("Scaled")["status"] == "True"
-        dense_model.site.kubectl("scale", PLURAL, NAME, f"--namespace={RESTRICTED}", "--replicas=1")
+        engines = {pod["metadata"]["uid"] for pod in dense_model.running_pods()}
+        set_floor(dense_model, 2)
+        try:
+            eventually(lambda: scale(dense_model) == {"replicas": 2, "readyReplicas": 2}, timeout=DOWN_S, every=2)
+            assert dense_model.condition("Scaled")["status"] == "True"
+            assert {pod["metadata"]["uid"] for pod in dense_model.running_pods()} == engines
+        finally:
+            set_floor(dense_model, 1)
         eventually(lambda: scale(dense_model) == {"replicas": 1, "readyReplicas": 1}, timeout=DOWN_S, every=2)
     assert dense_model.condition("Ready")["status"] == "True"

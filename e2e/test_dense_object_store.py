@@ -24,7 +24,8 @@ def test_progress_was_in_the_status(dense_model: Model) -> None:
 
 def test_one_job_fetched_them(dense_model: Model) -> None:
     kubectl = dense_model.site.kubectl
-    (job,) = kubectl.list("jobs", RESTRICTED, f"conclave.dev/weights-of={dense_model.name}")
+    jobs = kubectl.list("jobs", RESTRICTED, f"conclave.dev/model-deployment={dense_model.name}")
+    (job,) = (job for job in jobs if "weights" in job["metadata"]["name"])
     assert job["status"]["succeeded"] == 1
     assert "failed" not in job["status"]
 

@@ -5,13 +5,11 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
-from typing import Any
 
 import pytest
 from e2e.bed.models import Model, Running, model_deployment
 from e2e.bed.references import Continuations
 from e2e.bed.site import RESTRICTED, WEIGHTS_CLAIM, Site
-from tests.eventually import eventually
 
 from conclave_weights.digest import digest_of, hash_files
 
@@ -50,17 +48,8 @@ def model(
     return running.only(manifest)
 
 
-def eventually_says(model: Model, kind: str, reason: str) -> dict[str, Any]:
-    def says() -> dict[str, Any]:
-        condition = model.condition(kind)
-        assert condition.get("reason") == reason, model.status().get("conditions")
-        return condition
-
-    return eventually(says, timeout=CAUSE_S, every=1)
-
-
 def test_an_unknown_model_is_planned_from_the_config_beside_its_weights(model: Model, sound: Path) -> None:
-    eventually_says(model, "PlanReady", "Planned")
+    model.eventually_says("PlanReady", "Planned", CAUSE_S)
     assert "Inspecting" in model.said("PlanReady").values()
     plan = model.status()["plan"]
     assert plan["tensor"] == 2
@@ -68,13 +57,13 @@ def test_an_unknown_model_is_planned_from_the_config_beside_its_weights(model: M
 
 
 def test_a_flipped_byte_is_a_digest_that_differs_and_no_engine_starts(model: Model, damaged: Path) -> None:
-    condition = eventually_says(model, "WeightsReady", "DigestMismatch")
+    condition = model.eventually_says("WeightsReady", "DigestMismatch", CAUSE_S)
     assert condition["status"] == "False"
     seen, expected = digest_of(hash_files(damaged.parent)), model.manifest["spec"]["model"]["digest"]
     assert f"digest {seen}, expected {expected}" in condition["message"]
     assert model.condition("Ready")["reason"] == "DigestMismatch"
-    for pod in model.pods("worker"):
-        assert not [status for status in pod["status"]["containerStatuses"] if status["state"].get("running")]
+    (worker,) = model.pods("worker")
+    assert not [status for status in worker["status"]["containerStatuses"] if status["state"].get("running")]
 
 
 def test_the_mended_file_is_enough_for_the_model_to_serve(

@@ -51,10 +51,9 @@ def without_library(name: str) -> list[Manifest]:
     return _mutating("without-library", {INCOMPLETE_MARK: "true"}, [mutation])
 
 
-def volume_and_claim(namespace: str, claim: str, directory: Path, *, read_only: bool = True) -> list[Manifest]:
+def volume_and_claim(namespace: str, claim: str, directory: Path) -> list[Manifest]:
     """A directory of this machine, which all nodes of the local cluster share, as a claim of the namespace."""
-    mode = "ReadOnlyMany" if read_only else "ReadWriteMany"
-    common = {"accessModes": [mode], "storageClassName": ""}
+    common = {"accessModes": ["ReadOnlyMany"], "storageClassName": ""}
     volume = {
         "apiVersion": "v1",
         "kind": "PersistentVolume",

@@ -67,7 +67,4 @@ class Kubectl:
 
 
 def _scope(namespace: str | None) -> tuple[str, ...]:
-    """Of one namespace; `--all-namespaces` is one too."""
-    if namespace is None:
-        return ()
-    return (namespace,) if namespace.startswith("--") else (f"--namespace={namespace}",)
+    return (f"--namespace={namespace}",) if namespace else ()

@@ -9,14 +9,13 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from e2e.bed.references import PROMPTS, completion
-from e2e.bed.site import CALLERS, GPU, RESTRICTED, ROOT, SYSTEM, WEIGHTS_CLAIM, Site
+from e2e.bed.site import CALLERS, GPU, INCOMPLETE, PRIVILEGED, RESTRICTED, ROOT, SYSTEM, WEIGHTS_CLAIM, Site
 from tests.eventually import eventually
 
 API_VERSION, KIND, PLURAL = "conclave.dev/v1alpha1", "ModelDeployment", "modeldeployments.conclave.dev"
 READY_TIMEOUT_S = 420.0
 MAX_MODEL_LEN = 512
 LICENCES = {
-    "databricks/dbrx-instruct": "databricks-open-model-license",
     "meta-llama/Meta-Llama-3-8B-Instruct": "llama-3-community-license",
 }
 """What a deployment of these has to accept."""
@@ -128,6 +127,9 @@ class Model:
         selector += f",ray.io/node-type={component}" if component else ""
         return self.site.kubectl.list("pods", self.namespace, selector)
 
+    def running_pods(self) -> list[dict[str, Any]]:
+        return [pod for pod in self.pods() if pod["status"]["phase"] == "Running"]
+
     def run(self, pod: Mapping[str, Any], program_text: str, stdin: str = "") -> str:
         """A program of Python in the Ray container of one of its pods."""
         command = ("exec", "--stdin", f"--namespace={self.namespace}", pod["metadata"]["name"], "--container=ray")
@@ -156,20 +158,30 @@ class Model:
     def sinks_with(self, words: str) -> list[str]:
         """Where words are found: events, objects, logs of its pods and of the operator, Ray's files."""
         kubectl, scope = self.site.kubectl, f"--namespace={self.namespace}"
-        kinds = f"events,{PLURAL},rayservices,rayclusters,jobs,controllerrevisions,configmaps"
+        kinds = f"pods,events,{PLURAL},rayservices,rayclusters,jobs,controllerrevisions,configmaps"
         sinks = {"objects": kubectl("get", kinds, scope, "--output=yaml")}
         for pod in self.site.kubectl.list("pods", SYSTEM):
             name = pod["metadata"]["name"]
             sinks[f"log of {name}"] = kubectl("logs", f"--namespace={SYSTEM}", name, "--tail=-1")
-        for pod in self.pods():
+        for pod in self.running_pods():
             name = pod["metadata"]["name"]
             sinks[f"log of {name}"] = kubectl("logs", scope, name, "--all-containers", "--tail=-1")
             assert kubectl("exec", scope, name, "--container=ray", "--", "sh", "-c", "ls /tmp/ray/session_latest/logs")
             search = f"grep -rl --binary-files=text -e {words} /tmp/ray/session_*/; test $? -lt 2"
             files = kubectl("exec", scope, name, "--container=ray", "--", "sh", "-c", search)
             sinks |= {f"{name}:{file}": words for file in files.splitlines()}
-        assert all(sinks.values())
+        assert not [sink for sink, text in sinks.items() if not text]
         return [sink for sink, text in sinks.items() if words in text]
+
+    def eventually_says(self, kind: str, reason: str, timeout_s: float) -> dict[str, Any]:
+        """The condition, once it has this reason."""
+
+        def says() -> dict[str, Any]:
+            condition = self.condition(kind)
+            assert condition.get("reason") == reason, self.condition("Ready")
+            return condition
+
+        return eventually(says, timeout=timeout_s, every=1)
 
     def greedy_tokens(self, name: str | None = None) -> list[list[int]]:
         """The endpoint's continuation of each prompt of `references`, by the model or one of its adapters."""
@@ -214,8 +226,9 @@ class Running:
         """Applied, on nodes with so many GPUs; one of another manifest has gone first, then `prepare` was called."""
         if self._model is None or self._model.manifest != manifest:
             self.stop()
-            for left in self.site.kubectl.list(PLURAL, "--all-namespaces"):
-                Model(self.site, left).delete()
+            for namespace in (RESTRICTED, INCOMPLETE, PRIVILEGED):  # what a run before this one has left
+                for left in self.site.kubectl.list(PLURAL, namespace):
+                    Model(self.site, left).delete()
             self.site.set_gpus(gpus)
             prepare()
             self._model = Model(self.site, manifest)

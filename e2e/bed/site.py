@@ -67,11 +67,11 @@ class Site:
     weights: Path
     """The folder behind the claim `weights` of each namespace of models."""
 
-    def checkpoint(self, model: str, name: str | None = None, **sizes: Any) -> Path:
+    def checkpoint(self, model: str) -> Path:
         """A tiny checkpoint below the claim, made once; readable by the pods' user."""
-        path = self.weights / (name or model)
+        path = self.weights / model
         if not path.is_dir():
-            make_checkpoint(model, path, **sizes)
+            make_checkpoint(model, path)
         return readable(path)
 
     def adapter(self, base: str) -> Path:
@@ -94,8 +94,9 @@ class Site:
         return done.stdout
 
     def set_gpus(self, counts: Sequence[int]) -> None:
-        """Fake GPUs of each node of the local cluster."""
-        _cluster_up(counts)
+        """Fake GPUs of each node of the local cluster; another cluster has what it has."""
+        if self.is_ours:
+            _cluster_up(counts)
 
 
 def readable(path: Path) -> Path:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from e2e.bed.site import Site
 from tests.eventually import eventually
 from tools.build_tools import find_go
 from tools.cluster.images import docker_archive, import_archive
@@ -33,7 +34,9 @@ RESTRICTED = {
 
 
 @pytest.fixture(scope="module")
-def layout() -> Layout:
+def layout(site: Site) -> Layout:
+    if not site.is_ours:
+        pytest.skip("of the cluster of `make cluster` only")
     return layout_of(None)
 
 

@@ -6,7 +6,6 @@ Named as `import_path` in every Serve config; the arguments are `ServingArgument
 from __future__ import annotations
 
 from collections.abc import Mapping
-from math import ceil
 from typing import Any, cast
 
 from fastapi import FastAPI
@@ -15,18 +14,13 @@ from ray.serve.llm import LLMConfig, build_llm_deployment
 from ray.serve.llm.ingress import make_fastapi_ingress
 from vllm.entrypoints.openai.models.protocol import LoRAModulePath
 
+from conclave.manifests import load_bounds
 from conclave.manifests.serving_arguments import ServingArguments
 from conclave_serving.edge import Edge
 from conclave_serving.engine import Engine
 from conclave_serving.environment import CLOSED_ENVIRONMENT
 from conclave_serving.ingress import Ingress
 from conclave_serving.request_limits import LIMITS
-
-INGRESS_TARGET_REQUESTS = 100
-"""Streams that one ingress process carries well; it only copies bytes."""
-
-INGRESS_REFUSALS = 256
-"""Requests beyond what the engine takes that one ingress process holds while it refuses them."""
 
 ENDPOINTS = {
     "list_models": lambda app: app.get("/v1/models"),
@@ -39,11 +33,12 @@ ENDPOINTS = {
 def build(arguments: Mapping[str, Any]) -> serve.Application:
     """The application that Serve runs; raises pydantic's ValidationError where the arguments are not ours."""
     serving = ServingArguments.model_validate(arguments)
-    engine = build_llm_deployment(engine_config(serving), name_prefix="engine-", deployment_cls=Engine)
+    name = {"name": load_bounds.ENGINE}
+    engine = build_llm_deployment(engine_config(serving), override_serve_options=name, deployment_cls=Engine)
     api = FastAPI(openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False)
     api.add_middleware(Edge, models=serving.models, token_path=serving.token_path)
     ingress = make_fastapi_ingress(Ingress, endpoint_map=ENDPOINTS, app=api)
-    deployment = cast(serve.Deployment, serve.deployment(ingress, name="ingress", **ingress_options(serving)))
+    deployment = cast(serve.Deployment, serve.deployment(ingress, name=load_bounds.INGRESS, **ingress_options(serving)))
     return deployment.bind(
         llm_deployments={serving.served_name: engine},
         adapters=serving.models[1:],
@@ -60,7 +55,7 @@ def environment(serving: ServingArguments) -> dict[str, str]:
 
 def engine_config(serving: ServingArguments) -> LLMConfig:
     """The engine deployment as Ray Serve LLM describes it."""
-    autoscaling, queue, placement = serving.autoscaling, serving.queue, serving.placement
+    placement = serving.placement
     return LLMConfig(
         model_loading_config={"model_id": serving.served_name, "model_source": serving.model_path},
         engine_kwargs=engine_arguments(serving),
@@ -70,16 +65,8 @@ def engine_config(serving: ServingArguments) -> LLMConfig:
             "strategy": placement.strategy,
         },
         deployment_config={
-            "autoscaling_config": {
-                "min_replicas": autoscaling.min_replicas,
-                "max_replicas": autoscaling.max_replicas,
-                "target_ongoing_requests": autoscaling.target_ongoing_requests,
-                "upscale_delay_s": autoscaling.upscale_delay_s,
-                "downscale_delay_s": autoscaling.downscale_delay_s,
-            },
-            "max_ongoing_requests": queue.max_ongoing_requests,
-            "max_queued_requests": queue.max_queued_requests,
-            "backpressure_config": {"retry_after_s": queue.retry_after_s},
+            **load_bounds.engine_options(serving.autoscaling, serving.queue),
+            "backpressure_config": {"retry_after_s": serving.queue.retry_after_s},
         },
         runtime_env={"env_vars": environment(serving)},
         # `Engine` gathers chunks itself: Ray's own batches hold the first token back by their interval.
@@ -115,20 +102,9 @@ def adapter_arguments(serving: ServingArguments) -> dict[str, Any]:
 
 
 def ingress_options(serving: ServingArguments) -> dict[str, Any]:
-    """At least one ingress, also where the engine may go to zero: something must answer and wake it."""
-    queue, engines = serving.queue, serving.autoscaling.max_replicas
-    in_flight = queue.max_ongoing_requests * engines
+    """Of the ingress deployment."""
     return {
-        "autoscaling_config": {
-            "min_replicas": 1,
-            "max_replicas": ceil(in_flight / INGRESS_TARGET_REQUESTS),
-            "target_ongoing_requests": INGRESS_TARGET_REQUESTS,
-            "upscale_delay_s": serving.autoscaling.upscale_delay_s,
-            "downscale_delay_s": serving.autoscaling.downscale_delay_s,
-        },
-        # The queue that fills is the engine's: what it cannot take is refused here at once.
-        "max_ongoing_requests": in_flight + queue.max_queued_requests + INGRESS_REFUSALS,
-        "max_queued_requests": INGRESS_REFUSALS,
-        "backpressure_config": {"retry_after_s": queue.retry_after_s},
+        **load_bounds.ingress_options(serving.autoscaling, serving.queue),
+        "backpressure_config": {"retry_after_s": serving.queue.retry_after_s},
         "ray_actor_options": {"runtime_env": {"env_vars": environment(serving)}},
     }

@@ -112,7 +112,7 @@ def test_an_unknown_model_is_inspected_in_a_closed_pod_and_then_served(
 
     mark = world.kube.audit.mark()
     world.edit("own", scaling={"maxReplicas": 2})
-    eventually(lambda: world.serve_arguments("own")["autoscaling"]["max_replicas"] == 2)
+    eventually(lambda: world.load_bounds("own")["autoscaling_config"]["max_replicas"] == 2)
     written = {resource for _, resource, namespace, _ in world.writes(mark) if namespace == restricted}
     assert not written & {"jobs", "networkpolicies"}
     world.edit("own", model={"source": {"persistentVolumeClaim": {"path": "other"}}})

@@ -74,7 +74,7 @@ def test_weights_are_fetched_once_and_then_served(restricted: str, world: World)
     assert claims == [{"claimName": "mixtral.weights", "readOnly": True}]
     mark = world.kube.audit.mark()
     world.edit("mixtral", scaling={"maxReplicas": 2})
-    eventually(lambda: world.serve_arguments("mixtral")["autoscaling"]["max_replicas"] == 2)
+    eventually(lambda: world.load_bounds("mixtral")["autoscaling_config"]["max_replicas"] == 2)
     written = {resource for _, resource, namespace, _ in world.writes(mark) if namespace == restricted}
     assert not written & {"jobs", "persistentvolumeclaims"}
 

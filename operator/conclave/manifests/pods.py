@@ -230,7 +230,7 @@ def _engine_probe() -> JsonObject:
     is_alive = f'kill -0 "$(cat {names.ENGINE_PID_PATH})"'
     health = f"http://127.0.0.1:{names.SERVE_PORT}/-/healthz"
     answers = f"wget --quiet --no-proxy --tries=1 --timeout={PROBE_TIMEOUT_S} --output-document=/dev/null {health}"
-    return {"exec": {"command": ["sh", "-c", f"{is_alive} && {answers}"]}, **_probe_times(failures=3)}
+    return {"exec": {"command": ["sh", "-c", f"{is_alive} && {answers}"]}, **_probe_times(failures=6)}
 
 
 def _probe(port: int, path: str, *, failures: int) -> JsonObject:

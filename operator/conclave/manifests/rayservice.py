@@ -26,8 +26,6 @@ API_VERSION = "ray.io/v1"
 KIND = "RayService"
 MOST_REPLICAS = 1000
 """Upper bound of `scaling.maxReplicas`; below it Serve's own bounds decide."""
-LOAD_BOUNDS = ("autoscaling", "queue")
-"""Of the Serve application's arguments, those that change under a running engine."""
 IDLE_TIMEOUT_S = 120
 OBJECT_STORE_BYTES = 1 << 30
 """Requests and answers are small; Ray's default would take 30 % of the memory."""
@@ -124,14 +122,12 @@ def worker_pods(deployment: ModelDeployment, plan: Plan) -> int:
 def in_place(recorded: JsonObject, fresh: JsonObject) -> JsonObject:
     """A recorded RayService with what may change without new pods taken from a fresh one.
 
-    That is load bounds, size, suspension and the data class; only keys that the recorded one has, since its image's
-    Serve application may be older than this builder.
+    That is load bounds, size, suspension and the data class.
     """
     serve_config = yaml.safe_load(recorded["spec"]["serveConfigV2"])
-    arguments = serve_config["applications"][0]["args"]
-    fresh_arguments = yaml.safe_load(fresh["spec"]["serveConfigV2"])["applications"][0]["args"]
-    for part in LOAD_BOUNDS:
-        arguments[part] |= {key: value for key, value in fresh_arguments[part].items() if key in arguments[part]}
+    (application,) = serve_config["applications"]
+    (fresh_application,) = yaml.safe_load(fresh["spec"]["serveConfigV2"])["applications"]
+    application["deployments"] = fresh_application["deployments"]
     recorded_cluster, fresh_cluster = recorded["spec"]["rayClusterConfig"], fresh["spec"]["rayClusterConfig"]
     (recorded_group,), (fresh_group,) = recorded_cluster["workerGroupSpecs"], fresh_cluster["workerGroupSpecs"]
     data_class = {names.DATA_CLASS: fresh["metadata"]["annotations"][names.DATA_CLASS]}
@@ -156,5 +152,4 @@ def _yaml(serve_config: JsonObject) -> str:
 
 def _rollout_hash(tolerations: list[JsonObject], arguments: JsonObject) -> str:
     """Of what must replace pods: tolerations, which KubeRay's hash leaves out, and the engine, which would restart."""
-    lasting = {key: value for key, value in arguments.items() if key not in LOAD_BOUNDS}
-    return content_hash([tolerations, lasting])[:16]
+    return content_hash([tolerations, arguments])[:16]

@@ -11,6 +11,7 @@ from typing import Literal
 
 from conclave.api.modeldeployment import ModelDeployment, Quantization
 from conclave.api.plan import Plan
+from conclave.manifests.load_bounds import load_bounds
 from conclave.manifests.serving_arguments import (
     AdapterArguments,
     AutoscalingArguments,
@@ -53,7 +54,8 @@ def build_serve_config(
                 "name": deployment.metadata.name,
                 "route_prefix": "/",
                 "import_path": IMPORT_PATH,
-                "args": arguments.model_dump(mode="json"),
+                "args": arguments.model_dump(mode="json", exclude={"autoscaling", "queue"}),
+                "deployments": load_bounds(arguments.autoscaling, arguments.queue),
             }
         ],
     }

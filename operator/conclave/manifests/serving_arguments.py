@@ -89,8 +89,9 @@ class ServingArguments(_Arguments):
     """File that holds the endpoint's bearer token; read at start, never logged."""
     engine: EngineArguments
     placement: PlacementArguments
-    autoscaling: AutoscalingArguments
-    queue: QueueArguments
+    autoscaling: AutoscalingArguments = AutoscalingArguments(min_replicas=1, max_replicas=1, target_ongoing_requests=1)
+    queue: QueueArguments = QueueArguments(max_ongoing_requests=1, max_queued_requests=1)
+    """Both are left out of a Serve config, which has them as options of its deployments (`load_bounds`)."""
     adapters: tuple[AdapterArguments, ...] = Field(default=(), exclude_if=lambda adapters: not adapters)
     """Left out where there are none, as older serving images expect."""
     traces_url: str | None = Field(default=None, exclude_if=lambda url: url is None)

@@ -181,15 +181,17 @@ def rolling_out(scene: Scene) -> Finding | None:
 
 def engine_starting(scene: Scene) -> Finding | None:
     running = sum(is_running(pod) for pod in scene.observed.pods)
-    if is_serving(scene) or not running:
+    if not running or (is_serving(scene) and _answers_enough(scene)):
         return None
+    engines, least = count_engines(scene), scene.deployment.spec.scaling.min_replicas
+    answers = f"{engines} of {least} replicas answer" if is_serving(scene) else "the model does not answer yet"
     reports = [report for report in _reports(scene) if report.status]
     words = ", ".join(f"{report.deployment or report.application} {report.status}" for report in reports)
     return Finding(
         condition=ConditionType.SERVING,
         reason=Reason.ENGINE_STARTING,
         subject=scene.name_of("RayService", names.rayservice(scene.deployment.metadata.name)),
-        seen=f"{running} of its pods run, and the model does not answer yet ({words or 'Serve has not reported yet'})",
+        seen=f"{running} of its pods run, and {answers} ({words or 'Serve has not reported yet'})",
         is_stalled=False,
     )
 
@@ -230,9 +232,15 @@ def head_replaced(scene: Scene) -> Finding | None:
     )
 
 
+def active_cluster(scene: Scene) -> str:
+    """Name of the RayCluster that KubeRay sends requests to; empty before there is one."""
+    status = (scene.observed.rayservice or {}).get("status", {})
+    return str(status.get("activeServiceStatus", {}).get("rayClusterName", ""))
+
+
 def _active_pods(scene: Scene) -> tuple[list[JsonObject], list[JsonObject]]:
-    """Heads and workers of the cluster that KubeRay sends requests to."""
-    active = (scene.observed.rayservice or {}).get("status", {}).get("activeServiceStatus", {}).get("rayClusterName")
+    """Heads and workers of that cluster."""
+    active = active_cluster(scene)
     pods = [
         pod
         for pod in scene.observed.pods
@@ -249,9 +257,12 @@ def _outlived_its_head(worker: JsonObject, heads: list[JsonObject]) -> bool:
 def has_enough(scene: Scene) -> bool:
     """Whether the least replicas answer: a pod beyond them that cannot be had is no trouble of the deployment."""
     upgrade = serve_condition(scene, "UpgradeInProgress")
-    heads, workers = count_running(scene.observed)
     is_upgrading = upgrade is not None and upgrade.get("status") == "True"
-    return is_serving(scene) and not is_upgrading and heads > 0 and workers >= scene.least_workers
+    return is_serving(scene) and not is_upgrading and count_running(scene.observed)[0] > 0 and _answers_enough(scene)
+
+
+def _answers_enough(scene: Scene) -> bool:
+    return count_engines(scene) >= scene.deployment.spec.scaling.min_replicas
 
 
 def serve_condition(scene: Scene, kind: str) -> JsonObject | None:

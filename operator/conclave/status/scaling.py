@@ -9,7 +9,8 @@ from math import ceil
 from typing import NamedTuple
 
 from conclave.api.reasons import Reason
-from conclave.status.engine_causes import count_engines, has_enough, is_serving
+from conclave.manifests import names
+from conclave.status.engine_causes import active_cluster, count_engines, has_enough, is_serving
 from conclave.status.finding import Finding, Scene, Verdict
 from conclave.status.pods import is_leaving, is_running, is_worker
 from conclave.status.root_cause import find_pod_causes
@@ -29,7 +30,12 @@ def count_replicas(scene: Scene) -> Replicas:
     if scene.deployment.spec.suspend:
         return Replicas(0, 0)
     nodes = scene.decision.plan.nodes_per_replica if scene.decision.plan else 1
-    workers = [pod for pod in scene.observed.pods if is_worker(pod) and not is_leaving(pod)]
+    active = active_cluster(scene)  # while another cluster takes over, its pods are no further replicas
+    workers = [
+        pod
+        for pod in scene.observed.pods
+        if is_worker(pod) and not is_leaving(pod) and active in ("", pod["metadata"]["labels"].get(names.RAY_CLUSTER))
+    ]
     running = sum(is_running(pod) for pod in workers) // nodes
     answering = min(running, count_engines(scene)) if is_serving(scene) else 0
     pods = max(len(workers), _asked_of_kuberay(scene))

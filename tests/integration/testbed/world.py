@@ -67,6 +67,12 @@ class World:
         arguments: Json = yaml.safe_load(self.rayservice(name)["spec"]["serveConfigV2"])["applications"][0]["args"]
         return arguments
 
+    def load_bounds(self, name: str) -> Json:
+        """The options of the engine's Serve deployment."""
+        (application,) = yaml.safe_load(self.rayservice(name)["spec"]["serveConfigV2"])["applications"]
+        engine: Json = application["deployments"][0]
+        return engine
+
     def writes(self, since: int) -> list[tuple[str, str, str, str]]:
         """Verb, resource, namespace and name of the operator's mutating requests anywhere, the Lease's excepted."""
         requests = self.kube.audit.requests(user=self.user, since=since, mutating=True)

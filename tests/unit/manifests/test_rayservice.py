@@ -276,15 +276,24 @@ def test_this_edit_keeps_the_running_cluster(change: dict[str, Any]) -> None:
     assert in_place(before, after) == after
 
 
-def test_an_older_application_gets_no_argument_that_it_does_not_know() -> None:
-    recorded = build_rayservice(make_deployment(), make_plan(), SETTINGS)
-    config = yaml.safe_load(recorded["spec"]["serveConfigV2"])
-    del config["applications"][0]["args"]["queue"]["retry_after_s"]
-    recorded["spec"]["serveConfigV2"] = yaml.safe_dump(config)
-    fresh = build_rayservice(make_deployment({"scaling": {"maxReplicas": 9}}), make_plan(), SETTINGS)
-    (application,) = yaml.safe_load(in_place(recorded, fresh)["spec"]["serveConfigV2"])["applications"]
-    assert application["args"]["autoscaling"]["max_replicas"] == 9
-    assert "retry_after_s" not in application["args"]["queue"]
+def test_load_bounds_are_no_arguments_of_the_application_which_serve_would_start_anew() -> None:
+    scaling = {"minReplicas": 2, "maxReplicas": 9, "targetConcurrency": 300, "idleSeconds": 60}
+    (before,), (after,) = (
+        yaml.safe_load(build_rayservice(deployment, make_plan(), SETTINGS)["spec"]["serveConfigV2"])["applications"]
+        for deployment in (make_deployment(), make_deployment({"scaling": scaling}))
+    )
+    assert before["args"] == after["args"]
+    engine, ingress = after["deployments"]
+    assert (engine["name"], ingress["name"]) == ("engine", "ingress")
+    assert engine["autoscaling_config"] == {
+        "min_replicas": 2,
+        "max_replicas": 9,
+        "target_ongoing_requests": 300,
+        "upscale_delay_s": 30.0,
+        "downscale_delay_s": 60.0,
+    }
+    assert engine["max_ongoing_requests"] == 300
+    assert ingress["autoscaling_config"]["max_replicas"] == 27
 
 
 layouts = st.sampled_from([(1, 1, 1), (2, 1, 1), (8, 1, 1), (8, 2, 2), (16, 1, 2), (4, 4, 4), (8, 4, 8)])

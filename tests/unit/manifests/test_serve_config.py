@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from conclave.api.modeldeployment import ModelDeployment
 from conclave.api.plan import Plan, PlanMemory
 from conclave.errors import InvalidInput
-from conclave.manifests.serve_config import DEFAULT_MAX_NUM_SEQS, build_serve_config
+from conclave.manifests.serve_config import DEFAULT_MAX_NUM_SEQS, build_serve_config, serving_arguments
 from conclave.manifests.serving_arguments import ServingArguments
 
 MANIFEST = """
@@ -47,10 +47,9 @@ def plan(**changed: Any) -> Plan:
 
 
 def built(spec: dict[str, Any] | None = None, **changed: Any) -> ServingArguments:
-    config: Any = build_serve_config(
+    return serving_arguments(
         deployment(**(spec or {})), plan(**changed), model_path="/models/weights", token_path="/run/token/token"
     )
-    return ServingArguments.model_validate(config["applications"][0]["args"])
 
 
 def test_the_whole_config_of_a_gpu_deployment() -> None:
@@ -79,14 +78,26 @@ def test_the_whole_config_of_a_gpu_deployment() -> None:
               kv_cache_dtype: auto
               extra: {}
             placement: {device: gpu, bundles: 2, strategy: STRICT_PACK}
-            autoscaling:
+            env: {}
+          deployments:
+          - name: engine
+            autoscaling_config:
               min_replicas: 1
               max_replicas: 1
               target_ongoing_requests: 13
               upscale_delay_s: 30.0
               downscale_delay_s: 900.0
-            queue: {max_ongoing_requests: 256, max_queued_requests: 256, retry_after_s: 5}
-            env: {}
+            max_ongoing_requests: 256
+            max_queued_requests: 256
+          - name: ingress
+            autoscaling_config:
+              min_replicas: 1
+              max_replicas: 3
+              target_ongoing_requests: 100
+              upscale_delay_s: 30.0
+              downscale_delay_s: 900.0
+            max_ongoing_requests: 768
+            max_queued_requests: 256
         """
         )
         == config

@@ -32,6 +32,11 @@ def pending(name: str) -> JsonObject:
 SCALING = MappingProxyType({"minReplicas": 1, "maxReplicas": 3, "targetConcurrency": 2, "idleSeconds": 30})
 
 
+def of_cluster(name: str, pod: JsonObject) -> JsonObject:
+    pod["metadata"]["labels"]["ray.io/cluster"] = name
+    return pod
+
+
 class Case(NamedTuple):
     pods: tuple[JsonObject, ...]
     replicas: tuple[int, int]
@@ -43,6 +48,7 @@ class Case(NamedTuple):
     serving: bool = True
     asked: int = 0
     suspend: bool = False
+    ready: bool = True
 
 
 CASES = {
@@ -99,9 +105,28 @@ CASES = {
         "EngineStarting",
         ("0 of 1 replicas answer; the condition Ready says why",),
         serving=False,
+        ready=False,
+    ),
+    "one of the two that the floor asks for answers": Case(
+        (worker("a"), worker("b", ready=False)),
+        (2, 1),
+        "False",
+        "EngineStarting",
+        ("1 of 2 replicas answer; the condition Ready says why",),
+        scaling={"minReplicas": 2, "maxReplicas": 2},
+        ready=False,
+    ),
+    "the pods of a cluster that is to take over are no further replica": Case(
+        (worker("a"), of_cluster("mixtral-next", worker("b", ready=False))),
+        (1, 1),
+        "True",
+        "AsWanted",
+        ("1 of 1 replicas answer",),
     ),
     "none is wanted": Case((), (0, 0), "True", "AsWanted", ("0 of 0",), scaling={"minReplicas": 0, "maxReplicas": 1}),
-    "it is suspended": Case((worker("a"),), (0, 0), "Unknown", "Suspended", ("no replica is wanted",), suspend=True),
+    "it is suspended": Case(
+        (worker("a"),), (0, 0), "Unknown", "Suspended", ("no replica is wanted",), suspend=True, ready=False
+    ),
 }
 
 
@@ -124,4 +149,4 @@ def test_status_says_how_many_are_wanted_how_many_answer_and_why(case: Case) -> 
     assert (status.replicas, status.ready_replicas) == case.replicas
     assert (scaled.status, scaled.reason) == (case.status, case.reason)
     assert [words for words in case.words if words not in scaled.message] == []
-    assert (ready.status == "True") == (case.serving and not case.suspend)
+    assert (ready.status == "True") == case.ready
