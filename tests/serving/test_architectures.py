@@ -63,7 +63,7 @@ class Reference:
 
 def test_a_replica_is_warm_before_it_runs(endpoint: Endpoint) -> None:
     expected = [rehearsal.name for rehearsal in rehearsals(MAX_MODEL_LEN)]
-    said = [line for line in endpoint.log_at_start.splitlines() if f" {endpoint.architecture}_engine-" in line]
+    said = [line for line in endpoint.log_at_start.splitlines() if f" {endpoint.architecture}_engine " in line]
     answered = [name for name in expected if any(f"warm-up '{name}' answered" in line for line in said)]
     assert answered == expected
     assert not [line for line in said if "CALL completions" in line]
