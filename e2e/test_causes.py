@@ -40,7 +40,7 @@ CAUSES = {
         "Provisioned", "ImageNotPulled", ("conclave/serving:that-is-nowhere", "correct runtime.image"), IMAGE
     ),
     "a path that the claim has not got": Cause(
-        "WeightsReady", "WeightsMissing", ("nowhere", "must exist on the volume"), path="nowhere"
+        "WeightsReady", "WeightsMissing", ("/models/weights", "put the model's files into"), path="nowhere"
     ),
     "more GPUs than there are": Cause(
         "PlanReady", "NothingFits", ("TP=16", "NVIDIA-B200"), {"parallelism": {"tensor": 16, "pipeline": 1}}

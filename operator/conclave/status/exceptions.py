@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from functools import cache
 from importlib.resources import files
 from typing import NamedTuple
@@ -15,6 +16,8 @@ from conclave.api.reasons import Reason
 _EXCEPTION = re.compile(
     r"^(?:[A-Za-z_]\w*\.)*[A-Z]\w*(?:Error|Exception|Exit|Interrupt|Unfit|Refused)\b(?:\([^)]*\))?(?::.*)?$"
 )
+_COUNTED = re.compile(r"\d+ validation errors? for \w+$")
+_DETAIL = re.compile(r"(?:Value error|Assertion failed), ")
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 _PREFIX = re.compile(
     r"^\s*(?:\(\w[^)]*pid=\d+[^)]*\)\s*)?(?:(?:ERROR|WARNING|INFO) [\d:., -]+(?:\[[^\]]*\]|.*? --)\s*)?"
@@ -54,7 +57,7 @@ def find_cause(text: str) -> Cause | None:
     A traceback that was put into another exception's representation has its line breaks as two characters.
     """
     lines = [_PREFIX.sub("", _COLOUR.sub("", line)).strip() for line in text.replace("\\n", "\n").splitlines()]
-    raised = [line for line in lines if _EXCEPTION.match(line)]
+    raised = [line for line in _with_details(lines) if _EXCEPTION.match(line)]
     if not raised:
         return None
     wrappers = [line for line in raised if any(wrapper.search(line) for wrapper in _failures().wrappers)]
@@ -64,6 +67,12 @@ def find_cause(text: str) -> Cause | None:
             if failure.pattern.search(line):
                 return Cause(failure.reason, line, failure.remedy, _others(raised, line))
     return Cause(Reason.ENGINE_FAILED, causes[0], "", _others(raised, causes[0]))
+
+
+def _with_details(lines: list[str]) -> Iterator[str]:
+    """What pydantic says of the first field on a line of its own, behind the line that counts the errors."""
+    for line, following in zip(lines, [*lines[1:], ""], strict=True):
+        yield f"{line}: {following}" if _COUNTED.search(line) and _DETAIL.match(following) else line
 
 
 def _others(raised: list[str], line: str) -> tuple[str, ...]:

@@ -682,6 +682,13 @@ EXCEPTIONS: dict[str, tuple[str, Reason, str]] = {
         Reason.WEIGHTS_CORRUPT,
         "safetensors_rust.SafetensorError",
     ),
+    "a directory without a model, as pydantic words it": (
+        "RuntimeError: Failed to create vLLM engine config: 1 validation error for ModelConfig\n"
+        "  Value error, Invalid repository ID or local directory specified: '/models/weights'.\n"
+        "Please verify the following requirements:",
+        Reason.WEIGHTS_MISSING,
+        "RuntimeError: Failed to create vLLM engine config: 1 validation error for ModelConfig: Value error, Invalid",
+    ),
     "files that the pods' user may not read": (
         "PermissionError: [Errno 13] Permission denied: '/models/adapters/tone/adapter_model.safetensors'",
         Reason.WEIGHTS_UNREADABLE,
