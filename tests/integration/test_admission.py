@@ -272,12 +272,14 @@ def test_kubectl_shows_the_columns_under_the_short_name_and_the_category(kube: K
     kube.apply(merge(BASE, {"metadata": {"name": name}}), namespace="default")
     kube.kubectl("patch", "mdl", name, "--subresource=status", "--type=merge", "-p", json.dumps({"status": STATUS}))
     heading, row = kube.kubectl("get", "mdl", name).splitlines()
-    assert heading.split() == ["NAME", "MODEL", "ACCELERATOR", "PARALLELISM", "REPLICAS", "READY", "REASON", "AGE"]
+    columns = ["NAME", "MODEL", "ACCELERATOR", "PARALLELISM", "WANTED", "ANSWERING", "READY", "REASON", "AGE"]
+    assert heading.split() == columns
     assert row.split()[:-1] == [
         name,
         "mistralai/Mixtral-8x7B-Instruct-v0.1",
         "NVIDIA-H100-80GB-HBM3",
         "TP=2",
+        "1",
         "0",
         "False",
         "PodsStarting",

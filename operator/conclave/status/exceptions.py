@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator
 from functools import cache
 from importlib.resources import files
+from itertools import pairwise
 from typing import NamedTuple
 
 import yaml
@@ -71,7 +72,7 @@ def find_cause(text: str) -> Cause | None:
 
 def _with_details(lines: list[str]) -> Iterator[str]:
     """What pydantic says of the first field on a line of its own, behind the line that counts the errors."""
-    for line, following in zip(lines, [*lines[1:], ""], strict=True):
+    for line, following in pairwise([*lines, ""]):
         yield f"{line}: {following}" if _COUNTED.search(line) and _DETAIL.match(following) else line
 
 
