@@ -51,7 +51,7 @@ CAUSES = {
     "less memory than the engine needs": Cause(
         "Provisioned",
         "OutOfMemory",
-        ("memory limit of 1Gi", "raise runtime.resources.worker.memory"),
+        ("limit", "raise runtime.resources.worker.memory"),
         with_resources(memory="1Gi"),
     ),
     "a library that the image lacks": Cause(

@@ -99,3 +99,13 @@ def test_network_policies_are_enforced_and_the_status_knows(model: Model) -> Non
 
 def test_the_prompt_is_in_no_log_event_or_status(model: Model) -> None:
     assert model.sinks_with(CANARY) == []
+
+
+def test_a_word_that_is_in_every_kind_of_sink_is_found_there(model: Model) -> None:
+    """Or the search for a prompt would prove nothing."""
+    found = model.sinks_with(model.name)
+    (worker,) = model.pods("worker")
+    name = worker["metadata"]["name"]
+    assert {"objects", f"log of {name}"} <= set(found)
+    assert [sink for sink in found if sink.startswith(f"{name}:/tmp/ray/")], found
+    assert [sink for sink in found if sink.startswith("log of conclave-")], found

@@ -13,6 +13,13 @@ from conclave.status.finding import Finding, Scene
 from conclave.status.pods import count_running, in_trouble, is_leaving, is_ready, is_running, is_verifying, is_worker
 
 _FAILED = ("DEPLOY_FAILED", "UNHEALTHY")
+_CONDITIONS = {
+    Reason.WEIGHTS_MISSING: ConditionType.WEIGHTS_READY,
+    Reason.WEIGHTS_CORRUPT: ConditionType.WEIGHTS_READY,
+    Reason.WEIGHTS_UNREADABLE: ConditionType.WEIGHTS_READY,
+    Reason.OUT_OF_MEMORY: ConditionType.PROVISIONED,
+}
+"""Of engines that fail for what they were given; others make Serving false."""
 
 
 class _Report(NamedTuple):
@@ -71,9 +78,8 @@ def _engine_finding(
     is_stalled: bool,
 ) -> Finding:
     subject = scene.name_of("RayService", names.rayservice(scene.deployment.metadata.name))
-    is_weights = reason in (Reason.WEIGHTS_MISSING, Reason.WEIGHTS_CORRUPT, Reason.WEIGHTS_UNREADABLE)
     return Finding(
-        condition=ConditionType.WEIGHTS_READY if is_weights else ConditionType.SERVING,
+        condition=_CONDITIONS.get(reason, ConditionType.SERVING),
         reason=reason,
         subject=subject,
         seen=seen,

@@ -15,8 +15,10 @@ from pydantic import BaseModel, ConfigDict
 from conclave.api.reasons import Reason
 
 _EXCEPTION = re.compile(
-    r"^(?:[A-Za-z_]\w*\.)*[A-Z]\w*(?:Error|Exception|Exit|Interrupt|Unfit|Refused)\b(?:\([^)]*\))?(?::.*)?$"
+    r"^(?:[A-Za-z_]\w*\.)*[A-Z]\w*(?:Error|Exception|Exit|Interrupt|Unfit|Refused)\b"
+    r"(?:\(['\"].*|(?:\([^)]*\))?(?::.*)?)$"
 )
+"""`Name: message`, `Name(pid=1): message`, or the first line of a representation, `Name('message`."""
 _COUNTED = re.compile(r"\d+ validation errors? for \w+$")
 _DETAIL = re.compile(r"(?:Value error|Assertion failed), ")
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")

@@ -716,6 +716,7 @@ MESSAGES = Path(__file__).parents[2] / "data" / "serve_messages"
 REPORTED = {
     "missing-library": (Reason.IMAGE_INCOMPLETE, "OSError: libnothere.so.1: cannot open shared object file"),
     "missing-weights": (Reason.WEIGHTS_MISSING, "RuntimeError: Failed to create vLLM engine config: Repo id must be"),
+    "memory-limit": (Reason.OUT_OF_MEMORY, "OutOfMemoryError('2 worker(s) were killed due to the node running low on"),
     "engine-core": (Reason.ENGINE_FAILED, "RuntimeError: Engine core initialization failed. See root cause above."),
 }
 
