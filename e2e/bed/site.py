@@ -2,7 +2,7 @@
 
 By default the cluster of `make cluster` on this machine; with $CONCLAVE_E2E_KUBECONFIG and $CONCLAVE_E2E_IMAGE (a
 serving image with e2e/platform, all in one) and $CONCLAVE_E2E_OPERATOR_IMAGE any other, whose nodes must see the
-folder of weights ($CONCLAVE_E2E_WEIGHTS) as a hostPath.
+folder of weights ($CONCLAVE_E2E_WEIGHTS) as a hostPath; $CONCLAVE_E2E_VALUES is a file of what the chart needs there.
 """
 
 from __future__ import annotations
@@ -142,7 +142,9 @@ def install_chart(site: Site, images: Images, network: Mapping[str, Any]) -> Non
         "resources": {"requests": {"cpu": "20m", "memory": "128Mi"}, "limits": {"memory": "512Mi"}},
     }
     try:
-        options = (str(ROOT / "charts" / "conclave"), "--wait", "--timeout=180s", "--values=-")
+        options = [str(ROOT / "charts" / "conclave"), "--wait", "--timeout=180s", "--values=-"]
+        if more := os.environ.get("CONCLAVE_E2E_VALUES"):
+            options.append(f"--values={more}")
         site.helm("upgrade", "--install", RELEASE, *options, stdin=json.dumps(values))
     except AssertionError as error:
         raise AssertionError(f"{error}\n{site.kubectl('get', 'pods,events', f'--namespace={SYSTEM}')}") from error

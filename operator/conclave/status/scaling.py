@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from conclave.api.reasons import Reason
 from conclave.manifests import names
+from conclave.observation import JsonObject
 from conclave.status.engine_causes import active_cluster, count_engines, has_enough, is_serving
 from conclave.status.finding import Finding, Scene, Verdict
 from conclave.status.pods import is_leaving, is_running, is_worker
@@ -38,15 +39,18 @@ def count_replicas(scene: Scene) -> Replicas:
     ]
     running = sum(is_running(pod) for pod in workers) // nodes
     answering = min(running, count_engines(scene)) if is_serving(scene) else 0
-    pods = max(len(workers), _asked_of_kuberay(scene))
+    pods = max(len(workers), _asked_of_kuberay(scene, active))
     return Replicas(max(ceil(pods / nodes), scene.deployment.spec.scaling.min_replicas), answering)
 
 
-def _asked_of_kuberay(scene: Scene) -> int:
-    """Worker pods that Ray's autoscaler wants, which a quota may have kept KubeRay from making."""
-    status = (scene.observed.rayservice or {}).get("status", {})
-    cluster = status.get("activeServiceStatus", {}).get("rayClusterStatus", {})
-    return int(cluster.get("desiredWorkerReplicas", 0))
+def _asked_of_kuberay(scene: Scene, cluster: str) -> int:
+    """Worker pods that Ray's autoscaler wants, which a quota may have kept KubeRay from making.
+
+    It writes them into the RayCluster; the RayService's copy of that object's status was seen minutes behind.
+    """
+    found = (item for item in scene.observed.rayclusters if item["metadata"]["name"] == cluster)
+    groups: list[JsonObject] = next(found, {}).get("spec", {}).get("workerGroupSpecs", [])
+    return sum(int(group.get("replicas", 0)) for group in groups)
 
 
 def scaled(scene: Scene, replicas: Replicas, causes: tuple[Finding, ...]) -> Verdict:

@@ -134,11 +134,14 @@ CASES = {
 def test_status_says_how_many_are_wanted_how_many_answer_and_why(case: Case) -> None:
     deployment = make_deployment({"scaling": dict(case.scaling), "suspend": case.suspend})
     rayservice = make_rayservice(serving=case.serving)
-    active = rayservice["status"].setdefault("activeServiceStatus", {})
-    active["rayClusterStatus"] = {"desiredWorkerReplicas": case.asked}
+    active = rayservice["status"].setdefault("activeServiceStatus", {"rayClusterName": "mixtral"})
+    active["rayClusterStatus"] = {"desiredWorkerReplicas": 7}  # of minutes ago
+    groups = [{"groupName": "gpu", "replicas": case.asked}]
+    cluster = {"metadata": {"name": active["rayClusterName"]}, "spec": {"workerGroupSpecs": groups}}
     observed = Observed(
         kuberay=KubeRay(installed=True),
         rayservice=rayservice,
+        rayclusters=(cluster,),
         pods=(make_pod("head"), *case.pods),
         claims={"weights": "Bound"},
     )
