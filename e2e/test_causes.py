@@ -43,7 +43,10 @@ CAUSES = {
         "WeightsReady", "WeightsMissing", ("/models/weights", "put the model's files into"), path="nowhere"
     ),
     "more GPUs than there are": Cause(
-        "PlanReady", "NothingFits", ("TP=16", "NVIDIA-B200"), {"parallelism": {"tensor": 16, "pipeline": 1}}
+        "PlanReady",
+        "NothingFits",
+        ("TP=8 on NVIDIA-B200: needs 8 GPUs", "4 of 4 are free, at most 2 on one node"),
+        {"parallelism": {"tensor": 8, "pipeline": 1}},
     ),
     "more memory than a node has": Cause(
         "Provisioned", "Unschedulable", ("Insufficient memory", "9Ti memory"), with_resources(memory="9Ti")

