@@ -5,6 +5,8 @@
 PYTHON_BIN := .venv/bin/python
 E2E := $(if $(KEEP),CONCLAVE_E2E_KEEP=1) $(PYTHON_BIN) -m pytest -v --durations=0 --durations-min=20 e2e
 
+.NOTPARALLEL: # tests share two cores and one cluster
+
 # Importing vLLM without byte code takes twice as long.
 unexport PYTHONDONTWRITEBYTECODE
 
@@ -15,10 +17,7 @@ demo: ## from nothing to tokens on this machine: no cluster, no GPU
 	@tools/environment.sh local
 	@$(PYTHON_BIN) tools/demo.py
 
-test: ## all tests: unit, golden, a real API server with KubeRay, a real vLLM under Ray Serve
-	@tools/environment.sh dev
-	@$(PYTHON_BIN) tools/build_tools.py etcd controlplane kuberay helm minio
-	$(PYTHON_BIN) -m pytest
+test: test-unit test-serving test-integration ## all tests: unit, golden, a real vLLM under Ray Serve, a real API server with KubeRay
 
 test-unit: ## only what needs neither Kubernetes nor an engine: seconds
 	@tools/environment.sh dev
