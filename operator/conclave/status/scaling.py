@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from conclave.api.reasons import Reason
 from conclave.manifests import names
+from conclave.manifests.rayservice import IDLE_TIMEOUT_S
 from conclave.observation import JsonObject
 from conclave.status.engine_causes import active_cluster, count_engines, has_enough, is_serving
 from conclave.status.finding import Finding, Scene, Verdict
@@ -66,9 +67,15 @@ def scaled(scene: Scene, replicas: Replicas, causes: tuple[Finding, ...]) -> Ver
         return Verdict("False", reason, f"{counted}; the condition Ready says why")
     pod_causes = find_pod_causes(scene)
     found = next((cause for cause in pod_causes if cause.is_stalled), next(iter(pod_causes), None))
-    words = found.message if found else f"an engine is starting, up to scaling.maxReplicas {scaling.max_replicas}"
+    words = found.message if found else _without_trouble(scaling.max_replicas)
     reason = found.reason if found else Reason.ENGINE_STARTING
     return Verdict("False", reason, f"{counted}, {_why(scene, replicas)}; those that do go on; {words}")
+
+
+def _without_trouble(most: int) -> str:
+    """What a pod without an engine may be after: Ray tells no observer of the cluster which."""
+    starts = f"an engine is starting, up to scaling.maxReplicas {most}"
+    return f"{starts}, or has ended and its idle pod goes within {IDLE_TIMEOUT_S} s"
 
 
 def _why(scene: Scene, replicas: Replicas) -> str:
