@@ -30,6 +30,10 @@ from conclave.observation import JsonObject
 USER_ID = 1000
 HOME = "/home/conclave"
 PROBE_TIMEOUT_S = 10
+PROBE_PERIOD_S = 10
+ENGINE_PROBE_FAILURES = 6
+PROXY_DRAIN_S = ENGINE_PROBE_FAILURES * PROBE_PERIOD_S + 30
+"""How long a proxy without a replica beside it goes on: longer than the Service takes to leave its pod out."""
 TERMINATION_GRACE_PERIOD_S = 120
 """Serve drains its replicas in this time."""
 HEAD_TERMINATION_GRACE_PERIOD_S = 30
@@ -55,6 +59,7 @@ _ENVIRONMENT = {
     "HOME": HOME,
     "RAY_ROTATION_BACKUP_COUNT": "1",
     "RAY_ROTATION_MAX_BYTES": str(64 << 20),
+    "RAY_SERVE_PROXY_MIN_DRAINING_PERIOD_S": str(PROXY_DRAIN_S),
     **RAY_ENVIRONMENT,
     "TRANSFORMERS_OFFLINE": "1",
     "USER": "conclave",
@@ -230,7 +235,7 @@ def _engine_probe() -> JsonObject:
     is_alive = f'kill -0 "$(cat {names.ENGINE_PID_PATH})"'
     health = f"http://127.0.0.1:{names.SERVE_PORT}/-/healthz"
     answers = f"wget --quiet --no-proxy --tries=1 --timeout={PROBE_TIMEOUT_S} --output-document=/dev/null {health}"
-    return {"exec": {"command": ["sh", "-c", f"{is_alive} && {answers}"]}, **_probe_times(failures=6)}
+    return {"exec": {"command": ["sh", "-c", f"{is_alive} && {answers}"]}, **_probe_times(ENGINE_PROBE_FAILURES)}
 
 
 def _probe(port: int, path: str, *, failures: int) -> JsonObject:
@@ -241,7 +246,7 @@ def _probe_times(failures: int) -> JsonObject:
     """KubeRay's own time-outs of 1 and 2 seconds flap beside an engine that is starting."""
     return {
         "initialDelaySeconds": 10,
-        "periodSeconds": 10,
+        "periodSeconds": PROBE_PERIOD_S,
         "timeoutSeconds": PROBE_TIMEOUT_S,
         "successThreshold": 1,
         "failureThreshold": failures,
