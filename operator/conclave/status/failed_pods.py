@@ -15,7 +15,7 @@ from conclave.manifests import names
 from conclave.manifests.kuberay import FAILED_POD_EVENTS
 from conclave.observation import JsonObject
 from conclave.status.finding import Scene
-from conclave.status.pods import LONGEST_MESSAGE, events_about, is_leaving, is_ready, is_worker
+from conclave.status.pods import LONGEST_MESSAGE, events_about, find_raycluster, is_leaving, is_ready, is_worker
 
 _FAILED = re.compile(
     r"Deleted (?P<kind>head|worker) Pod [^/\s]+/(?P<pod>[^;\s]+); .*?"
@@ -72,7 +72,7 @@ def _wanted_cluster(scene: Scene) -> JsonObject | None:
     status = (scene.observed.rayservice or {}).get("status", {})
     parts = (status.get(part, {}) for part in ("pendingServiceStatus", "activeServiceStatus"))
     name = next((part["rayClusterName"] for part in parts if part.get("rayClusterName")), None)
-    return next((cluster for cluster in scene.observed.rayclusters if cluster["metadata"]["name"] == name), None)
+    return find_raycluster(scene.observed, name)
 
 
 def _read(event: JsonObject) -> _Failure | None:

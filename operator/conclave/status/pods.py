@@ -147,3 +147,7 @@ def _statuses(pod: JsonObject) -> Iterator[JsonObject]:
     status = pod.get("status", {})
     yield from status.get("initContainerStatuses", [])
     yield from status.get("containerStatuses", [])
+
+
+def find_raycluster(observed: Observed, name: str | None) -> JsonObject | None:
+    return next((cluster for cluster in observed.rayclusters if cluster["metadata"]["name"] == name), None)

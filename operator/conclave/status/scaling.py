@@ -14,7 +14,7 @@ from conclave.manifests.rayservice import IDLE_TIMEOUT_S
 from conclave.observation import JsonObject
 from conclave.status.engine_causes import active_cluster, count_engines, has_enough, is_serving
 from conclave.status.finding import Finding, Scene, Verdict
-from conclave.status.pods import is_leaving, is_running, is_worker
+from conclave.status.pods import find_raycluster, is_leaving, is_running, is_worker
 from conclave.status.root_cause import find_pod_causes
 
 
@@ -49,8 +49,8 @@ def _asked_of_kuberay(scene: Scene, cluster: str) -> int:
 
     It writes them into the RayCluster; the RayService's copy of that object's status was seen minutes behind.
     """
-    found = (item for item in scene.observed.rayclusters if item["metadata"]["name"] == cluster)
-    groups: list[JsonObject] = next(found, {}).get("spec", {}).get("workerGroupSpecs", [])
+    found = find_raycluster(scene.observed, cluster) or {}
+    groups: list[JsonObject] = found.get("spec", {}).get("workerGroupSpecs", [])
     return sum(int(group.get("replicas", 0)) for group in groups)
 
 
@@ -75,7 +75,7 @@ def scaled(scene: Scene, replicas: Replicas, causes: tuple[Finding, ...]) -> Ver
 def _without_trouble(most: int) -> str:
     """What a pod without an engine may be after: Ray tells no observer of the cluster which."""
     starts = f"an engine is starting, up to scaling.maxReplicas {most}"
-    return f"{starts}, or has ended and its idle pod goes within {IDLE_TIMEOUT_S} s"
+    return f"{starts}, or has ended and its pod goes once it was idle for {IDLE_TIMEOUT_S} s"
 
 
 def _why(scene: Scene, replicas: Replicas) -> str:
