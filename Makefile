@@ -40,9 +40,9 @@ e2e-smoke: ## of it the one model that CI runs too
 	@tools/environment.sh dev
 	$(E2E)/test_smoke.py
 
-e2e-parts: ## build what e2e-smoke needs: the programs of the cluster, the images
+e2e-parts: ## build what test-integration and e2e-smoke need: programs first, then images
 	@tools/environment.sh dev
-	@$(PYTHON_BIN) tools/build_tools.py etcd controlplane nodes containerd dns networkpolicy kuberay helm
+	@$(PYTHON_BIN) tools/build_tools.py etcd controlplane kuberay helm minio nodes containerd dns networkpolicy
 	@$(PYTHON_BIN) -m tools.images operator
 	@$(PYTHON_BIN) -m tools.images --apart /opt/environment serving-e2e
 

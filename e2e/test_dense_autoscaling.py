@@ -9,7 +9,7 @@ import subprocess
 from collections.abc import Iterator
 from typing import Any
 
-from e2e.bed.dense import IDLE_SECONDS, NAME
+from e2e.bed.dense import IDLE_SECONDS, MAX_MODEL_LEN, NAME
 from e2e.bed.models import PLURAL, Model
 from e2e.bed.site import CALLERS, CLIENT, RESTRICTED
 from tests.eventually import eventually
@@ -18,24 +18,28 @@ from tools.build_tools import program
 from conclave.manifests.rayservice import IDLE_TIMEOUT_S
 
 UP_S, DOWN_S = 420.0, 240.0 + IDLE_SECONDS + IDLE_TIMEOUT_S
-MOST_S = 900
-"""The load ends by itself after this time, whatever becomes of the test."""
+MOST_S, ANSWER_S = 1200, 300
+"""The load ends by itself after this time, whatever becomes of the test; and the most that one answer may take."""
+LONG_TOKENS = MAX_MODEL_LEN - 48
+SERVE_GRACE_S = 20
+"""What Serve by itself leaves to a replica that it stops; an answer of that many tokens takes longer."""
 LOAD = """
 import collections, json, sys, threading, time, urllib.error, urllib.request
 given = json.loads(sys.stdin.readline())
-answers, stop = collections.Counter(), threading.Event()
+answers, seconds, stop = collections.Counter(), [0.0], threading.Event()
 def ask():
     while not stop.is_set():
+        start = time.monotonic()
         request = urllib.request.Request(given["url"], json.dumps(given["body"]).encode(), given["headers"])
         try:
-            with urllib.request.urlopen(request, timeout=120) as answer:
+            with urllib.request.urlopen(request, timeout=given["answer_s"]) as answer:
                 answer.read()
                 answers[answer.status] += 1
+                seconds.append(time.monotonic() - start)
         except urllib.error.HTTPError as error:
             answers[f"{error.code} {error.read()[:300]}"] += 1
         except OSError as error:
             answers[repr(error)] += 1
-        stop.wait(given["pause_s"])
 threads = [threading.Thread(target=ask) for _ in range(given["clients"])]
 for thread in threads:
     thread.start()
@@ -44,18 +48,19 @@ stop.wait(given["most_s"])
 stop.set()
 for thread in threads:
     thread.join()
-print(json.dumps(answers))
+print(json.dumps([answers, max(seconds)]))
 """
 
 
 class Load:
     """Clients in a pod that ask again and again."""
 
-    def __init__(self, model: Model, clients: int, pause_s: float = 0.0):
-        body = {"model": NAME, "prompt": [5] * 8, "max_tokens": 128, "ignore_eos": True}
+    def __init__(self, model: Model, clients: int, tokens: int):
+        body = {"model": NAME, "prompt": [5] * 8, "max_tokens": tokens, "ignore_eos": True}
         headers = {"authorization": f"Bearer {model.token()}", "content-type": "application/json"}
         url = model.status()["endpoint"]["url"] + "/completions"
-        given = {"url": url, "body": body, "headers": headers, "clients": clients, "pause_s": pause_s, "most_s": MOST_S}
+        bounds = {"clients": clients, "most_s": MOST_S, "answer_s": ANSWER_S}
+        given = {"url": url, "body": body, "headers": headers, **bounds}
         kubectl = [program("kubectl"), f"--kubeconfig={model.site.kubectl.kubeconfig}"]
         command = [*kubectl, "exec", "--stdin", f"--namespace={CALLERS}", CLIENT, "--", "python", "-c", LOAD]
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
@@ -63,27 +68,28 @@ class Load:
         self._process.stdin.write(json.dumps(given) + "\n")
         self._process.stdin.flush()
 
-    def end(self) -> dict[str, int]:
-        """How many requests had which answer."""
+    def end(self) -> tuple[dict[str, int], float]:
+        """How many requests had which answer, and the seconds of the longest."""
         try:
-            said, _ = self._process.communicate("\n", timeout=180)
+            said, _ = self._process.communicate("\n", timeout=ANSWER_S + 30)
         finally:
             self._process.kill()
             self._process.wait()
         assert self._process.returncode == 0, said
-        found: dict[str, int] = json.loads(said)
-        return found
+        answers, longest_s = json.loads(said)
+        return answers, longest_s
 
 
 @contextlib.contextmanager
-def load(model: Model, clients: int, pause_s: float = 0.0) -> Iterator[None]:
-    """Fails where a single request was not answered."""
-    asking = Load(model, clients, pause_s)
+def load(model: Model, clients: int, tokens: int, longer_than_s: float = 0) -> Iterator[None]:
+    """Fails where a single request was not answered, or none took so long that the test means something."""
+    asking = Load(model, clients, tokens)
     try:
         yield
     finally:
-        answers = asking.end()
+        answers, longest_s = asking.end()
     assert list(answers) == ["200"], answers
+    assert longest_s > longer_than_s
 
 
 def scale(model: Model) -> dict[str, Any]:
@@ -98,7 +104,7 @@ def set_floor(model: Model, replicas: int) -> None:
 
 def test_load_raises_replicas_says_what_does_not_fit_and_lets_go_again(dense_model: Model) -> None:
     assert scale(dense_model) == {"replicas": 1, "readyReplicas": 1}
-    with load(dense_model, clients=6):
+    with load(dense_model, clients=6, tokens=128):
         eventually(lambda: dense_model.status()["readyReplicas"] == 2, timeout=UP_S, every=2)
         assert {pod["spec"].get("nodeName") for pod in dense_model.pods("worker")} >= {"node-1", "node-2"}
 
@@ -113,7 +119,8 @@ def test_load_raises_replicas_says_what_does_not_fit_and_lets_go_again(dense_mod
         assert "nvidia.com/gpu" in condition["message"]
         assert dense_model.condition("Ready")["status"] == "True"
         assert scale(dense_model) == {"replicas": 3, "readyReplicas": 2}
-    with load(dense_model, clients=1, pause_s=1.0):
+    # As many clients as one replica is to carry.
+    with load(dense_model, clients=2, tokens=LONG_TOKENS, longer_than_s=SERVE_GRACE_S):
         engines = {pod["metadata"]["uid"] for pod in dense_model.running_pods()}
         set_floor(dense_model, 2)
         dense_model.site.set_gpus([2, 2])  # Ray's autoscaler takes back no pod that waits, only one that has run idle
@@ -124,4 +131,5 @@ def test_load_raises_replicas_says_what_does_not_fit_and_lets_go_again(dense_mod
         finally:
             set_floor(dense_model, 1)
         eventually(lambda: scale(dense_model) == {"replicas": 1, "readyReplicas": 1}, timeout=DOWN_S, every=2)
+        eventually(lambda: len(dense_model.pods("worker")) == 1, timeout=DOWN_S, every=2)
     assert dense_model.condition("Ready")["status"] == "True"

@@ -19,6 +19,7 @@ from conclave_weights.digest import digest_of, hash_files
 NAME, ADAPTER, ID = "llama", "support-tone", "meta-llama/Meta-Llama-3-8B-Instruct"
 STORAGE_CLASS, CACHE_SIZE = "e2e-cache", "16Gi"
 IDLE_SECONDS = 20
+MAX_MODEL_LEN = 2048
 POD_USER = 1000
 Manifest = dict[str, Any]
 
@@ -68,6 +69,7 @@ class Dense:
             model=model,
             parallelism={"tensor": 1},
             scaling={"minReplicas": 1, "maxReplicas": 3, "targetConcurrency": 2, "idleSeconds": IDLE_SECONDS},
+            engine={"maxModelLen": MAX_MODEL_LEN, "dtype": "float32", "extraArgs": {"enforce_eager": "true"}},
             telemetry={"tracing": {"endpoint": self.traces.url, "samplingRatio": "0"}},
         )
 

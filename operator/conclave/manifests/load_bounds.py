@@ -17,6 +17,12 @@ INGRESS_TARGET_REQUESTS = 100
 """Streams that one ingress process carries well; it only copies bytes."""
 INGRESS_REFUSALS = 256
 """Requests beyond what the engine takes that one ingress process holds while it refuses them."""
+LAST_ANSWERS_S = 600
+"""How long a replica that is no longer needed may work on the answers that it has begun: OpenAI's clients wait as long.
+
+Serve's own 20 s cut longer ones off. A replica whose health check fails is not waited for (`RAY_ENVIRONMENT`); one that
+was still starting is.
+"""
 
 Options = dict[str, Any]
 
@@ -25,6 +31,7 @@ def engine_options(autoscaling: AutoscalingArguments, queue: QueueArguments) -> 
     """Of the engine's deployment; the queue that fills is its own."""
     return {
         "autoscaling_config": autoscaling.model_dump(mode="json"),
+        "graceful_shutdown_timeout_s": LAST_ANSWERS_S,
         "max_ongoing_requests": queue.max_ongoing_requests,
         "max_queued_requests": queue.max_queued_requests,
     }
@@ -44,6 +51,7 @@ def ingress_options(autoscaling: AutoscalingArguments, queue: QueueArguments) ->
     }
     return {
         "autoscaling_config": scaling,
+        "graceful_shutdown_timeout_s": LAST_ANSWERS_S,
         "max_ongoing_requests": in_flight + queue.max_queued_requests + INGRESS_REFUSALS,
         "max_queued_requests": INGRESS_REFUSALS,
     }

@@ -11,6 +11,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 RAY_ENVIRONMENT: Mapping[str, str] = {
+    "RAY_SERVE_FORCE_STOP_UNHEALTHY_REPLICAS": "1",
     "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "conclave_serving.proxy.middlewares",
     "RAY_USAGE_STATS_ENABLED": "0",
 }

@@ -87,6 +87,7 @@ def test_the_whole_config_of_a_gpu_deployment() -> None:
               target_ongoing_requests: 13
               upscale_delay_s: 30.0
               downscale_delay_s: 900.0
+            graceful_shutdown_timeout_s: 600
             max_ongoing_requests: 256
             max_queued_requests: 256
           - name: ingress
@@ -96,6 +97,7 @@ def test_the_whole_config_of_a_gpu_deployment() -> None:
               target_ongoing_requests: 100
               upscale_delay_s: 30.0
               downscale_delay_s: 900.0
+            graceful_shutdown_timeout_s: 600
             max_ongoing_requests: 768
             max_queued_requests: 256
         """
