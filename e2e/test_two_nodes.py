@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from e2e.bed.models import Model, Running, model_deployment
+from e2e.bed.models import Model, Running, engine, model_deployment
 from e2e.bed.references import Continuations
 from e2e.bed.site import PRIVILEGED, Site
 
@@ -59,11 +59,7 @@ def model(
         f"two-nodes-{layout.name}",
         layout.model_id,
         layout.checkpoint,
-        engine={
-            "maxModelLen": 512,
-            "dtype": "float32",
-            "extraArgs": {"enforce_eager": str(layout.pipeline == 1).lower()},
-        },
+        engine=engine(compiled=layout.pipeline > 1),
         parallelism={"tensor": layout.tensor, "pipeline": layout.pipeline},
     )
     model = running.only(manifest, gpus=[1, 1])

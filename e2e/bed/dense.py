@@ -10,7 +10,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from e2e.bed.models import LICENCES, model_deployment
+from e2e.bed.models import LICENCES, engine, model_deployment
 from e2e.bed.services import PASSWORD, USER, ObjectStore, TraceBackend
 from e2e.bed.site import RESTRICTED, WEIGHTS_CLAIM, Site
 
@@ -69,7 +69,7 @@ class Dense:
             model=model,
             parallelism={"tensor": 1},
             scaling={"minReplicas": 1, "maxReplicas": 3, "targetConcurrency": 2, "idleSeconds": IDLE_SECONDS},
-            engine={"maxModelLen": MAX_MODEL_LEN, "dtype": "float32", "extraArgs": {"enforce_eager": "true"}},
+            engine=engine(MAX_MODEL_LEN),
             telemetry={"tracing": {"endpoint": self.traces.url, "samplingRatio": "0"}},
         )
 

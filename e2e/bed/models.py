@@ -40,7 +40,7 @@ def model_deployment(namespace: str, name: str, model_id: str, path: str, **spec
     licence = {"licence": {"accepted": LICENCES[model_id]}} if model_id in LICENCES else {}
     base: dict[str, Any] = {
         "model": {"id": model_id, "source": source, **licence},
-        "engine": {"maxModelLen": MAX_MODEL_LEN, "dtype": "float32", "extraArgs": {"enforce_eager": "true"}},
+        "engine": engine(),
         "hardware": {"accelerators": [GPU]},
         "parallelism": {"tensor": 2},
         "runtime": {
@@ -50,6 +50,12 @@ def model_deployment(namespace: str, name: str, model_id: str, path: str, **spec
     }
     metadata = {"name": name, "namespace": namespace}
     return {"apiVersion": API_VERSION, "kind": KIND, "metadata": metadata, "spec": base | spec}
+
+
+def engine(max_model_len: int = MAX_MODEL_LEN, *, compiled: bool = False) -> dict[str, Any]:
+    """In float32: greedy tokens are compared with those of bare vLLM."""
+    eager = str(not compiled).lower()
+    return {"maxModelLen": max_model_len, "dtype": "float32", "extraArgs": {"enforce_eager": eager}}
 
 
 def mixtral() -> dict[str, Any]:
