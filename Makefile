@@ -3,6 +3,7 @@
 .PHONY: help demo test test-unit test-integration test-serving lint verify golden bench bench-models e2e e2e-smoke e2e-parts images cluster cluster-down clean lock
 
 PYTHON_BIN := .venv/bin/python
+PYTEST := $(PYTHON_BIN) -m pytest --durations=40 --durations-min=10
 E2E := $(if $(KEEP),CONCLAVE_E2E_KEEP=1) $(PYTHON_BIN) -m pytest -v --durations=0 --durations-min=20 e2e
 
 .NOTPARALLEL: # tests share two cores and one cluster
@@ -21,16 +22,16 @@ test: test-unit test-serving test-integration ## all tests: unit, golden, a real
 
 test-unit: ## only what needs neither Kubernetes nor an engine: seconds
 	@tools/environment.sh dev
-	$(PYTHON_BIN) -m pytest tests/unit tests/golden
+	$(PYTEST) tests/unit tests/golden
 
 test-integration: ## only what needs the real API server and KubeRay
 	@tools/environment.sh dev
 	@$(PYTHON_BIN) tools/build_tools.py etcd controlplane kuberay helm minio
-	$(PYTHON_BIN) -m pytest tests/integration
+	$(PYTEST) tests/integration
 
 test-serving: ## only what needs the real engine
 	@tools/environment.sh dev
-	$(PYTHON_BIN) -m pytest tests/serving
+	$(PYTEST) tests/serving
 
 e2e: ## from apply to tokens in real pods, on the cluster of `make cluster`; ONLY=autoscaling runs a part, KEEP=1 keeps the cluster
 	@tools/environment.sh dev

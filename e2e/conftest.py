@@ -16,7 +16,9 @@ from e2e.bed.site import Site, end_cluster, make_site, weights_folder
 @pytest.fixture(scope="session")
 def site() -> Iterator[Site]:
     try:
-        yield make_site(weights_folder())
+        site = make_site(weights_folder())
+        yield site
+        assert set(site.operator_restarts().values()) == {0}, site.operator_restarts()
     finally:
         if not os.environ.get("CONCLAVE_E2E_KUBECONFIG") and not os.environ.get("CONCLAVE_E2E_KEEP"):
             end_cluster()

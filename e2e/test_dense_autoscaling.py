@@ -15,10 +15,15 @@ from e2e.bed.site import CALLERS, CLIENT, RESTRICTED
 from tests.eventually import eventually
 from tools.build_tools import program
 
+from conclave.manifests.load_bounds import LAST_ANSWERS_S
 from conclave.manifests.rayservice import IDLE_TIMEOUT_S
 
-UP_S, DOWN_S = 420.0, 240.0 + IDLE_SECONDS + IDLE_TIMEOUT_S
-MOST_S, ANSWER_S = 1200, 300
+UP_S = 420.0
+DOWN_S = IDLE_SECONDS + LAST_ANSWERS_S + IDLE_TIMEOUT_S + 120
+"""The most that a pod may outlive its need: Serve sees the need gone, a replica may take its whole grace to go (so may
+one that still starts), Ray's autoscaler sees an idle node, Kubernetes deletes the pod.
+"""
+MOST_S, ANSWER_S = 3 * DOWN_S, 300
 """The load ends by itself after this time, whatever becomes of the test; and the most that one answer may take."""
 LONG_TOKENS = MAX_MODEL_LEN - 48
 SERVE_GRACE_S = 20

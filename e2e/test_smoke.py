@@ -89,7 +89,7 @@ def test_rays_own_api_refuses(model: Model, token: str, is_the_endpoints: bool, 
 
 
 def test_the_charts_own_test_passes(site: Site) -> None:
-    assert "Phase:          Succeeded" in site.helm("test", RELEASE)
+    assert "Phase:          Succeeded" in site.helm("test", RELEASE, "--logs")
 
 
 def test_network_policies_are_enforced_and_the_status_knows(model: Model) -> None:

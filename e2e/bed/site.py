@@ -93,6 +93,14 @@ class Site:
         assert done.returncode == 0, f"helm {' '.join(arguments)}: {done.stderr}{done.stdout}"
         return done.stdout
 
+    def operator_restarts(self) -> dict[str, int]:
+        """How often each pod of the operator was started anew, by its name."""
+        pods = self.kubectl.list("pods", SYSTEM, selector="app.kubernetes.io/name=conclave")
+        return {
+            pod["metadata"]["name"]: sum(each["restartCount"] for each in pod["status"]["containerStatuses"])
+            for pod in pods
+        }
+
     def set_gpus(self, counts: Sequence[int]) -> None:
         """Fake GPUs of each node of the local cluster; another cluster has what it has."""
         if self.is_ours:

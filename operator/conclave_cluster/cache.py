@@ -101,12 +101,15 @@ class Cache:
         """Takes over an object that a write of ours has just answered, so that the next comparison sees it."""
         self._put(item, announce=False)
 
+    def _hear(self) -> None:
+        self._heard_at = time.monotonic()
+
     def _fail(self, failure: ApiFailure) -> None:
         """Absent and forbidden are known states; an API server that does not answer leaves the view as it was."""
         if failure.code == 0 or failure.code >= 429:
             logger.warning("cannot read %s: %s %s", self.resource.plural, failure.reason, failure.message)
             return
-        self._heard_at = time.monotonic()
+        self._hear()
         gone = list(self._objects.values())
         first = self.failure is None or not self.synced.is_set()
         self._objects.clear()
@@ -124,7 +127,7 @@ class Cache:
         was_failing = self.failure is not None
         while True:
             page = await self._client.list(self.resource, self.namespace, **query)
-            self._heard_at = time.monotonic()
+            self._hear()
             for item in page["items"]:
                 seen.add(_key(item))
                 self._put(item, announce=True)
@@ -144,8 +147,8 @@ class Cache:
         while True:
             query = {"resourceVersion": version, "timeoutSeconds": WATCH_LENGTH_S, **self._selectors}
             try:
-                async for event in self._client.watch(self.resource, self.namespace, **query):
-                    self._heard_at = time.monotonic()
+                async for event in self._client.watch(self.resource, self.namespace, self._hear, **query):
+                    self._hear()
                     item = event["object"]
                     if event["type"] == "ERROR":
                         return  # nearly always 410: list again

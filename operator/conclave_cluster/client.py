@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 import shutil
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self
@@ -34,7 +34,7 @@ READ_TIMEOUT_S = 30.0
 WRITE_TIMEOUT_S = 4.0
 """Shorter than what a Lease's margin leaves (lease.py), so that no write outlives the leadership it began in."""
 WATCH_SILENCE_S = 90.0
-"""API servers send a bookmark every minute; a watch that is silent for longer is dead."""
+"""API servers send a bookmark every minute for most resources; a watch that is silent for longer is asked for anew."""
 TLS_GRACE_S = 0.25
 """aiohttp's documented grace ("Graceful Shutdown") in which TLS connections close after their session."""
 
@@ -180,8 +180,14 @@ class Client:
         absent = Resource(group, version, "", "openapi", namespaced=False)
         return await self._send("GET", f"/openapi/v3/apis/{group}/{version}", _Failed("get", absent, "", ""), {})
 
-    async def watch(self, resource: Resource, namespace: str, **query: str) -> AsyncIterator[JsonObject]:
-        """Watch events until the server ends the stream or falls silent; the caller resumes."""
+    async def watch(
+        self, resource: Resource, namespace: str, accepted: Callable[[], None], **query: str
+    ) -> AsyncIterator[JsonObject]:
+        """Watch events until the server ends the stream or falls silent; the caller resumes.
+
+        Calls `accepted` once the server has taken the request. Silence alone means little: a resource without a watch
+        cache (events) has bookmarks only as often as etcd is told to send them, by itself every 10 minutes.
+        """
         failed = _Failed("watch", resource, namespace, "")
         query = {"watch": "true", "allowWatchBookmarks": "true", **query}
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=10, sock_read=WATCH_SILENCE_S)
@@ -190,6 +196,7 @@ class Client:
             try:
                 if response.status != 200:
                     raise failed.by_answer(response.status, await response.read())
+                accepted()
                 async for line in response.content:
                     yield json.loads(line)
             finally:

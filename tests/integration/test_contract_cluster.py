@@ -12,7 +12,7 @@ from tests.integration.testbed.kube import Kube
 
 from conclave_cluster.client import Client, load_configuration
 from conclave_cluster.kubernetes_cluster import KubernetesCluster
-from conclave_cluster.resources import NETWORK_POLICY
+from conclave_cluster.resources import EVENT, NETWORK_POLICY
 
 RULES = (("networking.k8s.io", "networkpolicies"), ("", "configmaps"), ("", "secrets"), (ABSENT.group, ABSENT.plural))
 VERBS = ("get", "list", "watch", "create", "patch", "delete")
@@ -107,5 +107,31 @@ def test_a_real_api_server_keeps_the_contract(kube: Kube, namespace: str, case: 
                 for task in tasks:
                     task.cancel()
                 await asyncio.gather(*tasks, return_exceptions=True)
+
+    asyncio.run(run())
+
+
+def test_a_watch_that_has_nothing_to_tell_is_no_dead_one(
+    kube: Kube, namespace: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of events no bookmark comes: in a quiet cluster the operator took its watch for dead and ended itself."""
+    monkeypatch.setattr("conclave_cluster.client.WATCH_SILENCE_S", 0.5)
+
+    async def run() -> None:
+        async with Client(await load_configuration(str(kube.kubeconfig))) as client:
+            (cache,) = KubernetesCluster(client, [namespace]).watch(EVENT)
+            watching = asyncio.create_task(cache.run())
+            await asyncio.wait_for(cache.synced.wait(), 10)
+            began = asyncio.get_running_loop().time()
+            ages_s = []
+            while asyncio.get_running_loop().time() < began + 5:
+                ages_s.append(cache.age_s)
+                await asyncio.sleep(0.1)
+            watching.cancel()
+            await asyncio.gather(watching, return_exceptions=True)
+            assert list(cache) == []
+            assert max(ages_s) < 4
+            await asyncio.sleep(4)
+            assert cache.age_s >= 4  # nobody asks any more
 
     asyncio.run(run())
