@@ -17,8 +17,8 @@ from conclave.status.pods import (
     dead_containers,
     ended_containers,
     events_about,
-    has_begun,
     in_trouble,
+    is_mounted,
     is_ready,
     is_worker,
     read_report,
@@ -53,7 +53,7 @@ _REMEDIES_OF_WEIGHTS = {
 def volume_not_mounted(scene: Scene) -> Finding | None:
     """A Secret, claim or volume that a pod waits for."""
     for pod in in_trouble(scene.observed):
-        events = [] if has_begun(pod) else events_about(scene.observed, pod, *_WATCHED_MOUNTS)
+        events = [] if is_mounted(pod) else events_about(scene.observed, pod, *_WATCHED_MOUNTS)
         for event in events[:1]:
             return _unmounted(scene, pod, event.get("message", ""))
     return None

@@ -14,6 +14,10 @@ LONGEST_MESSAGE = 4096
 """What Kubernetes keeps of a termination message."""
 
 
+_BEFORE_MOUNTED = ("", "ContainerCreating", "PodInitializing")
+"""Why a container waits whose pod's volumes may not be mounted yet."""
+
+
 class ContainerState(NamedTuple):
     """A container that waits or has ended."""
 
@@ -41,8 +45,13 @@ def is_running(pod: JsonObject) -> bool:
 
 
 def has_begun(pod: JsonObject) -> bool:
-    """Whether some container has run: then all volumes are mounted, whatever older events say."""
+    """Whether some container has run."""
     return any({"running", "terminated"} & status.get("state", {}).keys() for status in _statuses(pod))
+
+
+def is_mounted(pod: JsonObject) -> bool:
+    """Whether all volumes are mounted, whatever older events say: kubelets mount them before they pull an image."""
+    return has_begun(pod) or any(container.reason not in _BEFORE_MOUNTED for container in waiting_containers(pod))
 
 
 def count_running(observed: Observed) -> tuple[int, int]:

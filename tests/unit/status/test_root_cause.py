@@ -324,6 +324,15 @@ CASES: dict[str, Case] = {
         PROVISIONED,
         ("ImagePullBackOff", "not found", "imagePullSecrets"),
     ),
+    "the image does not exist, and a Secret came late before that": Case(
+        starting(
+            broken_worker(waiting("ErrImagePull", 'Failed to pull image "images.test/x": not found')),
+            make_event(WORKER, "FailedMount", "failed to sync secret cache: timed out waiting for the condition"),
+        ),
+        Reason.IMAGE_NOT_PULLED,
+        PROVISIONED,
+        ("ErrImagePull", "not found"),
+    ),
     "the weights' directory does not exist": Case(
         starting(
             broken_worker(
