@@ -6,9 +6,10 @@ import contextlib
 import json
 import re
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
+import pytest
 from e2e.bed.dense import IDLE_SECONDS, MAX_MODEL_LEN, NAME
 from e2e.bed.models import PLURAL, Model
 from e2e.bed.site import CALLERS, CLIENT, RESTRICTED
@@ -103,11 +104,20 @@ def scale(model: Model) -> dict[str, Any]:
     return {key: status.get(key) for key in ("replicas", "readyReplicas")}
 
 
-def set_floor(model: Model, replicas: int) -> None:
-    model.site.kubectl("scale", PLURAL, NAME, f"--namespace={RESTRICTED}", f"--replicas={replicas}")
+@pytest.fixture
+def set_floor(dense_model: Model) -> Iterator[Callable[[int], None]]:
+    """`kubectl scale`; one replica again when the test is over, for the modules that share the model."""
+
+    def scale_to(replicas: int) -> None:
+        dense_model.site.kubectl("scale", PLURAL, NAME, f"--namespace={RESTRICTED}", f"--replicas={replicas}")
+
+    yield scale_to
+    scale_to(1)
 
 
-def test_load_raises_replicas_says_what_does_not_fit_and_lets_go_again(dense_model: Model) -> None:
+def test_load_raises_replicas_says_what_does_not_fit_and_lets_go_again(
+    dense_model: Model, set_floor: Callable[[int], None]
+) -> None:
     assert scale(dense_model) == {"replicas": 1, "readyReplicas": 1}
     with load(dense_model, clients=6, tokens=128):
         eventually(lambda: dense_model.status()["readyReplicas"] == 2, timeout=UP_S, every=2)
@@ -124,7 +134,7 @@ def test_load_raises_replicas_says_what_does_not_fit_and_lets_go_again(dense_mod
         assert "nvidia.com/gpu" in condition["message"]
         assert dense_model.condition("Ready")["status"] == "True"
         assert scale(dense_model) == {"replicas": 3, "readyReplicas": 2}
-        set_floor(dense_model, 2)
+        set_floor(2)
     engines = {pod["metadata"]["uid"] for pod in dense_model.running_pods()}
     dense_model.site.set_gpus([2, 2])  # Ray's autoscaler takes back no pod that waits, only one that has run idle
     eventually(lambda: scale(dense_model) == {"replicas": 2, "readyReplicas": 2}, timeout=DOWN_S, every=2)
@@ -132,7 +142,7 @@ def test_load_raises_replicas_says_what_does_not_fit_and_lets_go_again(dense_mod
     assert engines <= {pod["metadata"]["uid"] for pod in dense_model.running_pods()}  # none was started anew
     # As many clients as one replica is to carry.
     with load(dense_model, clients=2, tokens=LONG_TOKENS, longer_than_s=SERVE_GRACE_S):
-        set_floor(dense_model, 1)
+        set_floor(1)
         eventually(lambda: scale(dense_model) == {"replicas": 1, "readyReplicas": 1}, timeout=DOWN_S, every=2)
         eventually(lambda: len(dense_model.pods("worker")) == 1, timeout=DOWN_S, every=2)
     assert dense_model.condition("Ready")["status"] == "True"

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import uuid
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
 from tests.cluster_contract import ABSENT, CASES
 from tests.integration.testbed.kube import Kube
 
+from conclave_cluster.cache import Cache
 from conclave_cluster.client import Client, load_configuration
 from conclave_cluster.kubernetes_cluster import KubernetesCluster
 from conclave_cluster.resources import EVENT, NETWORK_POLICY
@@ -87,6 +90,19 @@ def grants(user: str, namespace: str, without: tuple[str, str] = ("", "")) -> li
     ]
 
 
+@asynccontextmanager
+async def running(cluster: KubernetesCluster, caches: Sequence[Cache]) -> AsyncIterator[None]:
+    """Lists and watches meanwhile, from when all is known."""
+    tasks = [asyncio.create_task(cache.run()) for cache in caches]
+    try:
+        await asyncio.wait_for(cluster.synced(), 10)
+        yield
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
 @pytest.mark.parametrize("cached", [False, True], ids=["reads by request", "reads from a cache"])
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.__name__)
 def test_a_real_api_server_keeps_the_contract(kube: Kube, namespace: str, case: Any, cached: bool) -> None:
@@ -97,16 +113,8 @@ def test_a_real_api_server_keeps_the_contract(kube: Kube, namespace: str, case: 
     async def run() -> None:
         async with Client(await load_configuration(kubeconfig)) as client:
             cluster = KubernetesCluster(client, [namespace])
-            tasks = []
-            if cached:
-                tasks = [asyncio.create_task(cache.run()) for cache in cluster.watch(NETWORK_POLICY)]
-                await asyncio.wait_for(cluster.synced(), 10)
-            try:
+            async with running(cluster, cluster.watch(NETWORK_POLICY) if cached else ()):
                 await case(RealBed(kube, namespace, user, cluster))
-            finally:
-                for task in tasks:
-                    task.cancel()
-                await asyncio.gather(*tasks, return_exceptions=True)
 
     asyncio.run(run())
 
@@ -119,16 +127,14 @@ def test_a_watch_that_has_nothing_to_tell_is_no_dead_one(
 
     async def run() -> None:
         async with Client(await load_configuration(str(kube.kubeconfig))) as client:
-            (cache,) = KubernetesCluster(client, [namespace]).watch(EVENT)
-            watching = asyncio.create_task(cache.run())
-            await asyncio.wait_for(cache.synced.wait(), 10)
-            began = asyncio.get_running_loop().time()
+            cluster = KubernetesCluster(client, [namespace])
+            (cache,) = caches = cluster.watch(EVENT)
             ages_s = []
-            while asyncio.get_running_loop().time() < began + 5:
-                ages_s.append(cache.age_s)
-                await asyncio.sleep(0.1)
-            watching.cancel()
-            await asyncio.gather(watching, return_exceptions=True)
+            async with running(cluster, caches):
+                began = asyncio.get_running_loop().time()
+                while asyncio.get_running_loop().time() < began + 5:
+                    ages_s.append(cache.age_s)
+                    await asyncio.sleep(0.1)
             assert list(cache) == []
             assert max(ages_s) < 4
             await asyncio.sleep(4)

@@ -12,8 +12,6 @@ from conclave.observation import JsonObject, Observed
 
 LONGEST_MESSAGE = 4096
 """What Kubernetes keeps of a termination message."""
-
-
 _BEFORE_MOUNTED = ("", "ContainerCreating", "PodInitializing")
 """Why a container waits whose pod's volumes may not be mounted yet."""
 
