@@ -243,7 +243,10 @@ def build_all(deployment: ModelDeployment, record: Record, settings: OperatorSet
 
 
 def _is_token_missing(deployment: ModelDeployment, observed: Observed) -> bool:
-    """The operator reads no Secret: a deleted one shows in the events of pods that wait for it."""
+    """The operator reads no Secret: a deleted one shows in the events of pods that wait for it.
+
+    True also where the Secret came back after the event: `AlreadyExists` is then the answer, and changes nothing.
+    """
     waiting = {pod["metadata"]["name"] for pod in observed.pods if pod.get("status", {}).get("phase") == "Pending"}
     secret = f'secret "{names.token_secret(deployment.metadata.name)}" not found'
     return any(
