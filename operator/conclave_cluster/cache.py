@@ -66,6 +66,8 @@ class Cache:
         self._project = projection
         self._selectors = selectors or {}
         self._objects: dict[tuple[str, str], JsonObject] = {}
+        self._told_until = 0
+        """The newest resource version that list or watch has told; what they tell comes in the order of versions."""
         self._heard_at = time.monotonic()
 
     @property
@@ -98,8 +100,12 @@ class Cache:
                 retry_s = min(retry_s * 2, LONGEST_RETRY_S)
 
     def learn(self, item: JsonObject) -> None:
-        """Takes over an object that a write of ours has just answered, so that the next comparison sees it."""
-        self._put(item, announce=False)
+        """Takes over an object that a write of ours has just answered, so that the next comparison sees it.
+
+        Not where the watch was faster: it may have told of the object's deletion already, and tells that only once.
+        """
+        if version_of(item) > self._told_until:
+            self._put(item, announce=False)
 
     def _hear(self) -> None:
         self._heard_at = time.monotonic()
@@ -140,6 +146,7 @@ class Cache:
         if was_failing:
             self._listener(self.resource, {"metadata": {}})
         version: str = page["metadata"]["resourceVersion"]
+        self._told_until = version_of(page)
         return version
 
     async def _watch(self, version: str) -> None:
@@ -153,6 +160,7 @@ class Cache:
                     if event["type"] == "ERROR":
                         return  # nearly always 410: list again
                     version = item["metadata"]["resourceVersion"]
+                    self._told_until = version_of(item)
                     if event["type"] == "DELETED":
                         self._drop(_key(item))
                     elif event["type"] != "BOOKMARK":

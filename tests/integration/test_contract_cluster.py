@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -103,6 +103,13 @@ async def running(cluster: KubernetesCluster, caches: Sequence[Cache]) -> AsyncI
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
+async def until(is_so: Callable[[], bool]) -> None:
+    while True:
+        if is_so():
+            return
+        await asyncio.sleep(0.02)
+
+
 @pytest.mark.parametrize("cached", [False, True], ids=["reads by request", "reads from a cache"])
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.__name__)
 def test_a_real_api_server_keeps_the_contract(kube: Kube, namespace: str, case: Any, cached: bool) -> None:
@@ -115,6 +122,36 @@ def test_a_real_api_server_keeps_the_contract(kube: Kube, namespace: str, case: 
             cluster = KubernetesCluster(client, [namespace])
             async with running(cluster, cluster.watch(NETWORK_POLICY) if cached else ()):
                 await case(RealBed(kube, namespace, user, cluster))
+
+    asyncio.run(run())
+
+
+def test_what_was_deleted_before_its_write_was_noted_is_not_remembered(kube: Kube, namespace: str) -> None:
+    """The garbage collector can be faster than the answer to a write; the deletion is told only once."""
+    policy = {
+        "apiVersion": VERSIONS["NetworkPolicy"],
+        "kind": "NetworkPolicy",
+        "metadata": {"name": "model", "namespace": namespace},
+        "spec": {"podSelector": {}},
+    }
+
+    async def run() -> None:
+        async with Client(await load_configuration(str(kube.kubeconfig))) as client:
+            cluster = KubernetesCluster(client, [namespace])
+            (cache,) = caches = cluster.watch(NETWORK_POLICY)
+            async with running(cluster, caches), asyncio.timeout(20):
+                written = await client.create(policy, NETWORK_POLICY)
+                await until(lambda: cache.get(namespace, "model") is not None)
+                await client.delete(NETWORK_POLICY, namespace, "model", written["metadata"]["uid"])
+                await until(lambda: cache.get(namespace, "model") is None)
+                cache.learn(written)
+                assert cache.get(namespace, "model") is None
+
+                newer = await client.create(policy, NETWORK_POLICY)
+                cache.learn(newer)
+                seen = cache.get(namespace, "model")
+                assert seen is not None
+                assert seen["metadata"]["uid"] == newer["metadata"]["uid"]
 
     asyncio.run(run())
 
