@@ -22,6 +22,8 @@ from tools.cluster.layout import (
 
 CNI_PLUGINS = Path("/usr/lib/cni")
 """Where Debian puts them."""
+EVICTING_BELOW_PERCENT = 1
+"""Of a disk; below it kubelets end the pods, whoever filled it."""
 
 
 def containerd(node: Node) -> str:
@@ -111,7 +113,11 @@ def kubelet(layout: Layout, node: Node) -> str:
             "clusterDomain": "cluster.local",
             "resolvConf": "/etc/resolv.conf",
             "imageGCHighThresholdPercent": 100,
-            "evictionHard": {"memory.available": "200Mi", "nodefs.available": "1%", "imagefs.available": "1%"},
+            "evictionHard": {
+                "memory.available": "200Mi",
+                "nodefs.available": f"{EVICTING_BELOW_PERCENT}%",
+                "imagefs.available": f"{EVICTING_BELOW_PERCENT}%",
+            },
         },
         indent=1,
     )

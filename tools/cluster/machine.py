@@ -10,10 +10,12 @@ import ipaddress
 import json
 import os
 import re
+import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
+from tools.cluster.configs import EVICTING_BELOW_PERCENT
 from tools.cluster.layout import (
     CHAIN_PREFIXES,
     CONTROL_PLANE_ADDRESS,
@@ -59,6 +61,9 @@ COMMIT
 """
 JUMPS = (("nat", "POSTROUTING", "CONCLAVE-POSTROUTING"), ("filter", "FORWARD", "CONCLAVE-FORWARD"))
 FAMILIES = ("iptables", "ip6tables")
+GIB = 2**30
+ROOM_BYTES = 4 * GIB
+"""Of disk that the images of `make e2e`, unpacked by two containerds, and its pods take, with room to spare."""
 
 
 def run(*command: str | Path, stdin: str | None = None) -> str:
@@ -98,6 +103,20 @@ def refuse_where_taken() -> None:
             for ours in (HOST_NETWORK, POD_NETWORK, SERVICE_NETWORK):
                 if network.version == ours.version and network.overlaps(ours):
                     raise ClusterError(f"{link['ifname']} has {network}, which overlaps with the cluster's {ours}")
+
+
+def refuse_where_full(state: Path) -> None:
+    """Raises ClusterError where the folder's disk has no room: kubelets would evict pods that have started."""
+    place = next(path for path in (state, *state.parents) if path.is_dir())
+    disk = shutil.disk_usage(place)
+    evicting_below = disk.total * EVICTING_BELOW_PERCENT // 100
+    if disk.free < evicting_below + ROOM_BYTES:
+        raise ClusterError(
+            f"state folder {state}: its disk has {disk.free / GIB:.1f} GiB free, and the cluster takes up to "
+            f"{ROOM_BYTES / GIB:.0f} GiB; kubelets evict all pods below {evicting_below / GIB:.1f} GiB. Free some, for "
+            "instance by `.venv/bin/python -m tools.images operator --prune 7`, or name a folder on another disk by "
+            "--state"
+        )
 
 
 def restore(layout: Layout) -> None:

@@ -66,6 +66,7 @@ def up(
     _say_what_has_ended(layout, progress)
     if not layout.changed_settings.is_file():
         machine.refuse_where_taken()
+        machine.refuse_where_full(layout.state)
     layout.state.mkdir(mode=0o700, parents=True, exist_ok=True)
     (layout.state / MARK).touch()
     for directory in (layout.logs, layout.records):
