@@ -1,4 +1,4 @@
-"""The Ray head's pod is killed under a serving model: the status says so, and the model serves again by itself."""
+"""The Ray head is killed, or evicted, under a serving model: the status says so, and it serves again by itself."""
 
 from __future__ import annotations
 
@@ -7,6 +7,14 @@ import json
 from e2e.bed.models import Model, Running, explain, mixtral
 from e2e.bed.site import Site
 from tests.eventually import eventually
+
+FILL = """
+from pathlib import Path
+with Path("/tmp/full").open("wb") as file:
+    for _ in range(4200):
+        file.write(bytes(2**20))
+"""
+"""A little more than the 4 GiB that a pod's /tmp may hold."""
 
 
 def test_a_killed_head_is_named_and_the_model_serves_again(site: Site, running: Running) -> None:
@@ -26,6 +34,22 @@ def test_a_killed_head_is_named_and_the_model_serves_again(site: Site, running: 
     status, text = model.ask("/v1/completions", body, token=model.token())
     assert status == 200, text
     assert json.loads(text)["usage"]["completion_tokens"] == 4
+
+
+def test_an_evicted_head_is_named_also_when_its_pod_is_gone(site: Site, running: Running) -> None:
+    site.checkpoint("mixtral")
+    model = running.only(mixtral())
+    model.wait_until_ready()
+    (head,) = model.pods("head")
+    model.run(head, FILL)
+
+    condition = model.eventually_says("Provisioned", "PodEvicted", 180)
+    assert f"Pod {model.namespace}/{head['metadata']['name']}: its kubelet evicted it: " in condition["message"]
+    assert 'EmptyDir volume "tmp" exceeds the limit "4Gi"' in condition["message"]
+    eventually(lambda: _other_head(model, head["metadata"]["uid"]), timeout=120, every=1)
+    assert model.condition("Ready")["reason"] == "PodEvicted"
+    assert "its kubelet evicted it" in explain(model)
+    model.wait_until_ready()
 
 
 def _other_head(model: Model, uid: str) -> bool:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from conclave.api.modeldeployment import ModelDeployment
 from conclave.manifests import names
 from conclave.manifests.kuberay import FAILED_POD_EVENTS, missing_fields
-from conclave.observation import ApiFailure, JsonObject, KubeRay, Observed
+from conclave.observation import EVICTED, ApiFailure, JsonObject, KubeRay, Observed
 from conclave_cluster.cluster import Cluster, Reading
 from conclave_cluster.inventory import make_inventory
 from conclave_cluster.resources import (
@@ -78,7 +78,11 @@ async def observe(cluster: Cluster, deployment: ModelDeployment) -> Observed:
         rayservice=rayservice,
         rayclusters=tuple(rayclusters),
         pods=pods,
-        events=tuple(event for event in events if event.get("involvedObject", {}).get("uid") in about),
+        events=tuple(
+            event
+            for event in events
+            if event.get("involvedObject", {}).get("uid") in about or _tells_an_eviction(event, rayclusters)
+        ),
         revisions=tuple(item for item in revisions if _is_owned(item, deployment)),
         network_policies=tuple(item for item in policies if _is_owned(item, deployment)),
         jobs=tuple(item for item in jobs if _is_owned(item, deployment) and not _is_inspection(item)),
@@ -140,6 +144,13 @@ def keep_event(event: JsonObject) -> JsonObject | None:
     if event.get("type") != "Warning" and event.get("reason") not in FAILED_POD_EVENTS:
         return None
     return {**event, "metadata": {key: value for key, value in event["metadata"].items() if key != "managedFields"}}
+
+
+def _tells_an_eviction(event: JsonObject, rayclusters: list[JsonObject]) -> bool:
+    """Of a pod of theirs that may be gone: KubeRay deletes it at once, and does not say why it had failed."""
+    pod = event.get("involvedObject", {})
+    prefixes = tuple(f"{cluster['metadata']['name']}-" for cluster in rayclusters)
+    return event.get("reason") == EVICTED and pod.get("kind") == "Pod" and pod.get("name", "").startswith(prefixes)
 
 
 def _is_absent(reading: Reading) -> bool:

@@ -106,6 +106,42 @@ def test_why_a_worker_failed_is_told_after_kuberay_has_made_another(world: World
     eventually(lambda: world.condition("mixtral", "Provisioned")["reason"] != "OutOfMemory")
 
 
+def test_an_eviction_is_told_after_kuberay_has_deleted_the_pod(world: World) -> None:
+    world.apply(model_deployment("mixtral"))
+    worker = the_pod(world, "worker")
+    metadata = worker["metadata"]
+    message = "The node was low on resource: ephemeral-storage. Threshold quantity: 2705531679, available: 2545580Ki. "
+    world.kube.create(
+        {
+            "apiVersion": "v1",
+            "kind": "Event",
+            "metadata": {"name": f"{metadata['name']}.evicted", "namespace": world.namespace},
+            "type": "Warning",
+            "reason": "Evicted",
+            "message": message,
+            "involvedObject": {
+                "apiVersion": "v1",
+                "kind": "Pod",
+                "namespace": world.namespace,
+                "name": metadata["name"],
+                "uid": metadata["uid"],
+            },
+            "lastTimestamp": ago(timedelta()),
+        }
+    )
+    now = ago(timedelta())
+    end = {"exitCode": 137, "reason": "Error", "message": "SIGTERM", "startedAt": now, "finishedAt": now}
+    dead = {"name": "ray", "image": "x", "imageID": "", "ready": False, "restartCount": 0, "state": {"terminated": end}}
+    report(world, worker, phase="Failed", reason="Evicted", message=message, containerStatuses=[dead])
+    eventually(lambda: the_pod(world, "worker")["metadata"]["uid"] != metadata["uid"], timeout=60)
+    world.settle("mixtral")
+    condition = world.becomes("mixtral", "Provisioned", "PodEvicted")
+    assert condition["message"] == (
+        f"Pod {world.namespace}/{metadata['name']}: its kubelet evicted it: {message.strip('. ')}; "
+        "KubeRay makes another one; free that on the node"
+    )
+
+
 @pytest.fixture
 def bound_claim(world: World) -> Iterator[None]:
     world.kube.create(volume_for("weights", world.namespace))

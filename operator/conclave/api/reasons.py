@@ -85,6 +85,7 @@ class Reason(StrEnum):
     UNSCHEDULABLE = "Unschedulable"
     IMAGE_NOT_PULLED = "ImageNotPulled"
     CONTAINER_NOT_CREATED = "ContainerNotCreated"
+    POD_EVICTED = "PodEvicted"
     OUT_OF_MEMORY = "OutOfMemory"
     CONTAINER_CRASHED = "ContainerCrashed"
     HEAD_REPLACED = "HeadReplaced"

@@ -1,7 +1,7 @@
 """Pods that have failed and are gone: KubeRay deletes them at once, and tells in an event how the Ray container ended.
 
-Called by `pod_causes`. Of a pod that failed before its Ray container ran (an init container, an eviction) the event
-says `nil`: nothing is told of it here.
+Called by `pod_causes`. Of a pod that failed before its Ray container ran (an init container, an early eviction) the
+event says `nil`: nothing is told of it here.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from conclave.manifests import names
 from conclave.manifests.kuberay import FAILED_POD_EVENTS
-from conclave.observation import JsonObject
+from conclave.observation import EVICTED, JsonObject
 from conclave.status.finding import Scene
 from conclave.status.pods import LONGEST_MESSAGE, events_about, find_raycluster, is_leaving, is_ready, is_worker
 
@@ -120,8 +120,16 @@ def _as_it_was(scene: Scene, failure: _Failure, cluster: JsonObject) -> JsonObje
         names.RAY_NODE_TYPE: "worker" if failure.is_worker else "head",
     }
     container = {"name": names.RAY_CONTAINER, "state": {"terminated": failure.end}}
+    eviction = next(
+        (
+            {"reason": EVICTED, "message": event.get("message", "")}
+            for event in scene.observed.events
+            if event.get("reason") == EVICTED and event.get("involvedObject", {}).get("name") == failure.pod
+        ),
+        {},
+    )
     return {
         "metadata": {"name": failure.pod, "labels": labels},
         "spec": {**(groups[0].get("template", {}).get("spec", {}) if groups else {}), "restartPolicy": "Never"},
-        "status": {"phase": "Failed", "containerStatuses": [container]},
+        "status": {"phase": "Failed", "containerStatuses": [container], **eviction},
     }

@@ -8,7 +8,7 @@ from datetime import timedelta
 from conclave.api.reasons import ConditionType, Reason
 from conclave.manifests import names
 from conclave.manifests.pods import USER_ID
-from conclave.observation import JsonObject
+from conclave.observation import EVICTED, JsonObject
 from conclave.status.exceptions import find_cause
 from conclave.status.failed_pods import failed_pods
 from conclave.status.finding import Finding, Scene
@@ -170,6 +170,33 @@ def _verdict_on_weights(container: ContainerState) -> tuple[Reason, str] | None:
     return None if reason is None else (reason, str(report.get("message", "")))
 
 
+def evicted(scene: Scene) -> Finding | None:
+    """Ended by the kubelet: a volume of the pod was full, or its node had too little of something, whoever used it."""
+    for pod in (*in_trouble(scene.observed), *failed_pods(scene)):
+        if not _was_evicted(pod):
+            continue
+        words = pod["status"].get("message", "").strip().rstrip(".")
+        is_of_node = words.startswith("The node")
+        return _on_pod(
+            scene,
+            pod,
+            reason=Reason.POD_EVICTED,
+            seen=f"its kubelet evicted it: {words}",
+            remedy=f"KubeRay makes another one; {'free that on the node' if is_of_node else _growth_of(scene, pod)}",
+            is_stalled=False,
+        )
+    return None
+
+
+def _growth_of(scene: Scene, pod: JsonObject) -> str:
+    kind = names.worker_selector if is_worker(pod) else names.head_selector
+    selector = names.selector_string(kind(scene.deployment.metadata.name))
+    return (
+        f"`kubectl -n {scene.deployment.metadata.namespace} get pods -l {selector}` names it, and `du` in it shows "
+        "what grows"
+    )
+
+
 def out_of_memory(scene: Scene) -> Finding | None:
     for pod in (*in_trouble(scene.observed), *failed_pods(scene)):
         for container in dead_containers(pod):
@@ -190,7 +217,7 @@ def out_of_memory(scene: Scene) -> Finding | None:
 def container_crashed(scene: Scene) -> Finding | None:
     for pod in (*in_trouble(scene.observed), *failed_pods(scene)):
         for container in dead_containers(pod):
-            if _ran_out_of_memory(container) or _verdict_on_weights(container):
+            if _was_evicted(pod) or _ran_out_of_memory(container) or _verdict_on_weights(container):
                 continue
             cause = find_cause(container.message)
             words = cause.line if cause else _last_line(container.message) or container.reason
@@ -299,6 +326,10 @@ def _owners(scene: Scene, pod: JsonObject) -> tuple[str, ...]:
         scene.name_of("RayService", names.rayservice(scene.deployment.metadata.name)),
         scene.name_of("RayCluster", labels.get(names.RAY_CLUSTER, "")),
     )
+
+
+def _was_evicted(pod: JsonObject) -> bool:
+    return bool(pod.get("status", {}).get("reason") == EVICTED)
 
 
 def _ran_out_of_memory(container: ContainerState) -> bool:

@@ -34,6 +34,7 @@ _PODS: tuple[Check, ...] = (
     pod_causes.image_not_pulled,
     pod_causes.container_not_created,
     pod_causes.weights_unfit,
+    pod_causes.evicted,
     pod_causes.out_of_memory,
     pod_causes.container_crashed,
     pod_causes.unschedulable,

@@ -110,6 +110,43 @@ def test_a_crash_without_a_word_says_how_to_hear_the_next_one() -> None:
     )
 
 
+LOW = "The node was low on resource: ephemeral-storage. Threshold quantity: 2705531679, available: 2545580Ki. "
+FULL = 'Usage of EmptyDir volume "tmp" exceeds the limit "4Gi". '
+EVICTIONS = {
+    "a node that had too little": (LOW, "available: 2545580Ki; KubeRay makes another one; free that on the node"),
+    "a volume that was full": (
+        FULL,
+        'volume "tmp" exceeds the limit "4Gi"; KubeRay makes another one; `kubectl -n llm get pods -l '
+        "conclave.dev/model-deployment=mixtral,ray.io/node-type=worker` names it, and `du` in it shows what grows",
+    ),
+}
+
+
+@pytest.mark.parametrize(("message", "told"), EVICTIONS.values(), ids=EVICTIONS)
+def test_an_eviction_is_told_and_not_the_signal_that_it_sent(message: str, told: str) -> None:
+    end = {"code": "137", "reason": "Error", "message": "received SIGTERM"}
+    pod = {"kind": "Pod", "metadata": {"name": "w", "uid": "uid-of-w"}}
+    gone = scene(make_event(pod, "Evicted", message), deleted(end, pod="w"))
+    (root, *others) = find_causes(gone)
+    assert (root.reason, root.subject, root.is_stalled) == (Reason.POD_EVICTED, "Pod llm/w", False)
+    assert root.message.startswith("Pod llm/w: its kubelet evicted it: ")
+    assert root.message.endswith(told)
+    assert Reason.CONTAINER_CRASHED not in [other.reason for other in others]
+
+    state = {"terminated": {"reason": "Error", "exitCode": 137}}
+    containers = [{"name": "ray", "state": state}]
+    there = make_pod(
+        "worker", name="w", phase="Failed", reason="Evicted", message=message, containerStatuses=containers
+    )
+    assert find_causes(scene(pods=(HEAD, there)))[0] == root
+
+
+def test_the_eviction_of_another_pod_is_none_of_this_one() -> None:
+    other = {"kind": "Pod", "metadata": {"name": "v", "uid": "uid-of-v"}}
+    (root, *_) = find_causes(scene(make_event(other, "Evicted", LOW), deleted(CRASHED, pod="w")))
+    assert root.reason is Reason.IMAGE_INCOMPLETE
+
+
 def test_a_worker_that_was_killed_comes_before_one_that_went_with_it() -> None:
     later = deleted({"code": "1", "reason": "Error"}, pod="b", at="11:56:00")
     (root, *_) = find_causes(scene(deleted(KILLED, pod="a"), later))
