@@ -59,6 +59,7 @@ async def observe(cluster: Cluster, deployment: ModelDeployment) -> Observed:
             *([rayservice] if rayservice else []),
         )
     }
+    pod_prefixes = tuple(f"{cluster['metadata']['name']}-" for cluster in rayclusters)
     own_pods = frozenset(pod["metadata"]["uid"] for pod in pods)
     events = found(await cluster.list(EVENT, namespace))
     revisions = found(await cluster.list(REVISION, namespace, {names.MODEL_DEPLOYMENT: name}))
@@ -81,7 +82,7 @@ async def observe(cluster: Cluster, deployment: ModelDeployment) -> Observed:
         events=tuple(
             event
             for event in events
-            if event.get("involvedObject", {}).get("uid") in about or _tells_an_eviction(event, rayclusters)
+            if event.get("involvedObject", {}).get("uid") in about or _tells_an_eviction(event, pod_prefixes)
         ),
         revisions=tuple(item for item in revisions if _is_owned(item, deployment)),
         network_policies=tuple(item for item in policies if _is_owned(item, deployment)),
@@ -146,11 +147,10 @@ def keep_event(event: JsonObject) -> JsonObject | None:
     return {**event, "metadata": {key: value for key, value in event["metadata"].items() if key != "managedFields"}}
 
 
-def _tells_an_eviction(event: JsonObject, rayclusters: list[JsonObject]) -> bool:
-    """Of a pod of theirs that may be gone: KubeRay deletes it at once, and does not say why it had failed."""
+def _tells_an_eviction(event: JsonObject, pod_prefixes: tuple[str, ...]) -> bool:
+    """Of a RayCluster's pod that may be gone: KubeRay deletes it at once, and does not say why it had failed."""
     pod = event.get("involvedObject", {})
-    prefixes = tuple(f"{cluster['metadata']['name']}-" for cluster in rayclusters)
-    return event.get("reason") == EVICTED and pod.get("kind") == "Pod" and pod.get("name", "").startswith(prefixes)
+    return event.get("reason") == EVICTED and pod.get("kind") == "Pod" and pod.get("name", "").startswith(pod_prefixes)
 
 
 def _is_absent(reading: Reading) -> bool:

@@ -53,6 +53,14 @@ def ago(duration: timedelta) -> str:
     return (datetime.now(UTC) - duration).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
+def killed_ray(reason: str, message: str) -> Json:
+    """The Ray container, ended just now by signal 9."""
+    now = ago(timedelta())
+    end = {"exitCode": 137, "reason": reason, "message": message, "startedAt": now, "finishedAt": now}
+    state = {"terminated": end}
+    return {"name": "ray", "image": "x", "imageID": "", "ready": False, "restartCount": 0, "state": state}
+
+
 def test_what_the_canary_of_a_worker_found_is_a_condition(world: World) -> None:
     world.apply(model_deployment("mixtral"))
     worker = the_pod(world, "worker")
@@ -87,10 +95,7 @@ def test_why_a_worker_failed_is_told_after_kuberay_has_made_another(world: World
     world.apply(model_deployment("mixtral"))
     worker = the_pod(world, "worker")
     (ray,) = worker["spec"]["containers"]
-    now = ago(timedelta())
-    end = {"exitCode": 137, "reason": "OOMKilled", "message": "a\nb, c", "startedAt": now, "finishedAt": now}
-    dead = {"name": "ray", "image": "x", "imageID": "", "ready": False, "restartCount": 0, "state": {"terminated": end}}
-    report(world, worker, phase="Failed", containerStatuses=[dead])
+    report(world, worker, phase="Failed", containerStatuses=[killed_ray("OOMKilled", "a\nb, c")])
     eventually(lambda: the_pod(world, "worker")["metadata"]["uid"] != worker["metadata"]["uid"], timeout=60)
     condition = world.becomes("mixtral", "Provisioned", "OutOfMemory")
     assert condition["message"] == (
@@ -129,9 +134,7 @@ def test_an_eviction_is_told_after_kuberay_has_deleted_the_pod(world: World) -> 
             "lastTimestamp": ago(timedelta()),
         }
     )
-    now = ago(timedelta())
-    end = {"exitCode": 137, "reason": "Error", "message": "SIGTERM", "startedAt": now, "finishedAt": now}
-    dead = {"name": "ray", "image": "x", "imageID": "", "ready": False, "restartCount": 0, "state": {"terminated": end}}
+    dead = killed_ray("Error", "SIGTERM")
     report(world, worker, phase="Failed", reason="Evicted", message=message, containerStatuses=[dead])
     eventually(lambda: the_pod(world, "worker")["metadata"]["uid"] != metadata["uid"], timeout=60)
     world.settle("mixtral")

@@ -189,12 +189,8 @@ def evicted(scene: Scene) -> Finding | None:
 
 
 def _growth_of(scene: Scene, pod: JsonObject) -> str:
-    kind = names.worker_selector if is_worker(pod) else names.head_selector
-    selector = names.selector_string(kind(scene.deployment.metadata.name))
-    return (
-        f"`kubectl -n {scene.deployment.metadata.namespace} get pods -l {selector}` names it, and `du` in it shows "
-        "what grows"
-    )
+    command = f"kubectl -n {scene.deployment.metadata.namespace} get pods -l {_selector_of(scene, pod)}"
+    return f"`{command}` names it, and `du` in it shows what grows"
 
 
 def out_of_memory(scene: Scene) -> Finding | None:
@@ -237,9 +233,14 @@ def _output_of(scene: Scene, pod: JsonObject, container: str) -> str:
     command = f"kubectl -n {scene.deployment.metadata.namespace} logs"
     if pod.get("spec", {}).get("restartPolicy") != "Never":
         return f"`{command} {pod['metadata']['name']} -c {container}` shows its output"
-    kind = names.worker_selector if is_worker(pod) else names.head_selector
-    selector = names.selector_string(kind(scene.deployment.metadata.name))
+    selector = _selector_of(scene, pod)
     return f"KubeRay makes another one; `{command} -f -l {selector} -c {container}` follows its output"
+
+
+def _selector_of(scene: Scene, pod: JsonObject) -> str:
+    """Finds the pod and those that are made in its place."""
+    kind = names.worker_selector if is_worker(pod) else names.head_selector
+    return names.selector_string(kind(scene.deployment.metadata.name))
 
 
 def unschedulable(scene: Scene) -> Finding | None:
