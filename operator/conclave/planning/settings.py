@@ -134,13 +134,16 @@ def in_flight_tokens(batched_tokens: int, pipeline: int, *, on_cpu: bool) -> int
 
 
 def block_tokens(facts: ModelFacts, settings: EngineSettings, *, on_cpu: bool) -> int:
-    """Tokens of one block of the KV cache."""
-    latent = isinstance(facts.attention, LatentAttention)
+    """Tokens of one block of the KV cache.
+
+    A CPU without AMX takes 16 for latent attention. The plan does not know the CPU; what fits in blocks of 128 fits in
+    those too.
+    """
     if settings.block_size is not None:
         return settings.block_size
     if on_cpu:
-        return 16 if latent else 128
-    return 64 if latent else 16
+        return 128
+    return 64 if isinstance(facts.attention, LatentAttention) else 16
 
 
 def expert_tiles(accelerator: Accelerator | None, *, on_cpu: bool) -> ExpertTiles:
