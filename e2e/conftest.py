@@ -18,7 +18,8 @@ def site() -> Iterator[Site]:
     try:
         site = make_site(weights_folder())
         yield site
-        assert set(site.operator_restarts().values()) == {0}, site.operator_restarts()
+        restarts = site.operator_restarts()
+        assert not restarts, "\n".join(f"operator pod {pod} was started anew {why}" for pod, why in restarts.items())
     finally:
         if not os.environ.get("CONCLAVE_E2E_KUBECONFIG") and not os.environ.get("CONCLAVE_E2E_KEEP"):
             end_cluster()

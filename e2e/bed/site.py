@@ -93,12 +93,15 @@ class Site:
         assert done.returncode == 0, f"helm {' '.join(arguments)}: {done.stderr}{done.stdout}"
         return done.stdout
 
-    def operator_restarts(self) -> dict[str, int]:
-        """How often each pod of the operator was started anew, by its name."""
+    def operator_restarts(self) -> dict[str, str]:
+        """Each pod of the operator whose container was started anew: how the last one ended, and its last words."""
         pods = self.kubectl.list("pods", SYSTEM, selector="app.kubernetes.io/name=conclave")
         return {
-            pod["metadata"]["name"]: sum(each["restartCount"] for each in pod["status"]["containerStatuses"])
+            pod["metadata"]["name"]: f"{container['restartCount']} times, last {json.dumps(container['lastState'])}\n"
+            + self.kubectl("logs", pod["metadata"]["name"], f"--namespace={SYSTEM}", "--previous", "--tail=60")
             for pod in pods
+            for container in pod["status"]["containerStatuses"]
+            if container["restartCount"]
         }
 
     def set_gpus(self, counts: Sequence[int]) -> None:
