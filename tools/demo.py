@@ -5,7 +5,6 @@ Runs inside the environment that tools/environment.sh made. Every step is the on
 
 from __future__ import annotations
 
-import os
 import shlex
 import signal
 import subprocess
@@ -46,10 +45,10 @@ def main() -> int:
 
 def tiny_mixtral() -> Path:
     """The checkpoint of the demo: Mixtral's architecture, random weights, made once."""
+    from build_tools import cache_dir
     from tiny_checkpoint import make_checkpoint
 
-    cache = Path(os.environ.get("CONCLAVE_CACHE") or Path.home() / ".cache" / "conclave")
-    weights = cache / "demo-mixtral"
+    weights = cache_dir() / "demo-mixtral"
     print(f"making a tiny Mixtral (its architecture, random weights) in {weights}", flush=True)
     return make_checkpoint("mixtral", weights)
 
