@@ -19,7 +19,7 @@ def site() -> Iterator[Site]:
         site = make_site(weights_folder())
         yield site
         restarts = site.operator_restarts()
-        assert not restarts, "\n".join(f"operator pod {pod} was started anew {why}" for pod, why in restarts.items())
+        assert not restarts, "\n".join(restarts)
     finally:
         if not os.environ.get("CONCLAVE_E2E_KUBECONFIG") and not os.environ.get("CONCLAVE_E2E_KEEP"):
             end_cluster()

@@ -93,16 +93,16 @@ class Site:
         assert done.returncode == 0, f"helm {' '.join(arguments)}: {done.stderr}{done.stdout}"
         return done.stdout
 
-    def operator_restarts(self) -> dict[str, str]:
-        """Each pod of the operator whose container was started anew: how the last one ended, and its last words."""
-        pods = self.kubectl.list("pods", SYSTEM, selector="app.kubernetes.io/name=conclave")
-        return {
-            pod["metadata"]["name"]: f"{container['restartCount']} times, last {json.dumps(container['lastState'])}\n"
-            + self.kubectl("logs", pod["metadata"]["name"], f"--namespace={SYSTEM}", "--previous", "--tail=60")
-            for pod in pods
-            for container in pod["status"]["containerStatuses"]
-            if container["restartCount"]
-        }
+    def operator_restarts(self) -> list[str]:
+        """Of each operator pod whose container was started anew: how the last one ended, and its last words."""
+        restarts = []
+        for pod in self.kubectl.list("pods", SYSTEM, selector="app.kubernetes.io/name=conclave"):
+            name, (container,) = pod["metadata"]["name"], pod["status"]["containerStatuses"]
+            if container["restartCount"]:
+                times, end = container["restartCount"], container["lastState"]
+                words = self.kubectl("logs", f"--namespace={SYSTEM}", name, "--previous", "--tail=60")
+                restarts.append(f"operator pod {name} was started anew {times} times, last {end}\n{words}")
+        return restarts
 
     def set_gpus(self, counts: Sequence[int]) -> None:
         """Fake GPUs of each node of the local cluster; another cluster has what it has."""
