@@ -106,14 +106,13 @@ class Starter:
         return [
             self._start("kube-proxy", "kube-proxy", f"--config={proxy}"),
             self._start("coredns", "coredns", f"-conf={names}"),
-            self._start(
-                "kube-router",
-                "kube-router",
-                *commands.network_policies(
-                    self.layout.credentials / "kube-router.kubeconfig", self.layout.nodes[0].name
-                ),
-            ),
         ]
+
+    def network_policies(self) -> Record:
+        """Not beside kube-proxy's first rules: it writes the whole table filter, and kube-proxy tries again only when a
+        Service changes (Kubernetes 1.36, `pkg/proxy/iptables/proxier.go:forceSyncProxyRules`)."""
+        kubeconfig, node = self.layout.credentials / "kube-router.kubeconfig", self.layout.nodes[0].name
+        return self._start("kube-router", "kube-router", *commands.network_policies(kubeconfig, node))
 
     def containerd(self, node: Node) -> Record:
         (node.directory / "cni").mkdir(parents=True, exist_ok=True)

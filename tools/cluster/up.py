@@ -22,7 +22,7 @@ from tools.cluster.commands import ctr
 from tools.cluster.components import NAMES, Starter
 from tools.cluster.credentials import make_credentials
 from tools.cluster.images import import_archive, pause_archive
-from tools.cluster.layout import API_URL, CONTROL_PLANE_ADDRESS, ClusterError, Layout, Node
+from tools.cluster.layout import API_SERVICE_ADDRESS, API_URL, CONTROL_PLANE_ADDRESS, ClusterError, Layout, Node
 from tools.cluster.objects import Gpus, gpu_labels, gpu_status, kuberay_crds, kuberay_role, system_objects
 from tools.cluster.packages import require_machine
 from tools.cluster.processes import Record, all_recorded, recorded, wait_until
@@ -92,14 +92,16 @@ def up(
             wait_until(partial(_exists, layout, "node", node.name), f"node {node.name}", 60, [kubelet])
             describe_node(layout, node, gpus[node.name], regions[node.name])
         network = starter.network()
+        # Not kube-proxy's own health, which stays good where its first rules have failed.
+        wait_until(_has_service_rules, "kube-proxy's rules", 60, [*controllers, *network])
+        network.append(starter.network_policies())
         names = [f"node/{node.name}" for node in layout.nodes]
         kubectl(layout, "wait", "--for=condition=Ready", "--timeout=60s", *names)
         progress.say("both nodes ready")
         crds.result()
     progress.say("CRDs of KubeRay served")
     kuberay = starter.ray_operator()
-    wait_until(partial(_answers, 8082, "/healthz"), "KubeRay", 60, [kuberay])
-    wait_until(partial(_answers, 10256, "/healthz"), "kube-proxy", 60, [*controllers, *network])
+    wait_until(partial(_answers, 8082, "/healthz"), "KubeRay", 60, [kuberay, *network])
     account = ("serviceaccount", "default")  # no pod is admitted before it is there
     wait_until(partial(_exists, layout, *account), "the first service account", 60, controllers)
     progress.say("up")
@@ -149,6 +151,10 @@ def _is_ready(layout: Layout) -> bool:
             return bool(answer.status == 200)
     except (urllib.error.URLError, TimeoutError, ConnectionError):
         return False
+
+
+def _has_service_rules() -> bool:
+    return f"{API_SERVICE_ADDRESS}/32" in machine.run("iptables-save", "--table=nat")
 
 
 def _answers(port: int, path: str) -> bool:
