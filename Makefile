@@ -33,7 +33,7 @@ test-serving: ## only what needs the real engine
 	@tools/environment.sh dev
 	$(PYTEST) tests/serving
 
-e2e: ## from apply to tokens in real pods, on the cluster of `make cluster`; ONLY=autoscaling runs a part, KEEP=1 keeps the cluster
+e2e: ## from apply to tokens in real pods, on a cluster of its own; ONLY=autoscaling runs a part, KEEP=1 takes and keeps what cluster there is
 	@tools/environment.sh dev
 	$(E2E) $(if $(ONLY),-k "$(ONLY)")
 

@@ -1,4 +1,7 @@
-"""One site for the whole session; its cluster ends with it, unless $CONCLAVE_E2E_KEEP leaves it to the next."""
+"""One site for the whole session, on a cluster that begins and ends with it.
+
+$CONCLAVE_E2E_KEEP takes what cluster there is and leaves it to the next session; $CONCLAVE_E2E_KUBECONFIG is another's.
+"""
 
 from __future__ import annotations
 
@@ -15,13 +18,16 @@ from e2e.bed.site import Site, end_cluster, make_site, weights_folder
 
 @pytest.fixture(scope="session")
 def site() -> Iterator[Site]:
+    has_own_cluster = not any(map(os.environ.get, ("CONCLAVE_E2E_KUBECONFIG", "CONCLAVE_E2E_KEEP")))
+    if has_own_cluster:
+        end_cluster()  # of a session that was cut off: its models, and pods that started anew, are not this one's
     try:
         site = make_site(weights_folder())
         yield site
         restarts = site.operator_restarts()
         assert not restarts, "\n".join(restarts)
     finally:
-        if not os.environ.get("CONCLAVE_E2E_KUBECONFIG") and not os.environ.get("CONCLAVE_E2E_KEEP"):
+        if has_own_cluster:
             end_cluster()
 
 
