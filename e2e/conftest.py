@@ -32,6 +32,14 @@ def site() -> Iterator[Site]:
 
 
 @pytest.fixture(scope="session")
+def local_site(site: Site) -> Site:
+    """For what brings images of its own into the nodes; skips on a given cluster."""
+    if not site.is_ours:
+        pytest.skip("brings images of its own into the nodes: on the cluster of `make cluster` only")
+    return site
+
+
+@pytest.fixture(scope="session")
 def running(site: Site) -> Iterator[Running]:
     """The one model that runs; the modules that share one stand side by side in the alphabet."""
     running = Running(site)
@@ -40,8 +48,8 @@ def running(site: Site) -> Iterator[Running]:
 
 
 @pytest.fixture(scope="session")
-def dense(site: Site) -> Dense:
-    return Dense(site)
+def dense(local_site: Site) -> Dense:
+    return Dense(local_site)
 
 
 @pytest.fixture(scope="session")
@@ -54,6 +62,7 @@ def bare_vllm(site: Site, running: Running) -> dict[Path, Continuations]:
 
 @pytest.fixture(scope="module")
 def dense_model(
+    local_site: Site,  # noqa: ARG001 - skips before anything is made
     bare_vllm: dict[Path, Continuations],  # noqa: ARG001 - made first
     dense: Dense,
     running: Running,
