@@ -62,7 +62,7 @@ COMMIT
 JUMPS = (("nat", "POSTROUTING", "CONCLAVE-POSTROUTING"), ("filter", "FORWARD", "CONCLAVE-FORWARD"))
 FAMILIES = ("iptables", "ip6tables")
 GIB = 2**30
-ROOM_BYTES = 4 * GIB
+ROOM_BYTES = 9 * GIB
 """Of disk that the images of `make e2e`, unpacked by two containerds, and its pods take. Seen in a whole run:
 4.1 GiB, and 8.3 for seconds in the test that has a kubelet evict a pod."""
 

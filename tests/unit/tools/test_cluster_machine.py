@@ -54,13 +54,13 @@ def test_rules_are_taken_out_by_the_names_of_our_chains(saved: str, script: str)
     assert removal_script(saved) == script
 
 
-@pytest.mark.parametrize(("free_gib", "is_refused"), [(5, True), (7, False)], ids=["no room", "room"])
+@pytest.mark.parametrize(("free_gib", "is_refused"), [(10, True), (12, False)], ids=["no room", "room"])
 def test_a_disk_without_room_is_refused_before_kubelets_evict_pods(
     free_gib: int, is_refused: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Kubelets evict below 2 GiB of these 200; the folder is not there yet."""
     monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(total=200 * GIB, free=free_gib * GIB))
-    refusal = pytest.raises(ClusterError, match=r"has 5\.0 GiB free.*below 2\.0 GiB") if is_refused else nullcontext()
+    refusal = pytest.raises(ClusterError, match=r"has 10\.0 GiB free.*below 2\.0 GiB") if is_refused else nullcontext()
     with refusal:
         refuse_where_full(tmp_path / "state" / "cluster")
 
