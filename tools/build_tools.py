@@ -22,7 +22,9 @@ from pathlib import Path
 
 TOOLS = Path(__file__).resolve().parent
 GO_LOCK = TOOLS.parent / "requirements" / "go.txt"
-FLAGS = ("-trimpath", "-mod=readonly")
+FLAGS = ("-trimpath", "-mod=readonly", "-gcflags=all=-dwarf=false")
+"""Debugging information, which the linker strips (`-s -w`), is not made either: seen with client-go and what it needs,
+131 s of CPU in place of 176 s, with the same tracebacks."""
 SETTINGS = {"CGO_ENABLED": "0", "GOTOOLCHAIN": "local", "GOWORK": "off", "GOFLAGS": ""}
 
 PROGRAMS: Mapping[str, tuple[str, ...]] = {
