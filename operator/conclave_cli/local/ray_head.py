@@ -21,6 +21,7 @@ from pathlib import Path
 from conclave.errors import ConclaveError, EnvironmentUnfit
 from conclave.manifests.serving_arguments import RAY_ENVIRONMENT
 from conclave_cli.local.ports import free_port
+from conclave_cli.local.shared_memory import SharedMemoryWatch, shared_memory_files
 
 START_TIMEOUT_S = 120.0
 TERMINATE_TIMEOUT_S = 3.0
@@ -48,7 +49,6 @@ class RayHead:
         self.token = secrets.token_hex(32)
         self.directory = Path(tempfile.mkdtemp(prefix="cv-", dir=_short_directory()))
         self.url = f"http://127.0.0.1:{free_port()}"
-        self._shared_memory: set[Path] = set()
         with (self.directory / "ray.log").open("wb") as log:
             self._process = subprocess.Popen(
                 self._command(ranks),
@@ -59,6 +59,7 @@ class RayHead:
                 start_new_session=True,
                 preexec_fn=_end_with_parent,
             )
+        self._shared_memory = SharedMemoryWatch(self.processes)
 
     @property
     def logs(self) -> Path:
@@ -87,17 +88,12 @@ class RayHead:
         """Ids of all live processes of this Ray: its session, which none of them leaves."""
         return session_processes(self._process.pid)
 
-    def note_shared_memory(self) -> None:
-        """Remember what is open in /dev/shm: an engine that fails kills its processes, resource trackers included, and
-        then nothing tells whose the files were."""
-        self._shared_memory |= opened_shared_memory(self.processes())
-
     def stop(self, keep_logs_in: Path, drain: Callable[[], None]) -> None:
         """End every process after `drain`, keep the logs, remove all else; raises ProcessesLeft where one survives."""
-        self._shared_memory |= shared_memory_files(self.processes())
+        mapped = shared_memory_files(self.processes())
         if not self.has_ended:
             drain()
-        self._shared_memory |= shared_memory_files(self.processes())
+        mapped |= shared_memory_files(self.processes())
         _signal_all(self.processes(), signal.SIGTERM)
         if not self._gone_within(TERMINATE_TIMEOUT_S):
             # An engine may have been started meanwhile (Serve retries): its tracker takes its shared memory with it.
@@ -105,7 +101,8 @@ class RayHead:
             if not self._gone_within(TRACKER_TIMEOUT_S):
                 _signal_all(self.processes(), signal.SIGKILL)
         gone = self._gone_within(KILL_TIMEOUT_S)
-        for file in self._shared_memory:
+        self._shared_memory.end()
+        for file in mapped | self._shared_memory.found:
             file.unlink(missing_ok=True)
         keep_logs_in.mkdir(parents=True, exist_ok=True)
         if self.logs.is_dir():
@@ -172,41 +169,6 @@ def _command_line(process_id: int) -> bytes:
         return Path(f"/proc/{process_id}/cmdline").read_bytes()
     except (FileNotFoundError, ProcessLookupError):
         return b""
-
-
-def shared_memory_files(process_ids: Iterable[int]) -> frozenset[Path]:
-    """Files of /dev/shm that these processes map: an engine that is killed leaves them behind.
-
-    Told by inode: a semaphore is mapped under a temporary name, and linked to its own name afterwards.
-    """
-    inodes = set()
-    for process_id in process_ids:
-        try:
-            maps = Path(f"/proc/{process_id}/maps").read_text()
-        except (FileNotFoundError, ProcessLookupError, PermissionError):
-            continue
-        inodes |= {int(line.split()[4]) for line in maps.splitlines() if " /dev/shm/" in line}
-    with os.scandir("/dev/shm") as entries:  # noqa: S108
-        return frozenset(Path(entry.path) for entry in entries if entry.inode() in inodes)
-
-
-def opened_shared_memory(process_ids: Iterable[int]) -> frozenset[Path]:
-    """Files of /dev/shm that these processes hold open; cheaper than `shared_memory_files`, and blind to semaphores."""
-    found = set()
-    for process_id in process_ids:
-        try:
-            with os.scandir(f"/proc/{process_id}/fd") as entries:
-                names = [entry.path for entry in entries]
-        except (FileNotFoundError, ProcessLookupError, PermissionError):
-            continue
-        for name in names:
-            try:
-                target = Path(name).readlink()
-            except (FileNotFoundError, ProcessLookupError):
-                continue
-            if target.parent == Path("/dev/shm") and not target.name.endswith(" (deleted)"):  # noqa: S108
-                found.add(target)
-    return frozenset(found)
 
 
 def _signal_all(process_ids: tuple[int, ...], number: int) -> None:

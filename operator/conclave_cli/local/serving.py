@@ -47,7 +47,6 @@ class LocalRun:
         stage = "starting the engine"
         while True:
             self._check_alive()
-            self.head.note_shared_memory()
             for line in self.logs.new_lines():
                 stage = stage_of(line) or stage
             application = self.api.application(self.name)
@@ -67,7 +66,6 @@ class LocalRun:
             for line in self.logs.new_lines():
                 print_line(line)
             if time.monotonic() > next_check_s:
-                self.head.note_shared_memory()
                 application = self.api.application(self.name)
                 if application is None or application.status in ("DEPLOY_FAILED", "UNHEALTHY"):
                     raise self._failed("the engine failed", application.message if application else "it is gone")

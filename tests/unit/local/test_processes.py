@@ -11,12 +11,8 @@ from pathlib import Path
 
 from tests.eventually import eventually
 
-from conclave_cli.local.ray_head import (
-    opened_shared_memory,
-    session_processes,
-    shared_memory_files,
-    without_trackers,
-)
+from conclave_cli.local.ray_head import session_processes, without_trackers
+from conclave_cli.local.shared_memory import SharedMemoryWatch, opened_shared_memory, shared_memory_files
 
 CHILD = """
 import multiprocessing, subprocess, sys, time
@@ -89,3 +85,36 @@ def test_a_resource_tracker_that_is_spared_removes_what_the_killed_left() -> Non
         process.wait()
         eventually(lambda: session_processes(process.pid) == ())
         assert not file.exists()
+
+
+BRIEF = """
+import os, signal
+from multiprocessing import shared_memory, resource_tracker
+input()
+memory = shared_memory.SharedMemory(create=True, size=4096)
+os.kill(resource_tracker._resource_tracker._pid, signal.SIGKILL)
+print(memory.name, flush=True)
+input()
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+"""An engine that fails soon: with its tracker gone, what it made stays and belongs to nobody."""
+
+
+def test_shared_memory_of_a_process_that_ended_at_once_stays_known() -> None:
+    command = [sys.executable, "-c", BRIEF]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen(command, **pipes, text=True, start_new_session=True) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        watch = SharedMemoryWatch(lambda: session_processes(process.pid))
+        process.stdin.write("\n")
+        process.stdin.flush()
+        file = Path("/dev/shm") / process.stdout.readline().strip()
+        eventually(lambda: file in watch.found)
+        process.stdin.write("\n")
+        process.stdin.flush()
+        process.wait()
+    assert file.exists()
+    watch.end()
+    assert file in watch.found
+    file.unlink()
