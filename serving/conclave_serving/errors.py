@@ -75,6 +75,18 @@ def unauthorized() -> RequestError:
     )
 
 
+def token_unavailable() -> RequestError:
+    """The endpoint's own token file holds none: no credential can be right."""
+    return RequestError(
+        503,
+        "The endpoint has no bearer token at present: whoever operates it must restore the token's file; retry after"
+        " 5 s.",
+        kind="server_error",
+        code="token_unavailable",
+        headers={"retry-after": "5"},
+    )
+
+
 def unknown_path() -> RequestError:
     """Everything that is not on the allowlist."""
     return RequestError(404, "Unknown request URL.", code="unknown_url")
