@@ -98,9 +98,9 @@ def connections_section() -> str:
             "that have none. They hold from a model's next build on.",
             "",
             f"So all clients without a token together hold at most {limits.memory_bytes >> 20} MiB of one process,"
-            f" {limits.memory_bytes // limits.connections >> 10} KiB a connection, besides",
-            "what one read brings of each (at most 256 KiB; kept until the token is checked, which is next). Those with a",
-            f"token hold {limits.waiting_bodies_bytes >> 20} MiB of bodies more, twice that for the moment in which Ray"
+            f" {limits.memory_bytes // limits.connections >> 10} KiB a connection,",
+            "besides what one read brings of each: at most 256 KiB, until the token is checked, which comes next.",
+            f"Those with a token hold {limits.waiting_bodies_bytes >> 20} MiB of bodies more, twice that while Ray"
             " Serve copies them.",
             "",
         ]
