@@ -14,7 +14,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, MutableMapping
 from ipaddress import IPv6Address, ip_address
-from typing import Any
+from typing import Any, NamedTuple
 
 from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
@@ -24,9 +24,10 @@ from conclave.errors import EnvironmentUnfit
 from conclave_serving.connection_limits import ConnectionLimits
 from conclave_serving.errors import RequestError, head_timeout, head_too_large, malformed, too_many_connections
 
-ANSWERED_EXCESS = 64
-"""Connections beyond a bound that are told so; more than these are closed unanswered. Beyond the bound of the process
-they also serve this machine's own clients, so that probes pass while others fill it."""
+REFUSED_AT_A_TIME = 64
+"""Refused connections that stay open to be told so; more than these are closed unanswered."""
+OWN_CONNECTIONS = 64
+"""This machine's own clients may have so many beyond the bound of the process: probes pass while others fill it."""
 FILES_OF_OTHERS = 512
 """File descriptors that the process needs besides its clients' connections."""
 PIECE_BYTES = 16 << 10
@@ -38,14 +39,24 @@ VERSIONS = ("1.0", "1.1")
 logger = logging.getLogger("ray.serve")
 
 
+class Entry(NamedTuple):
+    """How a connection was taken."""
+
+    is_admitted: bool
+    counted: str | None
+    """The address that it counts for; None where that has no bound of its own."""
+    is_told: bool = True
+    """A refused one: it is answered, and not only closed."""
+
+
 class Door:
     """Makes the protocol of each connection, and counts them; one for each process."""
 
     def __init__(self, limits: ConnectionLimits) -> None:
         self.limits = limits
         self._most = min(limits.connections, max(1, _raise_file_limit(limits.connections) - FILES_OF_OTHERS))
-        self._open = 0
-        self._of_address: Counter[str] = Counter()
+        self._open = self._refused_open = 0
+        self._of_address: Counter[str | None] = Counter()
         self._refused: Counter[int] = Counter()
         self._told_at = -TOLD_EVERY_S
 
@@ -58,27 +69,28 @@ class Door:
     ) -> GuardedProtocol:
         return GuardedProtocol(self, config, server_state, app_state, _loop)
 
-    def enter(self, address: str | None) -> int:
-        """Count one more; by how many connections this is too many."""
-        self._open += 1
-        excess = self._open - self._most
-        if address is None:
-            return excess
-        parsed = ip_address(address)
-        if parsed.is_loopback:
-            excess -= ANSWERED_EXCESS
-        if any(parsed in network for network in self.limits.exempt_networks):
-            return excess
-        self._of_address[address] += 1
-        return max(excess, self._of_address[address] - self.limits.connections_per_address)
+    def enter(self, address: str | None) -> Entry:
+        """What becomes of a new connection; `leave` must follow it."""
+        parsed = ip_address(address) if address is not None else None
+        most = self._most + (OWN_CONNECTIONS if parsed is not None and parsed.is_loopback else 0)
+        is_exempt = parsed is None or any(parsed in network for network in self.limits.exempt_networks)
+        counted = None if is_exempt else address
+        if self._open < most and (counted is None or self._of_address[counted] < self.limits.connections_per_address):
+            self._open += 1
+            self._of_address[counted] += 1
+            return Entry(True, counted)
+        self._refused_open += 1
+        return Entry(False, counted, is_told=self._refused_open <= REFUSED_AT_A_TIME)
 
-    def leave(self, address: str | None) -> None:
-        """Count one less."""
+    def leave(self, entry: Entry) -> None:
+        """The connection is closed."""
+        if not entry.is_admitted:
+            self._refused_open -= 1
+            return
         self._open -= 1
-        if address is not None and address in self._of_address:
-            self._of_address[address] -= 1
-            if not self._of_address[address]:
-                del self._of_address[address]
+        self._of_address[entry.counted] -= 1
+        if not self._of_address[entry.counted]:
+            del self._of_address[entry.counted]
 
     def note(self, status: int, address: str | None) -> None:
         """A refusal, for the log: one line for many."""
@@ -111,6 +123,7 @@ class GuardedProtocol(HttpToolsProtocol):
         self._door = door
         self._limits = door.limits
         self._address: str | None = None
+        self._entry: Entry
         self._deadline: asyncio.TimerHandle | None = None
         self._refusal: RequestError | None = None
         self._exchange: RequestResponseCycle | None = None
@@ -130,10 +143,10 @@ class GuardedProtocol(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self._address = _address_of(transport)
-        excess = self._door.enter(self._address)
-        if excess <= 0:
+        self._entry = self._door.enter(self._address)
+        if self._entry.is_admitted:
             self._set_deadline(self._limits.head_timeout_s, transport.close)
-        elif excess <= ANSWERED_EXCESS:
+        elif self._entry.is_told:
             self._refuse(too_many_connections())
         else:
             self._door.note(503, self._address)
@@ -141,7 +154,7 @@ class GuardedProtocol(HttpToolsProtocol):
             transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._door.leave(self._address)
+        self._door.leave(self._entry)
         self._clear_deadline()
         self._unset_keepalive_if_required()
         super().connection_lost(exc)

@@ -23,7 +23,7 @@ from tests.unit.serving.listening import connect, listening, read_to_end, send_u
 
 from conclave.errors import EnvironmentUnfit
 from conclave_serving.connection_limits import CONNECTION_BYTES, ConnectionLimits
-from conclave_serving.door import ANSWERED_EXCESS, Door, stand_at
+from conclave_serving.door import REFUSED_AT_A_TIME, Door, stand_at
 
 LIMITS = ConnectionLimits()
 PATIENT = replace(LIMITS, head_timeout_s=600, linger_s=600)
@@ -284,7 +284,7 @@ def test_300_connections_of_one_address(application: Application, new_loop: Any,
             answers = [first_answer(connection) for connection in connections]
         counted = Counter(status_of(answer) for answer in answers)
         assert (counted[200], counted[503] + counted[None]) == (100, 200)
-        assert counted[503] == ANSWERED_EXCESS
+        assert counted[503] == REFUSED_AT_A_TIME
         refused = next(answer for answer in answers if status_of(answer) == 503)
         assert error_of(refused)["code"] == "too_many_connections"
         assert b"retry-after: 5\r\n" in refused
@@ -296,6 +296,16 @@ def test_300_connections_of_one_address(application: Application, new_loop: Any,
                 return status_of(first_answer(connection)) == 200
 
         eventually(is_served)
+
+
+def test_512_streams_of_one_client_are_let_in(application: Application, new_loop: Any) -> None:
+    with listening(application, LIMITS, new_loop) as port, ExitStack() as stack:
+        connections = [stack.enter_context(connect(port)) for _ in range(512)]
+        for connection in connections:
+            connection.sendall(GET.replace(b" / ", b" /held "))
+        eventually(lambda: len(application.scopes) == 512)
+        application.is_let = True
+        assert all(is_ok(connection) for connection in connections)
 
 
 def first_answer(connection: socket.socket) -> bytes:
@@ -334,26 +344,30 @@ EXEMPT = replace(
 
 
 @pytest.mark.parametrize(
-    ("addresses", "excess"),
+    ("addresses", "admitted"),
     [
-        pytest.param(["10.1.0.1"] * 3, 0, id="as many as one may have"),
-        pytest.param(["10.1.0.1"] * 5, 2, id="two more"),
-        pytest.param(["10.1.0.1", "10.1.0.2"] * 3, 0, id="two addresses"),
-        pytest.param(["10.2.7.7"] * 50, 0, id="a gateway"),
-        pytest.param(["fd00:2::7"] * 50, 0, id="a gateway of IPv6"),
-        pytest.param(["fd00:1::7"] * 5, 2, id="another address of IPv6"),
-        pytest.param(["10.2.7.7"] * 103, 3, id="a gateway beyond the bound of the process"),
-        pytest.param([f"10.1.0.{host}" for host in range(103)], 3, id="many addresses"),
-        pytest.param([*["10.2.7.7"] * 102, "127.0.0.1"], 0, id="a probe of the pod's own beside them"),
-        pytest.param([*["10.2.7.7"] * 102, None], 3, id="a Unix socket"),
+        pytest.param(["10.1.0.1"] * 3, 3, id="as many as one may have"),
+        pytest.param(["10.1.0.1"] * 5, 3, id="two more"),
+        pytest.param(["10.1.0.1", "10.1.0.2"] * 3, 6, id="two addresses"),
+        pytest.param(["10.2.7.7"] * 50, 50, id="a gateway"),
+        pytest.param(["fd00:2::7"] * 50, 50, id="a gateway of IPv6"),
+        pytest.param(["fd00:1::7"] * 5, 3, id="another address of IPv6"),
+        pytest.param(["10.2.7.7"] * 103, 100, id="a gateway beyond the bound of the process"),
+        pytest.param([f"10.1.0.{host}" for host in range(103)], 100, id="many addresses"),
+        pytest.param([*["10.2.7.7"] * 1000, "127.0.0.1"], 101, id="a probe of the pod's own beside a flood"),
+        pytest.param([*["10.2.7.7"] * 1000, *[f"127.0.0.{n}" for n in range(99)]], 164, id="a flood of its own"),
+        pytest.param([None] * 101, 100, id="a Unix socket"),
     ],
 )
-def test_who_is_one_too_many(addresses: list[str | None], excess: int) -> None:
+def test_who_is_let_in(addresses: list[str | None], admitted: int) -> None:
     door = Door(EXEMPT)
-    assert max(0, [door.enter(address) for address in addresses][-1]) == excess
-    for address in addresses:
-        door.leave(address)
-    assert door.enter("10.1.0.1") <= 0
+    for _ in range(2):  # who has left leaves no trace
+        entries = [door.enter(address) for address in addresses]
+        assert sum(entry.is_admitted for entry in entries) == admitted
+        refused = [entry for entry in entries if not entry.is_admitted]
+        assert sum(entry.is_told for entry in refused) == min(len(refused), REFUSED_AT_A_TIME)
+        for entry in entries:
+            door.leave(entry)
 
 
 def test_an_address_of_ipv4_in_ipv6s_clothes_is_itself() -> None:
