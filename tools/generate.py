@@ -21,6 +21,7 @@ from tools.reference import engine_arguments_page, model_deployment_page  # noqa
 
 from conclave.api.crd import model_deployment_crd  # noqa: E402
 from conclave.policy.arguments import admission_rules  # noqa: E402
+from conclave_serving.connection_limits import connections_section  # noqa: E402
 from conclave_serving.request_limits import limits_page  # noqa: E402
 
 
@@ -35,7 +36,7 @@ GENERATED: Mapping[str, Callable[[], str]] = {
     "charts/conclave/files/crds/conclave.dev_modeldeployments.yaml": crd_text,
     "docs/modeldeployment.md": model_deployment_page,
     "docs/engine-arguments.md": engine_arguments_page,
-    "docs/request-limits.md": limits_page,
+    "docs/request-limits.md": lambda: f"{limits_page()}\n{connections_section()}",
     "docs/plan-accuracy.md": accuracy_page,
     "docs/models.md": models_page,
 }

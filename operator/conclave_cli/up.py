@@ -18,6 +18,7 @@ import typer
 
 from conclave.errors import NothingFits
 from conclave.manifests.serve_config import build_serve_config
+from conclave.manifests.serving_arguments import TOKEN_FILE_VARIABLE
 from conclave.manifests.tracing import tracing_environment
 from conclave.planning.plan import plan_deployment
 from conclave_cli.local.checks import check_adapters, check_model, read_adapters
@@ -89,6 +90,7 @@ def up(
             environment = {
                 **engine_environment(plan, machine.cores, machine.free_gpus(plan.accelerator)),
                 **tracing_environment(deployment),
+                TOKEN_FILE_VARIABLE: str(directory / "token"),
             }
             with local_ray(environment, plan.gpus_per_replica, directory / "logs", progress.stage) as (head, api):
                 progress.stage("starting Serve")

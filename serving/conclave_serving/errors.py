@@ -75,6 +75,57 @@ def unauthorized() -> RequestError:
     )
 
 
+def token_unavailable() -> RequestError:
+    """The endpoint's own token file holds none: no credential can be right."""
+    return RequestError(
+        503,
+        "The endpoint has no bearer token at present: whoever operates it must restore the token's file; retry after"
+        " 5 s.",
+        kind="server_error",
+        code="token_unavailable",
+        headers={"retry-after": "5"},
+    )
+
+
+def malformed() -> RequestError:
+    """No HTTP/1.1, or ambiguous: two lengths, a bare line feed."""
+    return RequestError(400, "The request is not valid HTTP/1.1.", code="malformed_request")
+
+
+def head_too_large(head_bytes: int, lines: int) -> RequestError:
+    """More headers than are read; trailers and chunk extensions too."""
+    return RequestError(
+        431, f"The request's headers take more than {head_bytes} bytes or {lines} lines.", code="headers_too_large"
+    )
+
+
+def head_timeout(seconds: float) -> RequestError:
+    """Headers that do not end."""
+    return RequestError(408, f"The request's headers did not arrive within {seconds:g} s.", code="request_timeout")
+
+
+def too_many_connections() -> RequestError:
+    """Of one address, or of all together."""
+    return RequestError(
+        503,
+        "Too many connections are open, from this address or in all; use fewer, or retry after 5 s.",
+        kind="overloaded_error",
+        code="too_many_connections",
+        headers={"retry-after": "5"},
+    )
+
+
+def bodies_full() -> RequestError:
+    """The bodies of requests that wait for their answer take all the memory that they may."""
+    return RequestError(
+        503,
+        "The endpoint holds as many request bodies as it may; retry after 5 s.",
+        kind="overloaded_error",
+        code="overloaded",
+        headers={"retry-after": "5"},
+    )
+
+
 def unknown_path() -> RequestError:
     """Everything that is not on the allowlist."""
     return RequestError(404, "Unknown request URL.", code="unknown_url")

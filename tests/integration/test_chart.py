@@ -41,6 +41,9 @@ VALUES: dict[str, dict[str, Any]] = {
     "traces": {"tracing": {"endpoint": "http://collector.telemetry:4318"}},
     "the API server's addresses": {"network": {"apiServerCidrs": ["10.0.0.1/32", "fd00::1/128"]}},
     "a DNS cache on each node": {"network": {"dnsCidrs": ["169.254.20.10/32"]}},
+    "a gateway with many connections": {
+        "network": {"connectionsPerAddress": 2000000, "connectionsExemptCidrs": ["10.2.0.0/16", "fd00:2::/32"]}
+    },
     "scraped from one namespace": {
         "networkPolicy": {
             "metricsFrom": [{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}}}]
@@ -114,6 +117,11 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "a collector by another protocol": ({"tracing": {"endpoint": "grpc://collector:4317"}}, "at '/tracing/endpoint'"),
     "a DNS server that is no range": ({"network": {"dnsCidrs": ["10.0.0.1"]}}, "at '/network/dnsCidrs/0'"),
     "an address that is no range": ({"network": {"apiServerCidrs": ["10.0.0.1"]}}, "at '/network/apiServerCidrs/0'"),
+    "an exempt address that is no range": (
+        {"network": {"connectionsExemptCidrs": ["10.0.0.1"]}},
+        "at '/network/connectionsExemptCidrs/0'",
+    ),
+    "no connections": ({"network": {"connectionsPerAddress": 0}}, "at '/network/connectionsPerAddress'"),
     "memory in megabits": ({"resources": {"limits": {"memory": "512Mb"}}}, "at '/resources/limits/memory'"),
     "an unknown log format": ({"logFormat": "xml"}, "at '/logFormat': value must be one of 'json', 'text'"),
     "a switch as a string": ({"crds": {"keep": "no"}}, "at '/crds/keep': got string, want boolean"),

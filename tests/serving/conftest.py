@@ -11,6 +11,7 @@ from tests.eventually import eventually
 from tests.serving.deployed import TOKEN, Endpoint, log_text, serving_arguments
 from tools.tiny_checkpoint import make_checkpoint
 
+from conclave.manifests.serving_arguments import TOKEN_FILE_VARIABLE
 from conclave_cli.local.ports import free_port
 from conclave_cli.local.ray_head import RayHead
 from conclave_cli.local.serve_api import ServeApi
@@ -20,9 +21,10 @@ DEPLOY_TIMEOUT_S = 240
 
 
 @pytest.fixture(scope="session")
-def ray(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[RayHead, ServeApi, int]]:
+def ray(tmp_path_factory: pytest.TempPathFactory, token_path: Path) -> Iterator[tuple[RayHead, ServeApi, int]]:
     kept_logs = tmp_path_factory.mktemp("logs")
-    with local_ray({"HF_HUB_OFFLINE": "1"}, 2, kept_logs, lambda _stage: None) as (head, api):
+    environment = {"HF_HUB_OFFLINE": "1", TOKEN_FILE_VARIABLE: str(token_path)}
+    with local_ray(environment, 2, kept_logs, lambda _stage: None) as (head, api):
         yield head, api, free_port()
 
 

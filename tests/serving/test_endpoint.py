@@ -13,6 +13,7 @@ import pytest
 from openai import APIStatusError
 from tests.eventually import eventually
 from tests.serving.deployed import ACCEPTED, MAX_MODEL_LEN, QUEUED, TOKEN, Endpoint, log_text
+from tests.unit.serving.hostile_requests import AUTHORIZATIONS, PATHS, SMUGGLED
 
 pytestmark = pytest.mark.parametrize("endpoint", ["mixtral"], indirect=True)
 
@@ -193,17 +194,45 @@ def test_a_broken_body_is_refused(endpoint: Endpoint, body: bytes, status: int, 
     assert answer.error["type"] == "invalid_request_error"
 
 
-def test_a_request_with_two_lengths_is_not_taken_for_two(endpoint: Endpoint) -> None:
-    common = f"HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {TOKEN}\r\n"
-    smuggled = f"GET /v1/models {common}\r\n"
-    head = f"POST /v1/completions {common}content-type: application/json\r\n"
-    raw = f"{head}content-length: {5 + len(smuggled)}\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n{smuggled}"
-    with socket.create_connection(("127.0.0.1", endpoint.port), timeout=30) as connection:
-        connection.sendall(raw.encode())
-        connection.shutdown(socket.SHUT_WR)
-        answers = b"".join(iter(lambda: connection.recv(65536), b""))
-    assert answers.startswith(b"HTTP/1.1 4")
-    assert b"200 OK" not in answers
+def raw_answer(endpoint: Endpoint, raw: bytes) -> bytes:
+    """What the endpoint answers to these bytes until it closes the connection."""
+    with socket.create_connection(("127.0.0.1", endpoint.port), timeout=120) as connection:
+        connection.sendall(raw)
+        return b"".join(iter(lambda: connection.recv(65536), b""))
+
+
+def test_no_spelling_of_the_token_or_of_a_path_gets_in(endpoint: Endpoint) -> None:
+    ends = "host: x\r\nconnection: close\r\n"
+    heads = dict.fromkeys(AUTHORIZATIONS, f"GET /v1/models HTTP/1.1\r\n{ends}")
+    for name, lines in AUTHORIZATIONS.items():
+        raw = heads[name] + "".join(f"{line}\r\n" for line in lines)
+        assert raw_answer(endpoint, f"{raw}\r\n".encode("latin-1")).startswith(b"HTTP/1.1 401"), name
+    for path in PATHS:
+        raw = f"GET {path} HTTP/1.1\r\n{ends}authorization: Bearer {TOKEN}\r\n\r\n"
+        assert raw_answer(endpoint, raw.encode()).startswith(b"HTTP/1.1 404"), path
+
+
+@pytest.mark.parametrize("name", SMUGGLED)
+def test_a_request_that_two_servers_read_differently_is_refused_once(endpoint: Endpoint, name: str) -> None:
+    answer = raw_answer(endpoint, SMUGGLED[name])
+    assert (answer.count(b"HTTP/1.1 "), answer[:10]) == (1, b"HTTP/1.1 4")
+
+
+def test_serves_proxy_has_the_door(endpoint: Endpoint) -> None:
+    """Ray Serve leaves the choice of the protocol class to uvicorn: what it took shows in what it refuses."""
+    answer = raw_answer(endpoint, b"GET /-/healthz HTTP/1.1\r\nhost: x\r\n" + b"a: b\r\n" * 101 + b"\r\n")
+    assert (answer[:12], b'"headers_too_large"' in answer) == (b"HTTP/1.1 431", True)
+    upgrade = "connection: upgrade\r\nupgrade: websocket\r\nsec-websocket-version: 13\r\nsec-websocket-key: eA==\r\n"
+    assert raw_answer(endpoint, f"GET /v1/models HTTP/1.1\r\nhost: x\r\n{upgrade}\r\n".encode())[:12] == b"HTTP/1.1 401"
+
+
+def test_without_the_token_no_body_is_waited_for(endpoint: Endpoint) -> None:
+    head = (
+        "POST /v1/completions HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: 8000000\r\n\r\n"
+    )
+    with socket.create_connection(("127.0.0.1", endpoint.port), timeout=20) as connection:
+        connection.sendall(head.encode() + b"{")
+        assert connection.recv(12) == b"HTTP/1.1 401"
 
 
 def test_a_clients_request_id_goes_nowhere(endpoint: Endpoint) -> None:
@@ -274,9 +303,9 @@ def test_no_log_holds_what_a_client_sent(endpoint: Endpoint) -> None:
     for body in _bodies_with_canary(endpoint):
         endpoint.request("POST", "/v1/chat/completions", body, headers={"x-request-id": CANARY, "x-tenant": CANARY})
     endpoint.request("POST", "/v1/completions", {"model": endpoint.model, "prompt": CANARY, "max_tokens": 2})
-    before = log_text(endpoint.logs).count("GET /v1/models 401")
-    endpoint.request("GET", "/v1/models", token=CANARY)
-    eventually(lambda: log_text(endpoint.logs).count("GET /v1/models 401") > before)
+    before = log_text(endpoint.logs).count("GET 401 at the door")
+    endpoint.request("GET", f"/v1/models/{CANARY}", token=CANARY)
+    eventually(lambda: log_text(endpoint.logs).count("GET 401 at the door") > before)
     assert "POST /v1/chat/completions" in log_text(endpoint.logs)
     assert CANARY not in log_text(endpoint.logs)
     assert TOKEN not in log_text(endpoint.logs)

@@ -11,5 +11,7 @@ gateway_namespace: {{ .Values.network.gatewayNamespace | default .Release.Namesp
 dns_namespace: {{ .Values.network.dnsNamespace }}
 dns_cidrs: {{ .Values.network.dnsCidrs | toJson }}
 metrics_from: {{ .Values.network.metricsFrom | toJson }}
+connections_per_address: {{ .Values.network.connectionsPerAddress | int }}
+connections_exempt_cidrs: {{ .Values.network.connectionsExemptCidrs | toJson }}
 api_server_cidrs: {{ .Values.network.apiServerCidrs | toJson }}
 {{- end -}}

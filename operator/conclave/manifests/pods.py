@@ -21,7 +21,12 @@ from conclave.api.plan import Plan
 from conclave.errors import InvalidInput
 from conclave.manifests import names
 from conclave.manifests.objects import without_empty
-from conclave.manifests.serving_arguments import RAY_ENVIRONMENT
+from conclave.manifests.serving_arguments import (
+    CONNECTIONS_EXEMPT_VARIABLE,
+    CONNECTIONS_PER_ADDRESS_VARIABLE,
+    RAY_ENVIRONMENT,
+    TOKEN_FILE_VARIABLE,
+)
 from conclave.manifests.settings import OperatorSettings
 from conclave.manifests.tracing import tracing_environment
 from conclave.manifests.weights_cache import cached_source
@@ -176,7 +181,7 @@ def _template(
     init_containers: list[JsonObject] | None = None,
 ) -> JsonObject:
     runtime = deployment.spec.runtime
-    variables = {**_ENVIRONMENT, **environment, **tracing_environment(deployment)}
+    variables = {**_ENVIRONMENT, **_door_environment(settings), **environment, **tracing_environment(deployment)}
     container = {
         "name": names.RAY_CONTAINER,
         "image": image(deployment, settings),
@@ -219,6 +224,17 @@ def _template(
     )
     spec["automountServiceAccountToken"] = False
     return {"metadata": {"labels": names.labels(deployment.metadata.name, component)}, "spec": spec}
+
+
+def _door_environment(settings: OperatorSettings) -> Mapping[str, str]:
+    """What Serve's proxies need to know before a request reaches a replica."""
+    environment = {
+        TOKEN_FILE_VARIABLE: names.TOKEN_PATH,
+        CONNECTIONS_PER_ADDRESS_VARIABLE: str(settings.connections_per_address),
+    }
+    if settings.connections_exempt_cidrs:
+        environment[CONNECTIONS_EXEMPT_VARIABLE] = " ".join(map(str, settings.connections_exempt_cidrs))
+    return environment
 
 
 def _resources(wanted: PodResources, *, default_cpu: str, default_memory: str) -> JsonObject:

@@ -17,6 +17,12 @@ RAY_ENVIRONMENT: Mapping[str, str] = {
 }
 """Environment of every Ray process, from its start: what a Serve config cannot say, since it reaches replicas only."""
 
+TOKEN_FILE_VARIABLE = "CONCLAVE_TOKEN_FILE"  # noqa: S105 - a variable's name
+"""The file with the endpoint's token, for Serve's proxies; the ingress has `token_path`."""
+CONNECTIONS_PER_ADDRESS_VARIABLE = "CONCLAVE_CONNECTIONS_PER_ADDRESS"
+CONNECTIONS_EXEMPT_VARIABLE = "CONCLAVE_CONNECTIONS_EXEMPT_CIDRS"
+"""Networks with spaces between them, whose addresses have no bound of their own."""
+
 
 class _Arguments(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)

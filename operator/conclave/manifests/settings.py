@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from ipaddress import IPv4Network, IPv6Network
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from conclave.policy.data_classes import DEFAULT_DATA_CLASSES, DataClassOrder
 
@@ -31,6 +32,10 @@ class OperatorSettings(BaseModel):
     """Addresses of the API server, for the NetworkPolicy of the head; any address on 443 and 6443 where empty."""
     metrics_from: tuple[dict[str, Any], ...] = ()
     """NetworkPolicy peers that may scrape the metrics of model pods; nobody where empty."""
+    connections_per_address: int = Field(default=1024, ge=1)
+    """Open connections that one client address may have to one pod of a model."""
+    connections_exempt_cidrs: tuple[IPv4Network | IPv6Network, ...] = ()
+    """Addresses that stand for many clients, as a gateway's, and have no such bound."""
     ray_version: str = "2.60.0"
     """Ray of the serving image; KubeRay chooses probes and token authentication by it."""
     cluster_domain: str = "cluster.local"
