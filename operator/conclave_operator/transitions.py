@@ -14,8 +14,11 @@ REPORTED = (
     ConditionType.PLAN_READY,
     ConditionType.READY,
     ConditionType.EGRESS_ENFORCED,
+    ConditionType.WITHIN_POLICY,
     ConditionType.UPDATE_AVAILABLE,
 )
+_INFORMATION = (ConditionType.EGRESS_ENFORCED, ConditionType.WITHIN_POLICY)
+"""Of no weight for Ready; somebody has to act where they are false all the same."""
 COMPONENT = "conclave-operator"
 BURST, REFILL_S = 25, 300.0
 LONGEST_MESSAGE = 1024
@@ -32,6 +35,8 @@ def build_events(deployment: JsonObject, status: JsonObject, now: datetime) -> l
         if new is None or (old is not None and _state(old) == _state(new)):
             continue
         if old is None and kind == ConditionType.UPDATE_AVAILABLE and new["status"] == "False":
+            continue
+        if old is None and kind == ConditionType.WITHIN_POLICY and new["status"] == "True":
             continue
         if kind == ConditionType.EGRESS_ENFORCED and new["status"] != "False":
             continue  # each start of a pod makes it unknown first
@@ -56,7 +61,7 @@ class Budget:
 
 def _is_warned_of(kind: ConditionType, is_stalled: bool) -> bool:
     """Whether somebody has to act where it is false."""
-    return kind == ConditionType.EGRESS_ENFORCED or (is_stalled and kind != ConditionType.UPDATE_AVAILABLE)
+    return kind in _INFORMATION or (is_stalled and kind != ConditionType.UPDATE_AVAILABLE)
 
 
 def _state(condition: JsonObject) -> tuple[object, object]:

@@ -58,6 +58,7 @@ def test_a_model_that_serves_is_ready() -> None:
         "Provisioned": ("True", "PodsReady"),
         "Serving": ("True", "Serving"),
         "EgressEnforced": ("Unknown", "EgressUntested"),
+        "WithinPolicy": ("True", "AsWanted"),
         "UpdateAvailable": ("False", "UpToDate"),
         "Reconciling": ("False", "AsWanted"),
         "Stalled": ("False", "AsWanted"),
