@@ -18,7 +18,7 @@ REPORTED = (
     ConditionType.UPDATE_AVAILABLE,
 )
 _INFORMATION = (ConditionType.EGRESS_ENFORCED, ConditionType.WITHIN_POLICY)
-"""Of no weight for Ready; somebody has to act where they are false all the same."""
+"""No part of Ready, but somebody has to act where they are false."""
 COMPONENT = "conclave-operator"
 BURST, REFILL_S = 25, 300.0
 LONGEST_MESSAGE = 1024
@@ -36,10 +36,8 @@ def build_events(deployment: JsonObject, status: JsonObject, now: datetime) -> l
             continue
         if old is None and kind == ConditionType.UPDATE_AVAILABLE and new["status"] == "False":
             continue
-        if old is None and kind == ConditionType.WITHIN_POLICY and new["status"] == "True":
-            continue
-        if kind == ConditionType.EGRESS_ENFORCED and new["status"] != "False":
-            continue  # each start of a pod makes it unknown first
+        if kind in _INFORMATION and new["status"] != "False":
+            continue  # each start of a pod, and each read that fails, makes one unknown first
         is_bad = new["status"] == "False" and _is_warned_of(kind, is_stalled)
         events.append(_event(deployment, new, "Warning" if is_bad else "Normal", now))
     return events

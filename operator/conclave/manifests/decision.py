@@ -60,8 +60,11 @@ def decide(deployment: ModelDeployment, observed: Observed, settings: OperatorSe
     """`token` is a fresh random value; it is used only where the endpoint has no token yet."""
     history = read_history(deployment, observed, settings)
     unlisted = check_runtime(deployment, settings.runtime_lists)
-    decision = _decide(deployment, observed, settings, history, token)
     objections = tuple(Refusal(reason=problem.reason, message=problem.message) for problem in unlisted)
+    is_blind = any(failure.resource not in _ONLY_EXPLAINS for failure in observed.failures)
+    if is_blind or deployment.metadata.deletion_timestamp is not None:
+        return Decision(plan=history.current.plan if history.current else None, objections=objections)
+    decision = _decide(deployment, observed, settings, history, token)
     return decision.model_copy(update={"objections": (*history.objections, *objections)})
 
 
@@ -69,9 +72,6 @@ def _decide(
     deployment: ModelDeployment, observed: Observed, settings: OperatorSettings, history: History, token: str
 ) -> Decision:
     current = history.current
-    is_blind = any(failure.resource not in _ONLY_EXPLAINS for failure in observed.failures)
-    if is_blind or deployment.metadata.deletion_timestamp is not None:
-        return Decision(plan=current.plan if current else None)
     running = own_rayservice(deployment, observed)
     if running is not None and _is_in_doubt(deployment, history):
         return _left_alone(deployment, observed, settings, history, running)

@@ -85,7 +85,7 @@ def find_difference(
     try:
         recorded = RecordedRayService.model_validate(record.rayservice)
     except ValidationError as error:
-        return first_difference(error)
+        return f"in its RayService, {first_difference(error)}"
     return next(_differences(deployment, record, recorded, settings, running), None)
 
 
@@ -114,15 +114,21 @@ def _differences(
         for volume in template.spec.volumes:
             if volume.secret is not None and volume.secret.secret_name != record.token_secret:
                 yield f"its {component} pods mount Secret {volume.secret.secret_name}, expected {record.token_secret}"
-    if record.token_secret not in (expected := names.token_secrets(name, uid)):
+    if record.token_secret not in (expected := _token_secrets(name, uid, running)):
         yield f"token_secret is {record.token_secret}, expected {' or '.join(expected)}"
     if not _WEIGHTS_KEY.fullmatch(record.weights_key):
         yield f"weights_key is {record.weights_key}, expected 16 hex digits or nothing"
     if not 0 <= record.number < _HIGHEST_NUMBER:
         yield f"revision {record.number} is more than any history has"
     if difference := serve_config_difference(recorded.spec.serve_config_v2, name):
-        yield f"spec.serveConfigV2: {difference}"
+        yield f"in its RayService, spec.serveConfigV2: {difference}"
     yield from _unlisted(templates, namespace, settings, running)
+
+
+def _token_secrets(name: str, uid: str, running: JsonObject | None) -> tuple[str, ...]:
+    """The former name, which anybody can guess, is none for a model that runs with the new one."""
+    wanted = names.token_secret(name, uid)
+    return (wanted,) if running and find_token_secret(running) == wanted else names.token_secrets(name, uid)
 
 
 def _is_owner(references: list[Owner], name: str, uid: str) -> bool:

@@ -356,4 +356,4 @@ def first_difference(error: ValidationError) -> str:
     first, *others = sorted(found, key=lambda details: details["type"] != "extra_forbidden")
     path = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in first["loc"]).removeprefix(".")
     what = "no build has written this field" if first["type"] == "extra_forbidden" else first["msg"]
-    return f"{path}: {what}" + (f" (and {len(others)} differences more)" if others else "")
+    return f"{path}: {what}" + (f" (and {len(others)} more)" if others else "")

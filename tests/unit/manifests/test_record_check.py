@@ -60,6 +60,14 @@ def adds_volume(**kind: Any) -> Forgery:
     return lambda data: pods(data["rayservice"])[1]["volumes"].append({"name": "forged", **kind})
 
 
+def goes_back_to_the_former_secret(data: JsonObject) -> None:
+    data["token_secret"] = names.former_token_secret("mixtral")
+    for pod in pods(data["rayservice"]):
+        for volume in pod["volumes"]:
+            if "secret" in volume:
+                volume["secret"]["secretName"] = data["token_secret"]
+
+
 def adds_container(data: JsonObject) -> None:
     containers = pods(data["rayservice"])[1]["containers"]
     containers.append(containers[0] | {"name": "second"})
@@ -129,6 +137,10 @@ FORGED: dict[str, tuple[Forgery, str]] = {
     "a volume of a driver": (adds_volume(csi={"driver": "secrets-store.csi.k8s.io"}), "csi: no build has written"),
     "another Secret": (adds_volume(secret={"secretName": "admin", "defaultMode": 288}), "mount Secret admin, expected"),
     "another Secret as the token": (sets("admin", "token_secret"), "expected admin"),
+    "a Secret whose name anybody can guess": (
+        goes_back_to_the_former_secret,
+        f"token_secret is mixtral-token, expected {TOKEN_SECRET}",
+    ),
     "a claim that it may write": (
         adds_volume(persistentVolumeClaim={"claimName": "weights", "readOnly": False}),
         "persistentVolumeClaim.readOnly",
