@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from e2e.bed.admission import without_library
 from e2e.bed.models import Model, Running, explain, model_deployment
-from e2e.bed.site import INCOMPLETE, RESTRICTED, Site
+from e2e.bed.site import INCOMPLETE, NOWHERE, RESTRICTED, Site
 
 CAUSE_S = 360.0
 MODEL = "mistralai/Mixtral-8x7B-Instruct-v0.1"
@@ -39,11 +39,9 @@ def with_resources(**worker: str) -> dict[str, Any]:
     return {"runtime": {"resources": {"head": head, "worker": {"cpu": "700m", "memory": "10Gi", **worker}}}}
 
 
-IMAGE = {"runtime": {**with_resources()["runtime"], "image": "conclave/serving:that-is-nowhere"}}
+IMAGE = {"runtime": {**with_resources()["runtime"], "image": NOWHERE}}
 CAUSES = {
-    "an image that cannot be pulled": Cause(
-        "Provisioned", "ImageNotPulled", ("conclave/serving:that-is-nowhere", "correct runtime.image"), IMAGE
-    ),
+    "an image that cannot be pulled": Cause("Provisioned", "ImageNotPulled", (NOWHERE, "correct runtime.image"), IMAGE),
     "a path that the claim has not got": Cause(
         "WeightsReady", "WeightsMissing", ("/models/weights", "put the model's files into"), path="nowhere"
     ),

@@ -74,9 +74,10 @@ _CHECKS = """
   CRD (CEL); no webhook runs.
 - The operator refuses what needs the catalogue or the cluster, as condition `PlanReady=False` with the reason: a
   licence that was not accepted, a model that was never released or that only its provider serves, parallel sizes that
-  the model's heads forbid, an unknown data class, hardware that does not suffice.
-- `conclave validate -f FILE` applies both without a cluster, with the same messages, and besides refuses what only a
-  file can break: duplicate keys, NaN and infinities, nulls.
+  the model's heads forbid, an unknown data class, an image or a service account outside of the operator's lists,
+  hardware that does not suffice.
+- `conclave validate -f FILE` applies both as far as that needs no cluster, with the same messages, and besides refuses
+  what only a file can break: duplicate keys, NaN and infinities, nulls.
 
 Unknown fields are refused by `kubectl apply --server-side`, by `kubectl create` and `kubectl apply` (which ask for
 strict validation) and by every client that sends `fieldValidation=Strict`. A plain client that sends neither gets a

@@ -37,6 +37,8 @@ SCRAPERS = {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name":
 """Who may scrape the pods of models, as a peer of a NetworkPolicy."""
 WEIGHTS_CLAIM = "weights"
 CLIENT = "client"
+NOWHERE = "conclave/serving:that-is-nowhere"
+"""An image that nobody has, of the list of those that models may name."""
 GPU, GPU_MEMORY_MIB = "NVIDIA-B200", 183359
 """As GPU feature discovery labels a node; two of them hold Mixtral's weights in float32, by the plan."""
 LOCAL_NETWORK = {
@@ -147,7 +149,7 @@ def install_chart(site: Site, images: Images, network: Mapping[str, Any]) -> Non
     """The product's chart with its defaults, but for the images and requests that two cores have room for."""
     values = {
         "image": _image(images.operator),
-        "serving": {"image": _image(images.serving)},
+        "serving": {"image": _image(images.serving), "allowedImages": [NOWHERE]},
         "network": {**network, "metricsFrom": [SCRAPERS]},
         "podAnnotations": {"e2e.conclave.dev/build": images.build},
         "resources": {"requests": {"cpu": "20m", "memory": "128Mi"}, "limits": {"memory": "512Mi"}},

@@ -113,6 +113,8 @@ class Decision(_Observation):
     """The recorded plan, or a fresh one where nothing was recorded for this spec."""
     refusal: Refusal | None = None
     """Why there is no plan for this spec; what already runs is then left as it is."""
+    objections: tuple[Refusal, ...] = ()
+    """What the operator's own lists and rules do not allow, of what runs (it goes on) and of what is recorded."""
     endpoint: Endpoint | None = None
     """Where the model answers once it runs."""
     is_inspecting: bool = False

@@ -14,8 +14,11 @@ REPORTED = (
     ConditionType.PLAN_READY,
     ConditionType.READY,
     ConditionType.EGRESS_ENFORCED,
+    ConditionType.WITHIN_POLICY,
     ConditionType.UPDATE_AVAILABLE,
 )
+_INFORMATION = (ConditionType.EGRESS_ENFORCED, ConditionType.WITHIN_POLICY)
+"""No part of Ready, but somebody has to act where they are false."""
 COMPONENT = "conclave-operator"
 BURST, REFILL_S = 25, 300.0
 LONGEST_MESSAGE = 1024
@@ -33,8 +36,8 @@ def build_events(deployment: JsonObject, status: JsonObject, now: datetime) -> l
             continue
         if old is None and kind == ConditionType.UPDATE_AVAILABLE and new["status"] == "False":
             continue
-        if kind == ConditionType.EGRESS_ENFORCED and new["status"] != "False":
-            continue  # each start of a pod makes it unknown first
+        if kind in _INFORMATION and new["status"] != "False":
+            continue  # each start of a pod, and each read that fails, makes one unknown first
         is_bad = new["status"] == "False" and _is_warned_of(kind, is_stalled)
         events.append(_event(deployment, new, "Warning" if is_bad else "Normal", now))
     return events
@@ -56,7 +59,7 @@ class Budget:
 
 def _is_warned_of(kind: ConditionType, is_stalled: bool) -> bool:
     """Whether somebody has to act where it is false."""
-    return kind == ConditionType.EGRESS_ENFORCED or (is_stalled and kind != ConditionType.UPDATE_AVAILABLE)
+    return kind in _INFORMATION or (is_stalled and kind != ConditionType.UPDATE_AVAILABLE)
 
 
 def _state(condition: JsonObject) -> tuple[object, object]:

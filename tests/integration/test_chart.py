@@ -30,6 +30,12 @@ VALUES: dict[str, dict[str, Any]] = {
     },
     "images by digest": {"image": {"digest": DIGEST}, "serving": {"image": {"digest": DIGEST}}},
     "images by tag": {"image": {"tag": "1.2.3-rc.1"}, "serving": {"image": {"tag": "nightly", "pullPolicy": "Always"}}},
+    "images and service accounts of the users' own": {
+        "serving": {
+            "allowedImages": ["registry.example:5000/team/serving:*", f"registry.example/own@{DIGEST}"],
+            "allowedServiceAccounts": ["team-a/model", "model"],
+        }
+    },
     "a proxy and a certificate bundle": {
         "proxy": {
             "http": "http://proxy.example:3128",
@@ -123,6 +129,14 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "no connections": ({"network": {"connectionsPerAddress": 0}}, "at '/network/connectionsPerAddress'"),
     "memory in megabits": ({"resources": {"limits": {"memory": "512Mb"}}}, "at '/resources/limits/memory'"),
+    "every image of a registry": (
+        {"serving": {"allowedImages": ["registry.example/*"]}},
+        "at '/serving/allowedImages/0': 'registry.example/*' does not match pattern",
+    ),
+    "every service account": (
+        {"serving": {"allowedServiceAccounts": ["*"]}},
+        "at '/serving/allowedServiceAccounts/0': '*' does not match pattern",
+    ),
     "an unknown log format": ({"logFormat": "xml"}, "at '/logFormat': value must be one of 'json', 'text'"),
     "a switch as a string": ({"crds": {"keep": "no"}}, "at '/crds/keep': got string, want boolean"),
     "a model's scraper of an unknown kind": (
@@ -173,6 +187,15 @@ def test_the_operator_reads_the_settings_that_the_chart_writes(values: dict[str,
     )
     assert settings.gateway_namespace == SYSTEM_NAMESPACE
     assert list(settings.image_pull_secrets) == values.get("imagePullSecrets", [])
+    assert list(settings.allowed_images) == values.get("serving", {}).get("allowedImages", [])
+    assert list(settings.allowed_service_accounts) == values.get("serving", {}).get("allowedServiceAccounts", [])
+
+
+def test_values_of_an_earlier_release_leave_the_lists_closed(helm: Helm) -> None:
+    """`helm upgrade --reuse-values` knows no defaults of values that are new."""
+    older = {"serving": {"allowedImages": None, "allowedServiceAccounts": None}}
+    settings = _settings(helm.render(older))
+    assert (settings.allowed_images, settings.allowed_service_accounts) == ((), ())
 
 
 @pytest.mark.parametrize(("values", "message"), REFUSED.values(), ids=REFUSED)

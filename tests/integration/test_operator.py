@@ -86,7 +86,8 @@ def test_nothing_is_written_over_a_quiet_stretch_and_events_tell_transitions_onl
 def test_the_token_is_made_once_never_read_and_never_logged(world: World) -> None:
     world.apply(model_deployment("mixtral"))
     world.settle("mixtral")
-    secret = world.kube.get("v1", "Secret", "mixtral-token", world.namespace)
+    name = world.status("mixtral")["endpoint"]["tokenSecret"]
+    secret = world.kube.get("v1", "Secret", name, world.namespace)
     assert secret is not None
     assert secret["data"]["token"]
     requests = world.kube.audit.requests(user=world.user)

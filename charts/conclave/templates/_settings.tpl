@@ -2,6 +2,8 @@
 {{- define "conclave.settings" -}}
 image: {{ include "conclave.image" (dict "image" .Values.serving.image "root" $) }}
 image_pull_policy: {{ .Values.serving.image.pullPolicy }}
+allowed_images: {{ .Values.serving.allowedImages | default list | toJson }}
+allowed_service_accounts: {{ .Values.serving.allowedServiceAccounts | default list | toJson }}
 image_pull_secrets: {{ .Values.imagePullSecrets | toJson }}
 ray_version: {{ .Values.serving.rayVersion | quote }}
 data_classes: {{ .Values.dataClasses | toJson }}

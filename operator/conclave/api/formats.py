@@ -19,7 +19,8 @@ _DNS_1123_LABEL = "[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?"
 _LABEL_NAME = "[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?"
 _SEGMENT = "[.]{0,2}[A-Za-z0-9_+=@-][A-Za-z0-9._+=@-]*"
 _HUB_NAME = "[A-Za-z0-9][A-Za-z0-9._-]*"
-_IMAGE = r"[a-z0-9][a-zA-Z0-9.-]*(:[0-9]{1,5})?(/[a-z0-9][a-z0-9._-]*)*(:[A-Za-z0-9_][A-Za-z0-9_.-]*)?"
+_REPOSITORY = r"[a-z0-9][a-zA-Z0-9.-]*(:[0-9]{1,5})?(/[a-z0-9][a-z0-9._-]*)*"
+_IMAGE = rf"{_REPOSITORY}(:[A-Za-z0-9_][A-Za-z0-9_.-]*)?"
 
 Dns1035Name = Annotated[str, DNS_1035]
 DnsName = Annotated[
@@ -113,6 +114,22 @@ DataClassName = Annotated[
 ]
 ImageReference = Annotated[
     str, Field(max_length=512), Format(f"{_IMAGE}(@sha256:[0-9a-f]{{64}})?", "an image reference")
+]
+ImagePattern = Annotated[
+    str,
+    Field(max_length=512),
+    Format(
+        rf"{_REPOSITORY}(:\*|@sha256:\*)|{_IMAGE}(@sha256:[0-9a-f]{{64}})?",
+        "an image reference, or registry/repository:* (any tag) or registry/repository@sha256:* (any digest)",
+    ),
+]
+ServiceAccountPattern = Annotated[
+    str,
+    Field(max_length=317),
+    Format(
+        rf"({_DNS_1123_LABEL}/)?{_DNS_1123_LABEL}(\.{_DNS_1123_LABEL})*",
+        "a service account: its name, of any namespace, or NAMESPACE/NAME",
+    ),
 ]
 _PORT = "6553[0-5]|655[0-2][0-9]|65[0-4][0-9]{2}|6[0-4][0-9]{3}|[1-5][0-9]{4}|[1-9][0-9]{0,3}"
 TraceEndpoint = Annotated[

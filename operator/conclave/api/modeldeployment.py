@@ -372,11 +372,14 @@ class Runtime(ApiModel):
     """The pods that serve."""
 
     image: ImageReference | None = None
-    """Serving image; the operator's default where left out."""
+    """Serving image; the operator's default where left out. Others only as far as the chart's `serving.allowedImages`
+    lists them."""
     image_pull_secrets: Annotated[tuple[DnsName, ...], Field(max_length=8)] = ()
     """Names of image pull Secrets of the same namespace."""
     priority_class_name: DnsName | None = None
     service_account_name: DnsName | None = None
+    """Service account of the pods, whose token only the head's autoscaler holds; KubeRay makes one where left out. Only
+    those that the chart's `serving.allowedServiceAccounts` lists."""
     resources: RuntimeResources = Field(default_factory=RuntimeResources)
 
 

@@ -22,6 +22,8 @@ class ConditionType(StrEnum):
     """Whether as many replicas answer as are wanted; information, no part of Ready."""
     EGRESS_ENFORCED = "EgressEnforced"
     """Whether worker pods are kept from what their NetworkPolicy does not allow; information, no part of Ready."""
+    WITHIN_POLICY = "WithinPolicy"
+    """Whether the operator's lists and rules allow what runs and what is recorded; information, no part of Ready."""
     UPDATE_AVAILABLE = "UpdateAvailable"
     """Whether a refresh would change what runs."""
     RECONCILING = "Reconciling"
@@ -55,6 +57,11 @@ class Reason(StrEnum):
     INSPECTING = "Inspecting"
     INSPECTION_FAILED = "InspectionFailed"
     NOTHING_FITS = "NothingFits"
+
+    # The operator's own lists and rules.
+    IMAGE_NOT_ALLOWED = "ImageNotAllowed"
+    SERVICE_ACCOUNT_NOT_ALLOWED = "ServiceAccountNotAllowed"
+    RECORD_REFUSED = "RecordRefused"
 
     # What the cluster must have or allow.
     DEPENDENCY_MISSING = "DependencyMissing"
@@ -120,5 +127,8 @@ REFUSALS = (
     Reason.WEIGHTS_CORRUPT,
     Reason.WEIGHTS_UNREADABLE,
     Reason.NOTHING_FITS,
+    Reason.IMAGE_NOT_ALLOWED,
+    Reason.SERVICE_ACCOUNT_NOT_ALLOWED,
+    Reason.RECORD_REFUSED,
 )
 """Why a spec has no plan; other reasons of PlanReady are of what a plan waits for."""

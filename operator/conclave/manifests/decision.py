@@ -18,20 +18,20 @@ from conclave.manifests import names
 from conclave.manifests.inspection import InspectionPlan, files_of, needs_inspection, plan_inspection
 from conclave.manifests.network_policy import build_network_policies
 from conclave.manifests.rayservice import build_rayservice, in_place
+from conclave.manifests.record_check import History, find_token_secret, own_rayservice, read_history
 from conclave.manifests.revision import (
     Record,
     build_revision,
     make_record,
     planned_hash,
-    read_records,
     shape_hash,
     superseded,
 )
-from conclave.manifests.secret import build_token_secret
+from conclave.manifests.secret import build_token_secret, new_token_secret
 from conclave.manifests.settings import OperatorSettings
 from conclave.manifests.weights import WeightsPlan, plan_weights
 from conclave.observation import Decision, JsonObject, Observed, Refusal
-from conclave.planning.checks import Unfit, check_deployment, check_shape
+from conclave.planning.checks import Unfit, check_deployment, check_runtime, check_shape
 from conclave.planning.plan import facts_for, plan_deployment
 from conclave.policy.data_classes import DataClasses
 
@@ -58,44 +58,78 @@ class _NotInspectedError(Exception):
 
 def decide(deployment: ModelDeployment, observed: Observed, settings: OperatorSettings, token: str) -> Decision:
     """`token` is a fresh random value; it is used only where the endpoint has no token yet."""
-    records = read_records(observed.revisions)
-    current = records[-1] if records else None
+    history = read_history(deployment, observed, settings)
+    unlisted = check_runtime(deployment, settings.runtime_lists)
+    objections = tuple(Refusal(reason=problem.reason, message=problem.message) for problem in unlisted)
     is_blind = any(failure.resource not in _ONLY_EXPLAINS for failure in observed.failures)
     if is_blind or deployment.metadata.deletion_timestamp is not None:
-        return Decision(plan=current.plan if current else None)
+        return Decision(plan=history.current.plan if history.current else None, objections=objections)
+    decision = _decide(deployment, observed, settings, history, token)
+    return decision.model_copy(update={"objections": (*history.objections, *objections)})
+
+
+def _decide(
+    deployment: ModelDeployment, observed: Observed, settings: OperatorSettings, history: History, token: str
+) -> Decision:
+    current = history.current
+    running = own_rayservice(deployment, observed)
+    if running is not None and _is_in_doubt(deployment, history):
+        return _left_alone(deployment, observed, settings, history, running)
     used_key = current.weights_key if current else ""
     inspection = plan_inspection(deployment, observed, settings)
     try:
-        plan = make_plan(deployment, observed, settings, records, inspection)
+        plan = make_plan(deployment, observed, settings, history.records, inspection)
         build = choose_build(deployment, current, plan, settings)
+        weights = plan_weights(deployment, observed, settings, build.record.plan, used_key)
+        if weights.create:
+            _refuse(check_runtime(deployment, settings.runtime_lists))  # the pods of a Job are new ones
     except _RefusedError as refused:
-        kept = _kept(deployment, observed, settings, current, token)
+        kept = _kept(deployment, observed, settings, history, token)
         decision = kept.model_copy(update={"refusal": refused.refusal})
         return _beside(decision, observed, inspection._replace(create=()))
     except _NotInspectedError:
-        kept = _kept(deployment, observed, settings, current, token)
+        kept = _kept(deployment, observed, settings, history, token)
         decision = kept.model_copy(update={"is_inspecting": True})
         # Without a plan, a volume of one node is where the deployment's own selector puts it.
         weights = plan_weights(deployment, observed, settings, None, used_key)
         return _beside(decision, observed, weights, inspection)
-    weights = plan_weights(deployment, observed, settings, build.record.plan, used_key)
     if weights.is_ready:
-        decision = _objects(deployment, observed, settings, build.record, token)
+        decision = _objects(deployment, observed, settings, history, build.record, token)
     else:
-        kept = _kept(deployment, observed, settings, current, token)
+        kept = _kept(deployment, observed, settings, history, token)
         decision = kept.model_copy(update={"plan": build.record.plan})
     if _has_kuberay(observed):
         decision = decision.model_copy(update={"update_available": build.update_available})
     return _beside(decision, observed, weights, inspection._replace(create=()))
 
 
+def _is_in_doubt(deployment: ModelDeployment, history: History) -> bool:
+    """Whether what was refused may be what runs: no older record is for this spec."""
+    return bool(history.refused) and not (history.current and _is_for(history.current, deployment))
+
+
+def _left_alone(
+    deployment: ModelDeployment, observed: Observed, settings: OperatorSettings, history: History, running: JsonObject
+) -> Decision:
+    """The RayService as it is, behind its network policies, until somebody has deleted what was refused."""
+    first = history.objections[0]
+    message = f"{first.message}; until then what runs is left as it is, and then the model is planned anew"
+    mounted = find_token_secret(running) or new_token_secret(deployment)
+    return Decision(
+        plan=history.current.plan if history.current else None,
+        refusal=first.model_copy(update={"message": message}),
+        endpoint=_endpoint(deployment, settings, mounted),
+        apply=build_network_policies(deployment, settings) if _has_kuberay(observed) else (),
+    )
+
+
 def _kept(
-    deployment: ModelDeployment, observed: Observed, settings: OperatorSettings, current: Record | None, token: str
+    deployment: ModelDeployment, observed: Observed, settings: OperatorSettings, history: History, token: str
 ) -> Decision:
     """What runs goes on, repaired where somebody changed it, until there is something to run instead."""
-    if current is None:
+    if history.current is None or _is_in_doubt(deployment, history):
         return Decision()
-    return _objects(deployment, observed, settings, _with_suspension(current, deployment), token)
+    return _objects(deployment, observed, settings, history, _with_suspension(history.current, deployment), token)
 
 
 def _beside(decision: Decision, observed: Observed, *plans: WeightsPlan | InspectionPlan) -> Decision:
@@ -125,6 +159,7 @@ def make_plan(
     _refuse(check_deployment(deployment, DataClasses(names=settings.data_classes)))
     if records and _is_for(records[-1], deployment):
         return records[-1].plan
+    _refuse(check_runtime(deployment, settings.runtime_lists))
     facts = _facts(deployment, observed, inspection)
     try:
         outcome = plan_deployment(deployment, facts, observed.inventory, _precedent(deployment, records))
@@ -155,8 +190,10 @@ def _precedent(deployment: ModelDeployment, records: tuple[Record, ...]) -> Plan
 
 def choose_build(deployment: ModelDeployment, current: Record | None, plan: Plan, settings: OperatorSettings) -> Build:
     """The recorded build where it is for this spec, with what changes in place; else a fresh one."""
+    token_secret = current.token_secret if current else new_token_secret(deployment)
     try:
-        fresh = make_record(deployment, plan, build_rayservice(deployment, plan, settings))
+        rayservice = build_rayservice(deployment, plan, settings, token_secret)
+        fresh = make_record(deployment, plan, rayservice, token_secret)
     except InvalidInput as error:
         raise _RefusedError(Reason.INVALID_SPEC, str(error)) from error
     number = current.number + 1 if current else 1
@@ -207,19 +244,26 @@ def _difference(deployment: ModelDeployment, record: Record, fresh: Record) -> s
 
 
 def _objects(
-    deployment: ModelDeployment, observed: Observed, settings: OperatorSettings, record: Record, token: str
+    deployment: ModelDeployment,
+    observed: Observed,
+    settings: OperatorSettings,
+    history: History,
+    record: Record,
+    token: str,
 ) -> Decision:
     """Without KubeRay nothing is written: no record binds the plan to nodes that may be others by then."""
     if not _has_kuberay(observed):
         return Decision(plan=record.plan)
-    has_token = bool(observed.revisions) and not _is_token_missing(deployment, observed)
+    has_token = bool(history.records) and not _is_missing(record.token_secret, observed)
     objects = build_all(deployment, record, settings)
+    refused = {found.name for found in history.refused}
+    ours = [revision for revision in observed.revisions if revision["metadata"]["name"] not in refused]
     return Decision(
         plan=record.plan,
-        endpoint=_endpoint(deployment, settings),
-        create=() if has_token else (build_token_secret(deployment, token),),
+        endpoint=_endpoint(deployment, settings, record.token_secret),
+        create=() if has_token else (build_token_secret(deployment, record.token_secret, token),),
         apply=objects,
-        delete=superseded(observed.revisions, current=objects[0]),
+        delete=superseded(ours, current=objects[0]),
     )
 
 
@@ -227,12 +271,12 @@ def _has_kuberay(observed: Observed) -> bool:
     return observed.kuberay.installed and not observed.kuberay.missing_fields
 
 
-def _endpoint(deployment: ModelDeployment, settings: OperatorSettings) -> Endpoint:
+def _endpoint(deployment: ModelDeployment, settings: OperatorSettings, token_secret: str) -> Endpoint:
     name, namespace = deployment.metadata.name, deployment.metadata.namespace
     return Endpoint(
         url=names.endpoint_url(name, namespace, settings.cluster_domain),
         model=deployment.served_name,
-        token_secret=names.token_secret(name),
+        token_secret=token_secret,
     )
 
 
@@ -242,17 +286,17 @@ def build_all(deployment: ModelDeployment, record: Record, settings: OperatorSet
     return build_revision(deployment, record), *policies, record.rayservice
 
 
-def _is_token_missing(deployment: ModelDeployment, observed: Observed) -> bool:
+def _is_missing(token_secret: str, observed: Observed) -> bool:
     """The operator reads no Secret: a deleted one shows in the events of pods that wait for it.
 
     True also where the Secret came back after the event: `AlreadyExists` is then the answer, and changes nothing.
     """
     waiting = {pod["metadata"]["name"] for pod in observed.pods if pod.get("status", {}).get("phase") == "Pending"}
-    secret = f'secret "{names.token_secret(deployment.metadata.name)}" not found'
+    words = f'secret "{token_secret}" not found'
     return any(
         event.get("reason") == "FailedMount"
         and event.get("involvedObject", {}).get("name") in waiting
-        and secret in event.get("message", "")
+        and words in event.get("message", "")
         for event in observed.events
     )
 

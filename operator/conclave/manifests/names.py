@@ -6,6 +6,7 @@ enough (KubeRay allows 47), and those with a dot cannot be another deployment's.
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 
 PREFIX = "conclave.dev"
@@ -126,9 +127,24 @@ def serve_service(deployment: str) -> str:
     return f"{rayservice(deployment)}-serve-svc"
 
 
-def token_secret(deployment: str) -> str:
-    """The endpoint's bearer token."""
+def token_secret(deployment: str, uid: str) -> str:
+    """The endpoint's bearer token. Nobody knows the object's UID before the object exists, and so nobody can have put a
+    Secret of this name there for the operator to find.
+
+    What remains: whoever may create Secrets, and reads the UID of a deployment before its first plan is carried out,
+    can make one of this name and then knows the token.
+    """
+    return f"{former_token_secret(deployment)}-{hashlib.sha256(uid.encode()).hexdigest()[:10]}"
+
+
+def former_token_secret(deployment: str) -> str:
+    """As the first builds of 0.1.0 named it: a deployment that was recorded with it keeps it."""
     return f"{deployment}-token"
+
+
+def token_secrets(deployment: str, uid: str) -> tuple[str, str]:
+    """All that a deployment's token may be in."""
+    return token_secret(deployment, uid), former_token_secret(deployment)
 
 
 def network_policy(deployment: str) -> str:

@@ -21,6 +21,7 @@ from conclave.api.plan import Plan
 from conclave.errors import InvalidInput
 from conclave.manifests import names
 from conclave.manifests.objects import without_empty
+from conclave.manifests.secret import new_token_secret
 from conclave.manifests.serving_arguments import (
     CONNECTIONS_EXEMPT_VARIABLE,
     CONNECTIONS_PER_ADDRESS_VARIABLE,
@@ -73,6 +74,8 @@ _ENVIRONMENT = {
     "VLLM_NO_USAGE_STATS": "1",
 }
 """Nothing is reported or fetched; USER, since the image may not know the user's id. Ray's default keeps 3 GiB a log."""
+FIXED_ENVIRONMENT: Mapping[str, str] = {**_ENVIRONMENT, names.ENGINE_PID_VARIABLE: names.ENGINE_PID_PATH}
+"""All that pods are told whatever the spec; `recorded` knows forgeries by it."""
 
 SCRATCH_MOUNTS: list[JsonObject] = [
     {"name": "tmp", "mountPath": "/tmp"},  # noqa: S108 - a volume of the pod's own
@@ -88,13 +91,14 @@ its store has no room for; home the kernels that vLLM, Triton and CUDA compile (
 """
 
 
-def head_template(deployment: ModelDeployment, settings: OperatorSettings) -> JsonObject:
+def head_template(deployment: ModelDeployment, settings: OperatorSettings, token_secret: str = "") -> JsonObject:
     """Control store, dashboard and ingress replicas; no GPU. Its own container gets no Kubernetes token."""
     resources = _resources(deployment.spec.runtime.resources.head, default_cpu="4", default_memory="8Gi")
     return _template(
         deployment,
         settings,
         component="head",
+        token_secret=token_secret,
         resources=resources,
         shared_memory_gib=2,
         ports={
@@ -105,12 +109,14 @@ def head_template(deployment: ModelDeployment, settings: OperatorSettings) -> Js
         },
         readiness_probe=_probe(names.DASHBOARD_AGENT_PORT, "/api/healthz", failures=12),
         grace_period_s=HEAD_TERMINATION_GRACE_PERIOD_S,
-        volumes=[_api_token_volume()],
+        volumes=[api_token_volume()],
         placed={"affinity": _affinity(_region_terms(deployment))},
     )
 
 
-def worker_template(deployment: ModelDeployment, plan: Plan, settings: OperatorSettings) -> JsonObject:
+def worker_template(
+    deployment: ModelDeployment, plan: Plan, settings: OperatorSettings, token_secret: str = ""
+) -> JsonObject:
     """One pipeline stage of a replica, or an equal share of one: `gpus_per_node` GPUs of the planned accelerator."""
     vendor = names.gpu_vendor(plan.accelerator)
     gpus = plan.gpus_per_node
@@ -126,10 +132,11 @@ def worker_template(deployment: ModelDeployment, plan: Plan, settings: OperatorS
         deployment,
         settings,
         component="worker",
+        token_secret=token_secret,
         resources=resources,
         shared_memory_gib=2 + gpus,
         ports={"serve": names.SERVE_PORT, "metrics": names.METRICS_PORT},
-        readiness_probe=_engine_probe(),
+        readiness_probe=engine_probe(),
         grace_period_s=TERMINATION_GRACE_PERIOD_S,
         environment={names.ENGINE_PID_VARIABLE: names.ENGINE_PID_PATH},
         init_containers=[_canary(deployment, settings), *_verification(deployment, settings)],
@@ -170,6 +177,7 @@ def _template(
     settings: OperatorSettings,
     *,
     component: str,
+    token_secret: str,
     resources: JsonObject,
     shared_memory_gib: int,
     ports: dict[str, int],
@@ -215,7 +223,7 @@ def _template(
                 {"name": "shared-memory", "emptyDir": {"medium": "Memory", "sizeLimit": f"{shared_memory_gib}Gi"}},
                 {
                     "name": names.TOKEN_VOLUME,
-                    "secret": {"secretName": names.token_secret(deployment.metadata.name), "defaultMode": 0o440},
+                    "secret": {"secretName": token_secret or new_token_secret(deployment), "defaultMode": 0o440},
                 },
                 *_weights_volumes(deployment),
                 *(volumes or []),
@@ -242,7 +250,7 @@ def _resources(wanted: PodResources, *, default_cpu: str, default_memory: str) -
     return {"requests": dict(amounts), "limits": dict(amounts)}
 
 
-def _engine_probe() -> JsonObject:
+def engine_probe() -> JsonObject:
     """Ready while a warm engine lives in the pod, and the proxy beside it answers.
 
     Serve starts a proxy as soon as a replica begins to start, minutes before it answers. Of a replica over several pods
@@ -387,7 +395,7 @@ def _weights_mounts(deployment: ModelDeployment) -> list[JsonObject]:
     ]
 
 
-def _api_token_volume() -> JsonObject:
+def api_token_volume() -> JsonObject:
     """What automounting would give to every container of the pod; here only the autoscaler mounts it."""
     return {
         "name": names.API_TOKEN_VOLUME,

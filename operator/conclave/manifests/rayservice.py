@@ -31,8 +31,10 @@ OBJECT_STORE_BYTES = 1 << 30
 """Requests and answers are small; Ray's default would take 30 % of the memory."""
 
 
-def build_rayservice(deployment: ModelDeployment, plan: Plan, settings: OperatorSettings) -> JsonObject:
-    """Deterministic; holds only fields that Conclave owns.
+def build_rayservice(
+    deployment: ModelDeployment, plan: Plan, settings: OperatorSettings, token_secret: str = ""
+) -> JsonObject:
+    """Deterministic; holds only fields that Conclave owns. `token_secret` is the recorded one, empty for a new object.
 
     `excludeHeadPodFromServeSvc` stays unset: false is its default, and KubeRay drops it when it sets its finalizer.
     """
@@ -60,16 +62,16 @@ def build_rayservice(deployment: ModelDeployment, plan: Plan, settings: Operator
         "spec": {
             "upgradeStrategy": {"type": "NewCluster"},
             "serveConfigV2": _yaml(serve_config),
-            "rayClusterConfig": _cluster(deployment, plan, settings, serve_config),
+            "rayClusterConfig": _cluster(deployment, plan, settings, serve_config, token_secret),
         },
     }
 
 
 def _cluster(
-    deployment: ModelDeployment, plan: Plan, settings: OperatorSettings, serve_config: JsonObject
+    deployment: ModelDeployment, plan: Plan, settings: OperatorSettings, serve_config: JsonObject, token_secret: str
 ) -> JsonObject:
-    head = head_template(deployment, settings)
-    worker = worker_template(deployment, plan, settings)
+    head = head_template(deployment, settings, token_secret)
+    worker = worker_template(deployment, plan, settings, token_secret)
     arguments = serve_config["applications"][0]["args"]
     marker = _rollout_hash(worker["spec"]["tolerations"], arguments)
     for template in (head, worker):

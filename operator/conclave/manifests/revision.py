@@ -44,6 +44,8 @@ class Record(BaseModel):
     """Directory of the cache that the pods mount; left out where nothing is downloaded."""
     number: int = 0
     """The ControllerRevision's `revision`; not part of its data."""
+    name: str = ""
+    """The ControllerRevision's; empty before it is made, and not part of its data."""
 
 
 def spec_hash(deployment: ModelDeployment) -> str:
@@ -66,8 +68,8 @@ def planned_hash(deployment: ModelDeployment) -> str:
     return content_hash([*asked, ranks] if ranks else asked)
 
 
-def make_record(deployment: ModelDeployment, plan: Plan, rayservice: JsonObject) -> Record:
-    """A record of this version for the spec as it is."""
+def make_record(deployment: ModelDeployment, plan: Plan, rayservice: JsonObject, token_secret: str) -> Record:
+    """A record of this version for the spec as it is; the RayService mounts that Secret."""
     return Record(
         spec=spec_hash(deployment),
         shape=shape_hash(deployment),
@@ -76,14 +78,14 @@ def make_record(deployment: ModelDeployment, plan: Plan, rayservice: JsonObject)
         builder=__version__,
         plan=plan,
         rayservice=rayservice,
-        token_secret=names.token_secret(deployment.metadata.name),
+        token_secret=token_secret,
         weights_key=weights_key(deployment),
     )
 
 
 def build_revision(deployment: ModelDeployment, record: Record) -> JsonObject:
     """The ControllerRevision of a record; equal decisions have equal names, whatever their number."""
-    data = record.model_dump(mode="json", by_alias=True, exclude={"number"})
+    data = record.model_dump(mode="json", by_alias=True, exclude={"number", "name"})
     return {
         "apiVersion": "apps/v1",
         "kind": "ControllerRevision",
@@ -98,7 +100,8 @@ def read_records(revisions: Iterable[JsonObject]) -> tuple[Record, ...]:
     records = []
     for revision in revisions:
         try:
-            records.append(Record.model_validate({**revision.get("data", {}), "number": revision["revision"]}))
+            about = {"number": revision["revision"], "name": revision["metadata"]["name"]}
+            records.append(Record.model_validate({**revision.get("data", {}), **about}))
         except ValidationError:
             continue
     return tuple(sorted(records, key=lambda record: record.number))

@@ -8,12 +8,17 @@ from conclave.manifests.objects import metadata
 from conclave.observation import JsonObject
 
 
-def build_token_secret(deployment: ModelDeployment, token: str) -> JsonObject:
+def new_token_secret(deployment: ModelDeployment) -> str:
+    """Its name where nothing is recorded yet; what is recorded is kept, since clients know it."""
+    return names.token_secret(deployment.metadata.name, deployment.metadata.uid)
+
+
+def build_token_secret(deployment: ModelDeployment, name: str, token: str) -> JsonObject:
     """Kubernetes encodes `stringData`; the token itself is the caller's, since builders are pure."""
     return {
         "apiVersion": "v1",
         "kind": "Secret",
-        "metadata": metadata(deployment, names.token_secret(deployment.metadata.name), "endpoint-token"),
+        "metadata": metadata(deployment, name, "endpoint-token"),
         "type": "Opaque",
         "stringData": {names.TOKEN_KEY: token},
     }

@@ -7,7 +7,9 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from conclave.api.formats import ImagePattern, ServiceAccountPattern
 from conclave.policy.data_classes import DEFAULT_DATA_CLASSES, DataClassOrder
+from conclave.policy.runtime_lists import RuntimeLists
 
 
 class OperatorSettings(BaseModel):
@@ -20,6 +22,10 @@ class OperatorSettings(BaseModel):
     image_pull_policy: str = "IfNotPresent"
     image_pull_secrets: tuple[str, ...] = ()
     """Added to `runtime.imagePullSecrets`; the Secrets must exist in the deployments' namespaces."""
+    allowed_images: tuple[ImagePattern, ...] = ()
+    """What `runtime.image` may be besides `image`: references, or a repository with `:*` or `@sha256:*`."""
+    allowed_service_accounts: tuple[ServiceAccountPattern, ...] = ()
+    """What `runtime.serviceAccountName` may be: a name, of any namespace, or NAMESPACE/NAME; none where empty."""
     kuberay_namespace: str = "kuberay-system"
     """KubeRay's operator; it calls the Ray heads of every deployment."""
     gateway_namespace: str = "conclave-system"
@@ -41,3 +47,10 @@ class OperatorSettings(BaseModel):
     cluster_domain: str = "cluster.local"
     data_classes: DataClassOrder = DEFAULT_DATA_CLASSES.names
     """In ascending order; `access.dataClass` must be one of them."""
+
+    @property
+    def runtime_lists(self) -> RuntimeLists:
+        """Which images and accounts a ModelDeployment may name."""
+        return RuntimeLists(
+            default_image=self.image, images=self.allowed_images, service_accounts=self.allowed_service_accounts
+        )

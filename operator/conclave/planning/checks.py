@@ -18,6 +18,7 @@ from conclave.planning.plan import engine_settings
 from conclave.planning.settings import quantization_conflict, weight_format
 from conclave.policy.admission import Path
 from conclave.policy.data_classes import DataClasses
+from conclave.policy.runtime_lists import RuntimeLists
 
 
 class Unfit(NamedTuple):
@@ -40,6 +41,18 @@ def check_deployment(deployment: ModelDeployment, data_classes: DataClasses) -> 
         Unfit(Reason.MODEL_REFUSED, ("spec", "model"), problem)
         for problem in check_servable(model.id, accepted, has_config=True)
     ]
+    return tuple(found)
+
+
+def check_runtime(deployment: ModelDeployment, lists: RuntimeLists) -> tuple[Unfit, ...]:
+    """What the operator's lists of images and accounts do not hold; a laptop has no such lists."""
+    runtime, namespace = deployment.spec.runtime, deployment.metadata.namespace
+    found = []
+    if problem := lists.image_problem(runtime.image):
+        found.append(Unfit(Reason.IMAGE_NOT_ALLOWED, ("spec", "runtime", "image"), problem))
+    if problem := lists.account_problem(namespace, runtime.service_account_name):
+        path = ("spec", "runtime", "serviceAccountName")
+        found.append(Unfit(Reason.SERVICE_ACCOUNT_NOT_ALLOWED, path, problem))
     return tuple(found)
 
 

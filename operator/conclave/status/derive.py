@@ -40,6 +40,7 @@ def derive_status(
         **parts,
         ConditionType.SCALED: scaled(scene, replicas, causes),
         ConditionType.EGRESS_ENFORCED: egress_enforced(scene),
+        ConditionType.WITHIN_POLICY: _within_policy(scene, causes),
         ConditionType.UPDATE_AVAILABLE: _update_available(scene),
         ConditionType.RECONCILING: _reconciling(scene, causes, ready),
         ConditionType.STALLED: _stalled(causes),
@@ -140,6 +141,15 @@ def _serving(scene: Scene, causes: tuple[Finding, ...]) -> Verdict:
     if scene.deployment.spec.suspend:
         return _suspended()
     return _unknown(causes, "nothing answers", status="False")
+
+
+def _within_policy(scene: Scene, causes: tuple[Finding, ...]) -> Verdict:
+    objections = scene.decision.objections
+    if objections:
+        return Verdict("False", Reason(objections[0].reason), "; ".join(objection.message for objection in objections))
+    if any(failure.resource in ("controllerrevisions", "rayservices") for failure in scene.observed.failures):
+        return _unknown(causes, "what is recorded and what runs could not be read")
+    return Verdict("True", Reason.AS_WANTED, "the operator's lists allow what the spec and its records name")
 
 
 def _update_available(scene: Scene) -> Verdict:

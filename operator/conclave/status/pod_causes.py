@@ -64,7 +64,7 @@ def _unmounted(scene: Scene, pod: JsonObject, words: str) -> Finding:
     kind, name = missing.groups() if missing else ("", "")
     is_secret = kind.lower() == "secret"
     is_weights = f'volume "{names.WEIGHTS_VOLUME}' in words
-    own_token = is_secret and name == names.token_secret(scene.deployment.metadata.name)
+    own_token = is_secret and name in names.token_secrets(scene.name, scene.deployment.metadata.uid)
     remedy = f"create the {kind} {name} in namespace {scene.deployment.metadata.namespace}" if missing else ""
     return _on_pod(
         scene,

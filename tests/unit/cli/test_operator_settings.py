@@ -49,6 +49,14 @@ REFUSED: dict[str, tuple[bytes, str]] = {
         b"image: x\ndata_classes: []\n",
         "operator.yaml:2: data_classes: 0 data classes are listed, 1 to 16 are expected",
     ),
+    "every image of a registry": (
+        b"image: x\nallowed_images: [registry.example/*]\n",
+        'operator.yaml:2: allowed_images[0]: "registry.example/*" is not an image reference, or registry/repository:* ',
+    ),
+    "every service account": (
+        b"image: x\nallowed_service_accounts: ['*']\n",
+        'allowed_service_accounts[0]: "*" is not a service account: its name, of any namespace, or NAMESPACE/NAME',
+    ),
     "a data class twice": (b"image: x\ndata_classes: [a, a]\n", "data_classes: a data class is listed twice in a, a"),
 }
 

@@ -21,6 +21,7 @@ from conclave.manifests.settings import OperatorSettings
 from conclave.observation import ApiFailure, Decision, JsonObject, KubeRay, Observed
 from conclave.planning.inventory import Inventory, Node
 
+TOKEN_SECRET = names.token_secret("mixtral", make_deployment().metadata.uid)
 NEWER = SETTINGS.model_copy(update={"image": "images.test/conclave-serving:0.2.0"})
 
 
@@ -162,12 +163,13 @@ def test_another_image_keeps_the_layout_that_was_chosen_when_other_nodes_were_th
         Node(**(h100(8, "b").model_dump() | {"accelerator": "NVIDIA-H200", "memory_bytes": 141 * GIB})),
     )
     image = {"runtime": {"image": "images.test/own:1"}}
-    kept = cluster.reconcile(make_deployment(image)).plan
+    listed = SETTINGS.model_copy(update={"allowed_images": ("images.test/own:*",)})
+    kept = cluster.reconcile(make_deployment(image), listed).plan
     assert plan is not None
     assert kept is not None
     assert (kept.accelerator, kept.tensor) == (plan.accelerator, plan.tensor)
     asked = make_deployment(image, annotations={names.REFRESH: "1"})
-    fresh = cluster.reconcile(asked).plan
+    fresh = cluster.reconcile(asked, listed).plan
     assert fresh is not None
     assert fresh.accelerator == "NVIDIA-H200"
 
@@ -254,7 +256,7 @@ def test_a_deleted_token_is_made_again_for_pods_that_wait_for_it() -> None:
     cluster = Cluster()
     cluster.reconcile(make_deployment())
     pod = make_pod("worker", **waiting("ContainerCreating"))
-    event = make_event(pod, "FailedMount", 'MountVolume.SetUp failed : secret "mixtral-token" not found')
+    event = make_event(pod, "FailedMount", f'MountVolume.SetUp failed : secret "{TOKEN_SECRET}" not found')
     cluster.observed |= {"pods": (pod,), "events": (event,)}
     assert [item["kind"] for item in cluster.reconcile(make_deployment()).create] == ["Secret"]
     cluster.observed |= {"pods": (make_pod("worker"),)}

@@ -18,7 +18,7 @@ deployments = st.from_regex(r"[a-z]([-a-z0-9]{0,38}[a-z0-9])?", fullmatch=True)
 KINDS: dict[str, tuple[Callable[[str], str], ...]] = {
     "RayService": (names.rayservice,),
     "Service": (names.serve_service,),
-    "Secret": (names.token_secret,),
+    "Secret": (lambda deployment: names.token_secret(deployment, f"uid of {deployment}"), names.former_token_secret),
     "NetworkPolicy": (names.network_policy, names.head_network_policy),
 }
 
@@ -30,13 +30,13 @@ def test_names_are_valid(deployment: str) -> None:
     assert DNS_1035.fullmatch(names.serve_service(deployment))
     assert len(names.serve_service(deployment)) <= 63
     for name in (
-        names.token_secret(deployment),
+        names.token_secret(deployment, "11111111-1111-1111-1111-111111111111"),
         names.network_policy(deployment),
         names.head_network_policy(deployment),
         names.revision(deployment, "0123456789abcdef"),
     ):
         assert DNS_SUBDOMAIN.fullmatch(name)
-        assert len(name) <= 253
+        assert len(name) <= 63
     for key, value in names.labels(deployment, "worker").items():
         assert LABEL_VALUE.fullmatch(value), key
         assert len(value) <= 63

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from tests.unit.operator.simulation import NAMESPACE, Simulation, model_deployment
 
+from conclave.manifests.settings import OperatorSettings
 from conclave_cluster.resources import CLAIM, EVENT, JOB, NETWORK_POLICY, POD, RAY_SERVICE, REVISION
 
 Json = dict[str, Any]
@@ -322,3 +323,22 @@ def test_the_download_has_a_policy_of_its_own(world: Simulation) -> None:
         "mixtral.weights",
     }
     assert of(world, POD) == []
+
+
+def test_no_job_begins_with_an_image_that_has_left_the_lists() -> None:
+    """Its pod would be given the Secret's keys. What serves goes on from the claim that it has mounted."""
+    world = Simulation(settings=OperatorSettings(image="conclave/serving:test", allowed_images=("own/serving:1",)))
+    world.put(model_deployment(model=stored(), runtime={"image": "own/serving:1"}))
+    world.settle()
+    complete(world)
+    serving = world.cluster.objects[RAY_SERVICE, NAMESPACE, "mixtral"]["spec"]
+    world.settings = world.settings.model_copy(update={"allowed_images": ()})
+    world.restart()
+    world.settle()
+    assert world.condition("WithinPolicy")["reason"] == "ImageNotAllowed"
+    assert world.condition("PlanReady")["status"] == "True"
+    world.cluster.remove(JOB, NAMESPACE, the_job(world)["metadata"]["name"])
+    world.settle()
+    assert of(world, JOB) == []
+    assert world.condition("PlanReady")["reason"] == "ImageNotAllowed"
+    assert world.cluster.objects[RAY_SERVICE, NAMESPACE, "mixtral"]["spec"] == serving

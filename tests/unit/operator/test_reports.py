@@ -42,6 +42,8 @@ OUTDATED = condition("UpdateAvailable", "True", "BuilderChanged")
 UNTESTED = condition("EgressEnforced", "Unknown", "EgressUntested")
 OPEN = condition("EgressEnforced", "False", "EgressOpen")
 CLOSED = condition("EgressEnforced", "True", "EgressClosed")
+KEPT = condition("WithinPolicy", "True", "AsWanted")
+FORGED = condition("WithinPolicy", "False", "RecordRefused")
 
 
 @pytest.mark.parametrize(
@@ -56,6 +58,9 @@ CLOSED = condition("EgressEnforced", "True", "EgressClosed")
         ([OPEN], [OPEN], []),
         ([OPEN], [UNTESTED], []),
         ([UNTESTED], [CLOSED], []),
+        ([], [KEPT], []),
+        ([KEPT], [FORGED], [("Warning", "RecordRefused")]),
+        ([FORGED], [KEPT], []),
     ],
     ids=[
         "a first status",
@@ -67,6 +72,9 @@ CLOSED = condition("EgressEnforced", "True", "EgressClosed")
         "egress is still open",
         "the pod that found egress open goes",
         "egress is found closed",
+        "nothing is refused",
+        "a record is refused",
+        "the refused record is deleted",
     ],
 )
 def test_events_are_transitions(before: list[Any], after: list[Any], told: list[tuple[str, str]]) -> None:

@@ -376,6 +376,8 @@ def test_a_planned_model_is_not_inspected_again_by_a_newer_operator(world: Simul
 def test_an_image_that_is_corrected_makes_another_job(world: Simulation) -> None:
     first = the_job(world)["metadata"]
     pod(world, {"state": {"waiting": {"reason": "ErrImagePull", "message": "denied"}}})
+    world.settings = world.settings.model_copy(update={"allowed_images": ("conclave/serving:right",)})
+    world.restart()
     world.edit(runtime={"image": "conclave/serving:right"})
     world.settle()
     assert the_job(world)["metadata"]["name"] != first["name"]

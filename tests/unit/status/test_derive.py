@@ -58,6 +58,7 @@ def test_a_model_that_serves_is_ready() -> None:
         "Provisioned": ("True", "PodsReady"),
         "Serving": ("True", "Serving"),
         "EgressEnforced": ("Unknown", "EgressUntested"),
+        "WithinPolicy": ("True", "AsWanted"),
         "UpdateAvailable": ("False", "UpToDate"),
         "Reconciling": ("False", "AsWanted"),
         "Stalled": ("False", "AsWanted"),
@@ -169,6 +170,29 @@ pods = st.sampled_from(
         make_pod("head", name="h2", phase="Pending"),
     ]
 )
+
+
+def test_what_the_operators_lists_do_not_hold_leaves_ready_as_it_is() -> None:
+    objections = (
+        Refusal(reason="RecordRefused", message="ControllerRevision llm/x is no record"),
+        Refusal(reason="ImageNotAllowed", message="no such image"),
+    )
+    found = {
+        condition.type: condition
+        for condition in status_of(
+            decision=Decision(plan=make_plan(), endpoint=ENDPOINT, objections=objections)
+        ).conditions
+    }
+    assert found["Ready"].status == "True"
+    assert (found["WithinPolicy"].status, found["WithinPolicy"].reason) == ("False", "RecordRefused")
+    assert found["WithinPolicy"].message == "ControllerRevision llm/x is no record; no such image"
+
+
+def test_records_that_cannot_be_read_are_no_sound_ones() -> None:
+    failure = ApiFailure(verb="list", group="apps", resource="controllerrevisions", code=403, reason="Forbidden")
+    assert conditions(status_of(failures=(failure,)))["WithinPolicy"] == ("Unknown", "Forbidden")
+
+
 scenes = st.fixed_dictionaries(
     {},
     optional={

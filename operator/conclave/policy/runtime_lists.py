@@ -1,0 +1,88 @@
+"""Which images and service accounts a ModelDeployment may name in `spec.runtime`: lists of who installs the operator.
+
+Whoever may create ModelDeployments would otherwise run pods with any image, as any account of the namespace. Read by
+`planning.checks` for specs and by `manifests.record_check` for what is recorded.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from pydantic import BaseModel, ConfigDict
+
+from conclave.api.formats import ImagePattern, ServiceAccountPattern
+
+IMAGES_VALUE = "serving.allowedImages"
+ACCOUNTS_VALUE = "serving.allowedServiceAccounts"
+"""The chart's values that hold the lists."""
+
+
+class ImageName(NamedTuple):
+    """A reference in its parts; registry and repository are one part, which is only ever compared as a whole."""
+
+    repository: str
+    tag: str
+    """`latest` where there is none, as runtimes read it."""
+    digest: str
+    """Empty where there is none."""
+
+
+def parse_image(reference: str) -> ImageName:
+    """A colon before the last slash belongs to the registry's port."""
+    name, _, digest = reference.partition("@")
+    path, slash, last = name.rpartition("/")
+    last, _, tag = last.partition(":")
+    return ImageName(f"{path}{slash}{last}", tag or "latest", digest)
+
+
+def matches(pattern: str, reference: str) -> bool:
+    """Whether a reference is the one of the pattern, has any tag (`:*`), or has any digest (`@sha256:*`).
+
+    Registry and repository are equal letter by letter: `registry.example/a` is neither `registry.example/a-evil` nor
+    `registry.example.evil/a`. A runtime pulls by the digest where there is one and ignores the tag, and so a pattern of
+    tags matches no reference with a digest, and one of digests ignores tags.
+    """
+    wanted, found = parse_image(pattern), parse_image(reference)
+    if wanted.repository != found.repository:
+        return False
+    if wanted.digest:
+        return bool(found.digest) and wanted.digest in ("sha256:*", found.digest)
+    return not found.digest and wanted.tag in ("*", found.tag)
+
+
+class RuntimeLists(BaseModel):
+    """Closed by default: the operator's own serving image, and no account."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    default_image: str
+    """The image of pods whose deployment names none."""
+    images: tuple[ImagePattern, ...] = ()
+    service_accounts: tuple[ServiceAccountPattern, ...] = ()
+
+    def allows_image(self, reference: str) -> bool:
+        """Whether `spec.runtime.image` may be this."""
+        return reference == self.default_image or any(matches(pattern, reference) for pattern in self.images)
+
+    def allows_account(self, namespace: str, name: str) -> bool:
+        """Whether `spec.runtime.serviceAccountName` may be this in that namespace."""
+        return not {name, f"{namespace}/{name}"}.isdisjoint(self.service_accounts)
+
+    def image_problem(self, reference: str | None) -> str | None:
+        """Why an image cannot be used, None where it can or where none is named."""
+        if reference is None or self.allows_image(reference):
+            return None
+        return (
+            f'spec.runtime.image "{reference}" is none of {", ".join((self.default_image, *self.images))}: no pods are '
+            f"made of it. Leave the field out, name one of these, or have the chart's value {IMAGES_VALUE} extended"
+        )
+
+    def account_problem(self, namespace: str, name: str | None) -> str | None:
+        """Why an account cannot be used, None where it can or where none is named."""
+        if name is None or self.allows_account(namespace, name):
+            return None
+        seen = f"none of {', '.join(self.service_accounts)}" if self.service_accounts else "not allowed, as none is"
+        return (
+            f'spec.runtime.serviceAccountName "{name}" is {seen}: no pods are made with it. Leave the field out, or '
+            f"have the chart's value {ACCOUNTS_VALUE} extended by {namespace}/{name}"
+        )

@@ -1,0 +1,171 @@
+"""Which images and service accounts the operator's lists allow, and how an entry of them may be spelled."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+from tests.scenes import make_deployment
+
+from conclave.api.reasons import Reason
+from conclave.manifests.settings import OperatorSettings
+from conclave.planning.checks import check_runtime
+from conclave.policy.runtime_lists import RuntimeLists, matches
+
+ONE, OTHER = f"sha256:{'1' * 64}", f"sha256:{'2' * 64}"
+SCHEMA = json.loads((Path(__file__).parents[3] / "charts/conclave/values.schema.json").read_text(encoding="utf-8"))
+
+ALLOWED = {
+    "the same reference": ("registry.example/team/serving:1", "registry.example/team/serving:1"),
+    "no tag, which is latest": ("registry.example/a:latest", "registry.example/a"),
+    "any tag": ("registry.example/a:*", "registry.example/a:1.2-rc.1"),
+    "no tag where any will do": ("registry.example/a:*", "registry.example/a"),
+    "a registry with a port": ("registry.example:5000/a:*", "registry.example:5000/a:1"),
+    "a registry with a port, without a tag": ("registry.example:5000/a:*", "registry.example:5000/a"),
+    "the same digest": (f"registry.example/a@{ONE}", f"registry.example/a@{ONE}"),
+    "the same digest under a tag, which runtimes ignore": (f"registry.example/a@{ONE}", f"registry.example/a:1@{ONE}"),
+    "any digest": ("registry.example/a@sha256:*", f"registry.example/a@{ONE}"),
+    "any digest under a tag": ("registry.example/a@sha256:*", f"registry.example/a:1@{ONE}"),
+    "a bare name": ("serving:*", "serving:2"),
+}
+NOT_ALLOWED = {
+    "another repository that begins alike": ("registry.example/a:*", "registry.example/a-evil:1"),
+    "a repository below it": ("registry.example/a:*", "registry.example/a/evil:1"),
+    "the repository's name as a tag's": ("registry.example/a:*", "registry.example/a:1/evil"),
+    "a registry that begins alike": ("registry.example/a:*", "registry.example.evil/a:1"),
+    "a registry that ends alike": ("registry.example/a:*", "evil.registry.example/a:1"),
+    "the registry as another one's directory": ("registry.example/a:*", "evil/registry.example/a:1"),
+    "another port": ("registry.example/a:*", "registry.example:5000/a:1"),
+    "the host's port as a tag": ("registry.example:*", "registry.example:5000/evil"),
+    "another registry": ("registry.example/a:*", "a:1"),
+    "a name that a runtime may complete": ("docker.io/library/a:*", "a:1"),
+    "other letters": ("registry.example/a:*", "Registry.example/a:1"),
+    "another tag": ("registry.example/a:1", "registry.example/a:2"),
+    "no tag, which is another one": ("registry.example/a:1", "registry.example/a"),
+    "another digest": (f"registry.example/a@{ONE}", f"registry.example/a@{OTHER}"),
+    "a tag where a digest is wanted": ("registry.example/a@sha256:*", "registry.example/a:1"),
+    "a digest under an allowed tag, by which it is pulled": ("registry.example/a:1", f"registry.example/a:1@{ONE}"),
+    "a digest where any tag will do": ("registry.example/a:*", f"registry.example/a@{ONE}"),
+    "another digest under the same tag": (f"registry.example/a:1@{ONE}", f"registry.example/a:1@{OTHER}"),
+    "nothing": ("registry.example/a:*", ""),
+}
+
+
+@pytest.mark.parametrize(("pattern", "reference"), ALLOWED.values(), ids=ALLOWED)
+def test_an_entry_allows(pattern: str, reference: str) -> None:
+    assert matches(pattern, reference)
+
+
+@pytest.mark.parametrize(("pattern", "reference"), NOT_ALLOWED.values(), ids=NOT_ALLOWED)
+def test_an_entry_does_not_allow(pattern: str, reference: str) -> None:
+    assert not matches(pattern, reference)
+
+
+@given(st.text(max_size=40))
+def test_nothing_appended_to_a_repository_is_allowed_but_a_tag(suffix: str) -> None:
+    reference = f"registry.example/a{suffix}"
+    assert matches("registry.example/a:*", reference) is (
+        suffix.partition("@")[2] == "" and "/" not in suffix and suffix.partition("@")[0][:1] in ("", ":")
+    )
+
+
+SPELLED: dict[str, tuple[str, str, bool]] = {
+    "a reference": ("allowed_images", "registry.example:5000/team/a:1.0", True),
+    "a reference with a digest": ("allowed_images", f"registry.example/a:1@{ONE}", True),
+    "any tag": ("allowed_images", "registry.example/a:*", True),
+    "any digest": ("allowed_images", "registry.example/a@sha256:*", True),
+    "any repository": ("allowed_images", "registry.example/*", False),
+    "any repository that begins so": ("allowed_images", "registry.example/a*", False),
+    "any tag that begins so": ("allowed_images", "registry.example/a:1*", False),
+    "everything": ("allowed_images", "*", False),
+    "any registry": ("allowed_images", "*/a:1", False),
+    "any digest of a tag": ("allowed_images", "registry.example/a:1@sha256:*", False),
+    "half a digest": ("allowed_images", "registry.example/a@sha256:12", False),
+    "nothing": ("allowed_images", "", False),
+    "an account of every namespace": ("allowed_service_accounts", "model", True),
+    "an account of one namespace": ("allowed_service_accounts", "team-a/model.v2", True),
+    "every account": ("allowed_service_accounts", "*", False),
+    "every account of a namespace": ("allowed_service_accounts", "team-a/*", False),
+    "an account of two namespaces": ("allowed_service_accounts", "a/b/c", False),
+}
+DEFINITIONS = {"allowed_images": "imagePattern", "allowed_service_accounts": "accountPattern"}
+
+
+@pytest.mark.parametrize(("setting", "entry", "is_valid"), SPELLED.values(), ids=SPELLED)
+def test_chart_and_operator_take_the_same_entries(setting: str, entry: str, is_valid: bool) -> None:
+    pattern = SCHEMA["$defs"][DEFINITIONS[setting]]["pattern"]
+    assert bool(re.search(pattern, entry)) is is_valid
+    try:
+        OperatorSettings.model_validate({"image": "a:1", setting: [entry]})
+        taken = True
+    except ValidationError:
+        taken = False
+    assert taken is is_valid
+
+
+LISTS = RuntimeLists(
+    default_image="registry.example/serving:1",
+    images=("registry.example/own:*",),
+    service_accounts=("llm/model", "everywhere"),
+)
+OUTSIDE: dict[str, tuple[dict[str, str], list[tuple[Reason, str]]]] = {
+    "nothing is named": ({}, []),
+    "the default image": ({"image": "registry.example/serving:1"}, []),
+    "a listed image and account": ({"image": "registry.example/own:7", "serviceAccountName": "model"}, []),
+    "an account of every namespace": ({"serviceAccountName": "everywhere"}, []),
+    "another image": (
+        {"image": "registry.example/own-evil:7"},
+        [
+            (
+                Reason.IMAGE_NOT_ALLOWED,
+                'spec.runtime.image "registry.example/own-evil:7" is none of registry.example/serving:1, '
+                "registry.example/own:*: no pods are made of it. Leave the field out, name one of these, or have the "
+                "chart's value serving.allowedImages extended",
+            )
+        ],
+    ),
+    "another tag of the default image": (
+        {"image": "registry.example/serving:2"},
+        [(Reason.IMAGE_NOT_ALLOWED, 'spec.runtime.image "registry.example/serving:2" is none of')],
+    ),
+    "another account": (
+        {"serviceAccountName": "default"},
+        [
+            (
+                Reason.SERVICE_ACCOUNT_NOT_ALLOWED,
+                'spec.runtime.serviceAccountName "default" is none of llm/model, everywhere: no pods are made with it. '
+                "Leave the field out, or have the chart's value serving.allowedServiceAccounts extended by llm/default",
+            )
+        ],
+    ),
+    "both": (
+        {"image": "evil:1", "serviceAccountName": "admin"},
+        [(Reason.IMAGE_NOT_ALLOWED, "evil:1"), (Reason.SERVICE_ACCOUNT_NOT_ALLOWED, "admin")],
+    ),
+}
+
+
+@pytest.mark.parametrize(("runtime", "found"), OUTSIDE.values(), ids=OUTSIDE)
+def test_a_spec_is_outside_of_the_lists_with(runtime: dict[str, str], found: list[tuple[Reason, str]]) -> None:
+    problems = check_runtime(make_deployment({"runtime": runtime}), LISTS)
+    assert [problem.reason for problem in problems] == [reason for reason, _ in found]
+    for problem, (_, words) in zip(problems, found, strict=True):
+        assert words in problem.message
+
+
+def test_an_account_of_one_namespace_is_none_of_another() -> None:
+    deployment = make_deployment({"runtime": {"serviceAccountName": "model"}}, namespace="team-b")
+    assert check_runtime(deployment, LISTS)
+
+
+def test_the_lists_are_closed_by_default() -> None:
+    lists = OperatorSettings(image="registry.example/serving:1").runtime_lists
+    assert lists.image_problem("registry.example/own:1")
+    problem = lists.account_problem("llm", "model")
+    assert problem is not None
+    assert "is not allowed, as none is: no pods are made with it" in problem
