@@ -92,8 +92,9 @@ def _await(arguments: argparse.Namespace) -> dict[str, object]:
 
 
 def _failure(error: WeightsUnfit) -> dict[str, object]:
+    """The message may list every file, and names may be as long as whoever made them liked."""
     print(f"error: {error}", file=sys.stderr)
-    return {"error": type(error).__name__, "message": str(error)}
+    return {"error": type(error).__name__, "message": str(error)[:_LONGEST_REPORT]}
 
 
 def _download(arguments: argparse.Namespace) -> dict[str, object]:

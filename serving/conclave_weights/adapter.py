@@ -13,6 +13,7 @@ from typing import Any
 
 from conclave_weights.errors import WeightsUnfit, WeightsUnreadable
 from conclave_weights.headers import TensorHeader, read_header
+from conclave_weights.regular_files import LONGEST_JSON_BYTES, read_at_most
 
 CONFIG, TENSORS = "adapter_config.json", "adapter_model.safetensors"
 PICKLES = ("adapter_model.bin", "adapter_model.pt")
@@ -97,7 +98,7 @@ def check_fits(name: str, adapter: Mapping[str, TensorHeader], weights: Path) ->
 
 def _config(where: str, root: Path) -> Mapping[str, Any]:
     try:
-        config = json.loads((root / CONFIG).read_bytes())
+        config = json.loads(read_at_most(root / CONFIG, LONGEST_JSON_BYTES))
     except (FileNotFoundError, NotADirectoryError):
         raise WeightsUnfit(f"{where}: no {CONFIG}; give the directory that PEFT saved the adapter in") from None
     except OSError as error:

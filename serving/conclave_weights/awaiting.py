@@ -15,8 +15,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from conclave_weights.digest import WeightsFile, verify
+from conclave_weights.digest import WeightsFile, list_files, verify
 from conclave_weights.errors import WeightsUnfit
+from conclave_weights.regular_files import entries_below
 from conclave_weights.soundness import check_weights
 
 LOOK_EVERY_S = 10.0
@@ -35,6 +36,7 @@ class Note(NamedTuple):
 
 def verify_whole(root: Path, digest: str) -> tuple[WeightsFile, ...]:
     """The files, where an engine could read them and they are those of the digest; raises WeightsUnfit otherwise."""
+    list_files(root)  # refuses links and devices before anything is opened
     check_weights(root)
     return verify(root, digest)
 
@@ -109,9 +111,7 @@ def look(root: Path) -> str:
 
 def _lines(root: Path) -> list[bytes]:
     failures: list[OSError] = []
-    lines = [_line(root)]
-    for directory, directories, files in os.walk(root, onerror=failures.append):
-        lines += [_line(Path(directory) / name) for name in (*directories, *files)]
+    lines = [_line(root), *(_line(Path(entry.path)) for entry in entries_below(root, failures.append))]
     return lines + [os.fsencode(f"{failure.filename}\0{failure.errno}\n") for failure in failures]
 
 

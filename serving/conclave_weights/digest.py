@@ -9,13 +9,13 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-import stat
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 from conclave_weights.errors import DigestMismatch, WeightsUnfit, WeightsUnreadable
+from conclave_weights.regular_files import open_to_read
 
 CHUNK_BYTES = 4 * 1024**2
 MAX_THREADS = 16
@@ -41,7 +41,7 @@ def list_files(root: Path) -> tuple[tuple[str, int], ...]:
     if not root.is_dir():
         raise WeightsUnfit(f"weights {root}: no such directory; give the directory that holds config.json")
     try:
-        found = sorted(_walk(root, root.resolve(), ""))
+        found = sorted(_walk(root))
     except OSError as error:
         raise WeightsUnreadable(
             f"weights {root}: {error.filename} cannot be read: {error.strerror or error}"
@@ -51,25 +51,29 @@ def list_files(root: Path) -> tuple[tuple[str, int], ...]:
     return tuple(found)
 
 
-def _walk(root: Path, directory: Path, prefix: str) -> Iterator[tuple[str, int]]:
-    with os.scandir(directory) as entries:
-        for entry in entries:
-            if entry.name.startswith(".") or entry.name == "lost+found":
-                continue
-            path = prefix + entry.name
-            if not _is_utf8(path):
-                raise WeightsUnfit(f"weights {root}: file name {path!r} is not UTF-8; rename it")
-            if entry.is_symlink():
-                raise WeightsUnfit(
-                    f"weights {root}: {path} is a symbolic link to {Path(entry.path).readlink()}, "
-                    "expected a regular file; copy the weights with their links resolved (cp -rL)"
-                )
-            if entry.is_dir(follow_symlinks=False):
-                yield from _walk(root, directory / entry.name, path + "/")
-            elif entry.is_file(follow_symlinks=False):
-                yield path, entry.stat(follow_symlinks=False).st_size
-            else:
-                raise WeightsUnfit(f"weights {root}: {path} is neither file nor directory; remove it")
+def _walk(root: Path) -> Iterator[tuple[str, int]]:
+    """Not recursive: a directory may be nested deeper than Python may call."""
+    waiting = [(root.resolve(), "")]
+    while waiting:
+        directory, prefix = waiting.pop()
+        with os.scandir(directory) as entries:
+            for entry in entries:
+                if entry.name.startswith(".") or entry.name == "lost+found":
+                    continue
+                path = prefix + entry.name
+                if not _is_utf8(path):
+                    raise WeightsUnfit(f"weights {root}: file name {path!r} is not UTF-8; rename it")
+                if entry.is_symlink():
+                    raise WeightsUnfit(
+                        f"weights {root}: {path} is a symbolic link to {Path(entry.path).readlink()}, "
+                        "expected a regular file; copy the weights with their links resolved (cp -rL)"
+                    )
+                if entry.is_dir(follow_symlinks=False):
+                    waiting.append((directory / entry.name, path + "/"))
+                elif entry.is_file(follow_symlinks=False):
+                    yield path, entry.stat(follow_symlinks=False).st_size
+                else:
+                    raise WeightsUnfit(f"weights {root}: {path} is neither file nor directory; remove it")
 
 
 def _is_utf8(name: str) -> bool:
@@ -110,11 +114,8 @@ def _sha256(path: Path, size_bytes: int, on_progress: Callable[[int], None]) -> 
     buffer = memoryview(bytearray(CHUNK_BYTES))
     read_bytes = 0
     try:
-        # O_NOFOLLOW: a link put in place of the file after it was listed is refused as well.
-        with os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW), "rb", buffering=0) as file:
-            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                raise WeightsUnfit(f"weights file {path}: is no regular file any more; keep the weights unchanged")
-            while count := file.readinto(buffer):
+        with open_to_read(path, follows_links=False) as file:
+            while read_bytes <= size_bytes and (count := file.readinto(buffer)):
                 hashed.update(buffer[:count])
                 read_bytes += count
                 on_progress(count)

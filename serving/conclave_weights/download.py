@@ -17,15 +17,23 @@ import shutil
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from threading import Event, Lock
 from typing import Any
 
-from conclave_weights.digest import digest_of, hash_listed, listing
-from conclave_weights.durable import sync_directory
-from conclave_weights.errors import DigestMismatch, DownloadFailed
+from conclave.errors import InvalidInput
+from conclave_weights.digest import digest_of, hash_listed, listing, verify
+from conclave_weights.durable import make_own, sync_directory
+from conclave_weights.errors import DigestMismatch, DownloadFailed, WeightsUnfit, WeightsUnreadable
 from conclave_weights.object_store import ObjectStore, StoredObject
+from conclave_weights.regular_files import (
+    LONGEST_JSON_BYTES,
+    entries_below,
+    open_to_read,
+    open_to_write,
+    read_at_most,
+)
 from conclave_weights.soundness import check_weights
 
 MARKER = ".conclave-weights.json"
@@ -96,25 +104,61 @@ def download(
 ) -> Download:
     """Fetch what is missing and, at 100 percent, compare it, check it and give it its name.
 
-    `keep` names what else may stay beside the target; without it everything stays. `on_listed` gets the bytes in all
+    `keep` names what else may stay beside the target, and lets a target be downloaded anew that is not what its marker
+    says; without it everything stays. `on_listed` gets the bytes in all
     and those that are there, `on_progress` the bytes since its last call.
     Raises DownloadFailed, DigestMismatch where everything is there and is something else, and WeightsUnfit where it is
     nothing that can be served.
     """
-    marked = _read_marker(target)
-    if marked is not None and marked | {"objects": []} == _marker(store, digest, ()):
-        size_bytes = sum(item["size_bytes"] for item in marked["objects"])
-        on_listed(size_bytes, size_bytes)
-        return Download(size_bytes, size_bytes, 0, is_whole=True)
-    if target.exists():
-        raise DownloadFailed(
-            f"{target}: exists and is not {store.uri} with digest {digest}; remove it, or name another"
-        )
+    mended: tuple[str, ...] = ()
     with _as_failure(target):
         if keep is not None:
             _clear(target.parent, {target.name, _partial(target).name, *keep})
+        if os.path.lexists(target):
+            marked = _read_marker(target)
+            is_asked_for = marked is not None and marked | {"objects": []} == _marker(store, digest, ())
+            # A step that ends before the last one reads nothing: the last one compares, and mends.
+            if marked and is_asked_for and (until_percent < 100 or _is_intact(target, digest)):
+                size_bytes = sum(item["size_bytes"] for item in marked["objects"])
+                on_listed(size_bytes, size_bytes)
+                return Download(size_bytes, size_bytes, 0, is_whole=True)
+            if keep is None and is_asked_for:
+                raise DigestMismatch(f"{target}: {_changed(digest)}; remove it, then repeat to download them anew")
+            if keep is None:
+                raise DownloadFailed(
+                    f"{target}: exists and is not {store.uri} with digest {digest}; remove it, or name another"
+                )
+            _begin_anew(target)
+            mended = (f"{target}: {_changed(digest) if is_asked_for else 'held something else'}; downloaded anew",)
         with _alone_in(_partial(target)):
-            return _download(store, target, digest, until_percent, on_listed, on_progress)
+            done = _download(store, target, digest, until_percent, on_listed, on_progress)
+    return replace(done, notes=(*mended, *done.notes))
+
+
+def _changed(digest: str | None) -> str:
+    return f"its files were changed since they were downloaded, they are not those of {digest}"
+
+
+def _is_intact(directory: Path, digest: str | None) -> bool:
+    """Whether what was compared once still is what it was: who can change the files can write a marker beside them."""
+    try:
+        return digest is None or bool(verify(directory, digest))
+    except WeightsUnreadable:
+        raise
+    except WeightsUnfit:
+        return False
+
+
+def _begin_anew(target: Path) -> None:
+    """Takes the name away; the directory stays the same one, so that pods that have it mounted see the new files."""
+    partial = _partial(target)
+    with _alone_in(partial):
+        shutil.rmtree(partial)
+        if target.is_dir() and not target.is_symlink():
+            target.rename(partial)
+            (partial / MARKER).unlink(missing_ok=True)
+        else:
+            target.unlink()
 
 
 def _download(
@@ -131,6 +175,10 @@ def _download(
     fetched_bytes = 0
     total_bytes = sum(item.size_bytes for item in objects)
     marked = _read_marker(partial)
+    if marked == _marker(store, digest, objects):
+        _give_names(partial, objects)
+        if not _is_intact(partial, digest):
+            marked = None
     if marked != _marker(store, digest, objects):
         if marked is not None:
             _take_names(partial, (StoredObject(**item) for item in marked["objects"]))
@@ -156,12 +204,16 @@ def _partial(target: Path) -> Path:
 
 
 def _parts(partial: Path, objects: tuple[StoredObject, ...]) -> list[_Part]:
-    """The parts of these objects; files of others, or of an object as it was before, are removed."""
+    """The parts of these objects; what is none of their files, or of an object as it was before, is removed."""
     parts = [_Part(item, partial / _part_name(item)) for item in objects]
     wanted = {partial / _LOCK, *(part.file for part in parts)}
-    for file in [path for path in partial.rglob("*") if path.is_file() or path.is_symlink()]:
-        if file not in wanted:
-            file.unlink()
+    for entry in list(entries_below(partial)):
+        path = Path(entry.path)
+        if entry.is_dir(follow_symlinks=False):
+            if path in wanted:
+                shutil.rmtree(path)
+        elif path not in wanted or not entry.is_file(follow_symlinks=False):
+            path.unlink(missing_ok=True)
     for part in parts:
         part.file.parent.mkdir(parents=True, exist_ok=True)
         if part.done_bytes > part.item.size_bytes:
@@ -210,7 +262,8 @@ def _fetch_one(store: ObjectStore, part: _Part, budget: _Budget) -> None:
     done_bytes = part.done_bytes
     if done_bytes == part.item.size_bytes or budget.is_spent.is_set():
         return
-    with part.file.open("ab") as file:
+    with open_to_write(part.file) as file:
+        file.seek(done_bytes)
         unsynced_bytes = 0
         for chunk in store.read(part.item, done_bytes):
             file.write(chunk)
@@ -266,7 +319,7 @@ def _compare_etags(parts: list[_Part]) -> tuple[str, ...]:
 
 
 def _md5(path: Path) -> str:
-    with path.open("rb") as file:
+    with open_to_read(path, follows_links=False) as file:
         return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
 
 
@@ -293,17 +346,29 @@ def _marker(store: ObjectStore, digest: str | None, objects: tuple[StoredObject,
 
 
 def _read_marker(directory: Path) -> dict[str, Any] | None:
+    """None of what is none, whoever wrote it."""
     try:
-        content = json.loads((directory / MARKER).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        content = json.loads(read_at_most(directory / MARKER, LONGEST_JSON_BYTES, follows_links=False))
+    except (OSError, ValueError, RecursionError, WeightsUnfit):
         return None
-    return content if isinstance(content, dict) else None
+    is_marker = isinstance(content, dict) and isinstance(content.get("objects"), list)
+    return content if is_marker and all(map(_is_object, content["objects"])) else None
+
+
+def _is_object(item: object) -> bool:
+    """Whether it is a StoredObject, and below the directory."""
+    match item:
+        case {"path": str(path), "size_bytes": int(size_bytes), "etag": str(), **others}:
+            return not others and size_bytes >= 0 and all(part and part[0] != "." for part in path.split("/"))
+        case _:
+            return False
 
 
 def _write_marker(directory: Path, content: dict[str, object]) -> None:
     new = directory / f"{MARKER}.new"
-    with new.open("w", encoding="utf-8") as file:
-        json.dump(content, file, indent=1)
+    new.unlink(missing_ok=True)
+    with open_to_write(new) as file:
+        file.write(json.dumps(content, indent=1).encode())
         file.flush()
         os.fsync(file.fileno())
     new.rename(directory / MARKER)
@@ -314,15 +379,22 @@ def _clear(directory: Path, kept: set[str]) -> None:
     """Removes weights of other sources that no deployment's pods use any more; what is not ours is left alone."""
     for entry in directory.iterdir() if directory.is_dir() else ():
         is_ours = (entry / MARKER).exists() or entry.name.endswith(".partial")
-        if is_ours and entry.name not in kept:
+        is_directory = entry.is_dir() and not entry.is_symlink()
+        if is_ours and is_directory and entry.name not in kept:
             shutil.rmtree(entry)
 
 
 @contextmanager
 def _alone_in(partial: Path) -> Iterator[None]:
     """Two that write the same files would spoil them: of a Job whose node is lost, the old pod may still write."""
-    partial.mkdir(parents=True, exist_ok=True)
-    with (partial / _LOCK).open("w") as file:
+    try:
+        make_own(partial)
+    except InvalidInput as error:
+        raise DownloadFailed(str(error)) from error
+    lock = partial / _LOCK
+    if lock.is_symlink():
+        lock.unlink()
+    with open_to_write(lock) as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from conclave_weights.errors import WeightsUnfit, WeightsUnreadable
+from conclave_weights.regular_files import open_to_read
 
 MAX_HEADER_BYTES = 100_000_000
 """The safetensors format's own limit."""
@@ -42,11 +44,11 @@ class TensorHeader:
 def read_header(shard: Path) -> Mapping[str, TensorHeader]:
     """The tensors of a safetensors file by name; WeightsUnfit where it is damaged or not of the size it says."""
     try:
-        with shard.open("rb") as file:
+        with open_to_read(shard) as file:
             prefix = file.read(8)
             header_bytes = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else 0
             text = file.read(header_bytes) if header_bytes <= MAX_HEADER_BYTES else b""
-            size_bytes = shard.stat().st_size
+            size_bytes = os.fstat(file.fileno()).st_size
     except OSError as error:
         raise WeightsUnreadable(f"weights file {shard}: cannot be read: {error.strerror or error}") from error
     if header_bytes > MAX_HEADER_BYTES:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from itertools import chain
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from conclave_weights.engine_config import config_faults, has_engine_class
 from conclave_weights.errors import WeightsUnfit
 from conclave_weights.headers import REMEDY, TensorHeader, read_header
 from conclave_weights.layouts import ExpectedTensors, expected_tensors
+from conclave_weights.regular_files import entries_below
 from conclave_weights.soundness import (
     INDEX_NAME,
     PICKLE_PATTERNS,
@@ -269,7 +271,8 @@ def _look_for_pickles(root: Path, has_tensors: bool, inspection: Inspection) -> 
 
 def _files(root: Path, pattern: str) -> list[str]:
     """Below `root`, without hidden ones: they are no part of the weights."""
-    found = (path.relative_to(root) for path in root.rglob(pattern))
+    entries = entries_below(root, lambda _: None)
+    found = (Path(entry.path).relative_to(root) for entry in entries if fnmatchcase(entry.name, pattern))
     return sorted(str(path) for path in found if not any(part.startswith(".") for part in path.parts))
 
 

@@ -16,6 +16,7 @@ from conclave_weights.engine_config import config_faults
 from conclave_weights.errors import ArchitectureUnknown, ConfigInvalid, ConfigMissing, WeightsUnfit, WeightsUnreadable
 from conclave_weights.headers import DTYPE_BITS
 from conclave_weights.inspection import inspect_weights
+from conclave_weights.regular_files import open_to_read
 
 CONFIG_NAME = "config.json"
 _SHOWN_NAMES = 5
@@ -62,7 +63,7 @@ def _read_config(root: Path) -> dict[str, object]:
         raise ConfigMissing(f"no {CONFIG_NAME}, expected one beside the weights; the directory holds {_listed(root)}")
     if not path.is_file():
         raise ConfigInvalid(f"{CONFIG_NAME}: it is no file; copy the model's there, {_OWN}")
-    with path.open("rb") as file:
+    with open_to_read(path) as file:
         text = file.read(LONGEST_CONFIG_BYTES + 1)
     if len(text) > LONGEST_CONFIG_BYTES:
         raise ConfigInvalid(f"{CONFIG_NAME}: more than {LONGEST_CONFIG_BYTES} bytes, no model's has; copy it anew")

@@ -12,6 +12,7 @@ from pathlib import Path
 from conclave_weights.adapter import RANKS, check_adapter, is_adapter
 from conclave_weights.errors import WeightsUnfit, WeightsUnreadable
 from conclave_weights.headers import REMEDY, read_header
+from conclave_weights.regular_files import LONGEST_JSON_BYTES, read_at_most
 
 INDEX_NAME = "model.safetensors.index.json"
 PICKLED_INDEX_NAME = "pytorch_model.bin.index.json"
@@ -127,7 +128,7 @@ def is_release_of_grok_1(root: Path) -> bool:
 def read_json_object(path: Path) -> dict[str, object]:
     """A JSON file that holds an object."""
     try:
-        content = json.loads(path.read_bytes())
+        content = json.loads(read_at_most(path, LONGEST_JSON_BYTES))
     except FileNotFoundError:
         raise WeightsUnfit(f"weights {path.parent}: no {path.name}; give the directory that holds it") from None
     except OSError as error:

@@ -238,6 +238,172 @@ def test_bytes_that_differ_from_the_stores_md5_are_fetched_anew(minio: Minio, pr
     assert "compared by size only" in done.notes[0]
 
 
+def verified(target: Path, digest: str, scratch: Path) -> tuple[int, str | None]:
+    """Exit code and error of what the pod's container verify-weights runs."""
+    report, notes = scratch / "termination-log", scratch / "unfit-weights.json"
+    options = ["--report", str(report), "--notes", str(notes), "--digest", digest]
+    command = [sys.executable, "-m", "conclave_weights", "verify", *options, str(target)]
+    code = subprocess.run(command, capture_output=True, timeout=120).returncode
+    return code, json.loads(report.read_text()).get("error")
+
+
+def flip_a_byte(root: Path) -> None:
+    shard = sorted(root.glob("*.safetensors"))[0]
+    with shard.open("r+b") as file:
+        file.seek(-1, os.SEEK_END)
+        last = file.read(1)[0]
+        file.seek(-1, os.SEEK_END)
+        file.write(bytes([last ^ 1]))
+
+
+def swap_the_shards(root: Path) -> None:
+    first, second = sorted(root.glob("*.safetensors"))
+    first.rename(root / "between")
+    second.rename(first)
+    (root / "between").rename(second)
+
+
+def lead_elsewhere(root: Path) -> None:
+    (root / "config.json").rename(root.parent / "elsewhere.json")
+    (root / "config.json").symlink_to("../elsewhere.json")
+
+
+SWAPS: dict[str, Callable[[Path], object]] = {
+    "a flipped byte": flip_a_byte,
+    "two shards exchanged": swap_the_shards,
+    "a file that is one too many": lambda root: (root / "code.py").write_text("import os"),
+    "a file that is gone": lambda root: (root / "tokenizer.json").unlink(),
+    "a link in place of a file": lead_elsewhere,
+    "a pipe in place of a file": lambda root: ((root / "config.json").unlink(), os.mkfifo(root / "config.json")),
+}
+
+
+@pytest.mark.parametrize("swap", SWAPS.values(), ids=SWAPS)
+def test_what_was_changed_beside_its_marker_is_found_by_the_pod_and_mended_by_the_job(
+    minio: Minio, weights: Path, prefix: str, target: Path, tmp_path: Path, swap: Callable[[Path], object]
+) -> None:
+    digest = digest_of(hash_files(weights))
+    job = ("--digest", digest, "--keep", target.name)
+    assert finished(run(prefix, target, minio.url, *job))[0] == 0
+    assert verified(target, digest, tmp_path) == (0, None)
+    mounted = target.stat().st_ino
+    marker = (target / MARKER).read_text()
+    swap(target)
+    assert (target / MARKER).read_text() == marker
+    code, error = verified(target, digest, tmp_path)
+    assert (code, error in ("DigestMismatch", "WeightsUnfit")) == (0, True)
+
+    code, stdout, stderr = finished(run(prefix, target, minio.url, *job))
+    assert (code, stderr) == (0, "")
+    assert f"note: {target}: its files were changed since they were downloaded" in stdout
+    assert visible(target) == visible(weights)
+    assert target.stat().st_ino == mounted, "a pod that waits has this directory mounted"
+    command = [sys.executable, "-m", "conclave_weights", "await", "--look-seconds", "0.1"]
+    awaited = subprocess.run(
+        [*command, str(tmp_path / "unfit-weights.json")], capture_output=True, text=True, timeout=120
+    )
+    assert (awaited.returncode, "sound" in awaited.stdout) == (0, True)
+    assert verified(target, digest, tmp_path) == (0, None)
+
+
+def test_a_person_is_asked_before_changed_files_are_fetched_anew(
+    minio: Minio, weights: Path, prefix: str, target: Path
+) -> None:
+    digest = digest_of(hash_files(weights))
+    download(store(minio, prefix), target, digest)
+    (target / "notes.txt").write_text("mine")
+    with pytest.raises(DigestMismatch, match=f"not those of {digest}; remove it, then repeat"):
+        download(store(minio, prefix), target, digest)
+    assert (target / "notes.txt").read_text() == "mine"
+
+
+def test_a_step_before_the_last_one_reads_nothing_of_what_is_there(
+    minio: Minio, weights: Path, prefix: str, target: Path
+) -> None:
+    digest = digest_of(hash_files(weights))
+    download(store(minio, prefix), target, digest, keep=[])
+    flip_a_byte(target)
+    assert download(store(minio, prefix), target, digest, keep=[], until_percent=50).is_whole
+    assert download(store(minio, prefix), target, digest, keep=[]).fetched_bytes == size_bytes(weights)
+
+
+def test_a_finished_download_that_was_changed_before_it_got_its_name_gets_none(
+    minio: Minio, weights: Path, prefix: str, target: Path
+) -> None:
+    """As a crash between marker and name leaves it."""
+    digest = digest_of(hash_files(weights))
+    download(store(minio, prefix), target, digest)
+    partial = target.with_name("weights.partial")
+    target.rename(partial)
+    flip_a_byte(partial)
+    done = download(store(minio, prefix), target, digest)
+    assert done.fetched_bytes == size_bytes(weights)
+    assert visible(target) == visible(weights)
+    target.rename(partial)
+    assert download(store(minio, prefix), target, digest).fetched_bytes == 0, "unchanged, nothing is fetched"
+
+
+def make_hostile(partial: Path, outside: Path) -> None:
+    """Everything that a downloader writes to, led elsewhere or blocked."""
+    partial.mkdir(parents=True)
+    for name in (".conclave-download.lock", f"{MARKER}.new", "config.json"):
+        (partial / name).symlink_to(outside / "mine")
+    (partial / "merges").symlink_to(outside)
+    os.mkfifo(partial / "pipe")
+    (partial / MARKER).write_text('{"objects": [{"path": "../../outside/mine", "size_bytes": 4, "etag": ""}]}')
+
+
+def test_a_partial_directory_leads_no_download_elsewhere(
+    minio: Minio, weights: Path, prefix: str, target: Path, tmp_path: Path
+) -> None:
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "mine").write_text("kept")
+    partial = target.with_name("weights.partial")
+    make_hostile(partial, outside)
+    for item in store(minio, prefix).list():
+        if "/" not in item.path:
+            (partial / conclave_weights.download._part_name(item)).symlink_to(outside / "mine")
+    download(store(minio, prefix), target)
+    assert visible(target) == visible(weights)
+    assert [(path.name, path.read_text()) for path in outside.iterdir()] == [("mine", "kept")]
+
+
+def test_a_link_in_place_of_the_partial_directory_is_refused(
+    minio: Minio, prefix: str, target: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "outside").mkdir()
+    target.parent.mkdir()
+    target.with_name("weights.partial").symlink_to(tmp_path / "outside")
+    with pytest.raises(DownloadFailed, match=r"weights\.partial: is a symbolic link, expected a directory of user"):
+        download(store(minio, prefix), target)
+    assert list((tmp_path / "outside").iterdir()) == []
+
+
+FORGED: dict[str, str] = {
+    "no objects": '{"source": "s3://models/x"}',
+    "objects that are a number": '{"objects": 5}',
+    "an object that is a text": '{"objects": ["config.json"]}',
+    "an object without a size": '{"objects": [{"path": "config.json", "etag": ""}]}',
+    "a path that leads up": '{"objects": [{"path": "../x", "size_bytes": 1, "etag": ""}]}',
+    "a path of its own": '{"objects": [{"path": "/etc/hostname", "size_bytes": 1, "etag": ""}]}',
+    "brackets without an end": "[" * 100_000,
+    "no JSON": "marker",
+}
+
+
+@pytest.mark.parametrize("marker", FORGED.values(), ids=FORGED)
+def test_a_marker_that_is_none_is_none(minio: Minio, weights: Path, prefix: str, target: Path, marker: str) -> None:
+    download(store(minio, prefix), target, keep=[])
+    (target / MARKER).write_text(marker)
+    with pytest.raises(DownloadFailed, match="exists and is not s3://"):
+        download(store(minio, prefix), target)
+    download(store(minio, prefix), target, until_percent=50, keep=[])
+    (target.with_name("weights.partial") / MARKER).write_text(marker)
+    assert download(store(minio, prefix), target, keep=[]).is_whole
+    assert visible(target) == visible(weights)
+
+
 def test_other_sources_go_and_those_in_use_and_what_is_not_ours_stay(minio: Minio, prefix: str, target: Path) -> None:
     root = target.parent
     for name in ("used", "old"):

@@ -291,12 +291,12 @@ def _canary(deployment: ModelDeployment, settings: OperatorSettings) -> JsonObje
 def _verification(deployment: ModelDeployment, settings: OperatorSettings) -> list[JsonObject]:
     """A container for each digest, and one that keeps the pod until what these found unfit is mended.
 
-    A worker that fails is deleted by KubeRay at once and made anew: what it found would be read again and again, and
-    told for moments only.
+    The same for every source: what a download compared can be changed by whoever may write to the claim. A worker that
+    fails is deleted by KubeRay at once and made anew: what it found would be read again and again, and told for moments
+    only.
     """
     model = deployment.spec.model
-    # The download Job, which alone may write to the cache, has compared what it holds.
-    digests = (None if model.source.object_store else model.digest, *(adapter.digest for adapter in model.adapters))
+    digests = (model.digest, *(adapter.digest for adapter in model.adapters))
     verified = [
         (_numbered(names.VERIFY_CONTAINER, number), digest, mount)
         for number, (digest, mount) in enumerate(zip(digests, _weights_mounts(deployment), strict=True))

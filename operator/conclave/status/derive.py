@@ -11,11 +11,11 @@ from conclave.api.modeldeployment import Condition, ModelDeployment, ModelDeploy
 from conclave.api.plan import Plan
 from conclave.api.reasons import ConditionType, Reason
 from conclave.manifests import names
-from conclave.observation import Decision, Observed, Outcome
+from conclave.observation import Decision, JsonObject, Observed, Outcome
 from conclave.status.egress import egress_enforced
 from conclave.status.engine_causes import is_serving
 from conclave.status.finding import Finding, Scene, Status, Verdict
-from conclave.status.pods import count_running, in_trouble, is_running, is_worker
+from conclave.status.pods import count_running, has_verified, in_trouble, is_running, is_worker
 from conclave.status.root_cause import find_causes
 from conclave.status.scaling import count_replicas, scaled
 
@@ -96,24 +96,36 @@ def _weights_ready(scene: Scene, causes: tuple[Finding, ...]) -> Verdict:
         return Verdict("False", found.reason, found.message)
     if scene.deployment.spec.suspend:
         return Verdict("Unknown", Reason.SUSPENDED, "spec.suspend is true: no pod mounts the weights")
-    if scene.deployment.spec.model.source.object_store is not None:
-        return _downloaded(scene, causes)
-    if not any(is_worker(pod) and is_running(pod) for pod in scene.observed.pods):
-        return _unknown(causes, "no worker pod has mounted the weights yet")
-    digest = scene.deployment.spec.model.digest
-    if digest is None:
-        return Verdict("True", Reason.MOUNTED, "mounted read-only; no spec.model.digest to compare with")
-    return Verdict("True", Reason.VERIFIED, f"mounted read-only; the files are those of {digest}")
-
-
-def _downloaded(scene: Scene, causes: tuple[Finding, ...]) -> Verdict:
-    if not scene.decision.is_downloaded:
+    is_stored = scene.deployment.spec.model.source.object_store is not None
+    if is_stored and not scene.decision.is_downloaded:
         return _unknown(causes, "the weights have not been downloaded yet")
-    digest = scene.deployment.spec.model.digest
-    where = f"the cache holds them in {scene.name_of('PersistentVolumeClaim', names.cache_claim(scene.name))}"
+    workers = [pod for pod in scene.observed.pods if is_worker(pod) and is_running(pod)]
+    if not is_stored and not workers:
+        return _unknown(causes, "no worker pod has mounted the weights yet")
+    where, reason = "mounted read-only", Reason.MOUNTED
+    if is_stored:
+        claim = scene.name_of("PersistentVolumeClaim", names.cache_claim(scene.name))
+        where, reason = f"the cache holds them in {claim}", Reason.DOWNLOADED
+    verified, compared = _compared(scene.deployment.spec.model.digest, workers)
+    return Verdict("True", Reason.VERIFIED if verified else reason, f"{where}; {compared}")
+
+
+def _compared(digest: str | None, workers: list[JsonObject]) -> tuple[bool, str]:
+    """Whether every pod that serves has compared the files itself, and what is known of them.
+
+    What a download found does not count: the volume may have been written to since.
+    """
     if digest is None:
-        return Verdict("True", Reason.DOWNLOADED, f"{where}; no spec.model.digest to compare with")
-    return Verdict("True", Reason.VERIFIED, f"{where}; the files are those of {digest}")
+        return False, "no spec.model.digest to compare with"
+    if not workers:
+        return False, f"each pod compares them with {digest} before its engine starts"
+    blind = sum(not has_verified(pod, digest) for pod in workers)
+    if blind:
+        return False, (
+            f"{blind} of {len(workers)} worker pods did not compare them with {digest}, as they were made for an "
+            "earlier spec or by an earlier version; the condition UpdateAvailable says how to replace them"
+        )
+    return True, f"the files were those of {digest} when each pod compared them, before its engine started"
 
 
 def _provisioned(scene: Scene, causes: tuple[Finding, ...]) -> Verdict:

@@ -8,6 +8,7 @@ from datetime import timedelta
 from conclave.api.reasons import ConditionType, Reason
 from conclave.manifests import names
 from conclave.manifests.pods import USER_ID
+from conclave.manifests.weights import find_download
 from conclave.observation import EVICTED, JsonObject
 from conclave.status.exceptions import find_cause
 from conclave.status.failed_pods import failed_pods
@@ -145,10 +146,22 @@ def weights_unfit(scene: Scene) -> Finding | None:
                 condition=ConditionType.WEIGHTS_READY,
                 reason=reason,
                 seen=f"container {container.name} ended: {first}",
-                remedy=_REMEDIES_OF_WEIGHTS[reason] + _what_follows_mending(scene, pod),
+                remedy=_mending(scene, container, reason) + _what_follows_mending(scene, pod),
                 evidence=tuple(rest),
             )
     return None
+
+
+def _mending(scene: Scene, container: ContainerState, reason: Reason) -> str:
+    """Files of the cache are mended by the Job that put them there: nobody else has it mounted for writing."""
+    job = find_download(scene.deployment, scene.observed) if container.name == names.VERIFY_CONTAINER else None
+    if job is None or reason is Reason.WEIGHTS_UNREADABLE:
+        return _REMEDIES_OF_WEIGHTS[reason]
+    return (
+        f"they were whole when they were downloaded: find out what has written to PersistentVolumeClaim "
+        f"{names.cache_claim(scene.name)} since; `kubectl -n {scene.deployment.metadata.namespace} delete job "
+        f"{job['metadata']['name']}` has the operator download them anew; "
+    )
 
 
 def _what_follows_mending(scene: Scene, pod: JsonObject) -> str:

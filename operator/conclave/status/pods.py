@@ -129,6 +129,14 @@ def is_verifying(pod: JsonObject) -> bool:
     )
 
 
+def has_verified(pod: JsonObject, digest: str) -> bool:
+    """Whether it compared the model's files with this digest: its engine's container runs after that one only."""
+    return is_running(pod) and any(
+        container.get("name") == names.VERIFY_CONTAINER and digest in (container.get("command") or ())
+        for container in pod.get("spec", {}).get("initContainers", [])
+    )
+
+
 def unschedulable_message(pod: JsonObject) -> str:
     """The scheduler's own words; empty where the pod is placed."""
     for condition in pod.get("status", {}).get("conditions", []):

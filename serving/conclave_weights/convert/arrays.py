@@ -6,12 +6,14 @@ Array contents are not read. The reconstruction is NumPy's `ndarray.__reduce__`.
 from __future__ import annotations
 
 import math
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from conclave_weights.convert.pickles import PLAIN, Name, PickleReader, is_name
 from conclave_weights.errors import WeightsUnfit
+from conclave_weights.regular_files import open_to_read
 
 ArrayType = Literal["float32", "bfloat16", "int8"]
 ITEM_BYTES: dict[ArrayType, int] = {"float32": 4, "bfloat16": 2, "int8": 1}
@@ -72,8 +74,8 @@ def find_arrays(path: Path) -> StoredArray | QuantizedArray:
     length that the file does not have.
     """
     try:
-        with path.open("rb") as file:
-            return _Reader(path, file, path.stat().st_size).array()
+        with open_to_read(path) as file:
+            return _Reader(path, file, os.fstat(file.fileno()).st_size).array()
     except OSError as error:
         raise WeightsUnfit(f"weights file {path}: cannot be read: {error.strerror or error}") from error
 

@@ -12,8 +12,10 @@ import math
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import BinaryIO
 
 from conclave import __version__
 from conclave.errors import EnvironmentUnfit
@@ -21,6 +23,7 @@ from conclave_weights.convert.journal import NAME as JOURNAL_NAME
 from conclave_weights.convert.journal import FinishedFile, Journal, is_unchanged
 from conclave_weights.durable import sync_directory
 from conclave_weights.headers import DTYPE_BITS, write_header
+from conclave_weights.regular_files import open_to_read, open_to_write
 
 
 @dataclass(frozen=True)
@@ -71,7 +74,7 @@ class ConversionPlan:
     contents: Mapping[str, bytes]
     """Small files of the target by name."""
     copied: Mapping[str, Path]
-    """Files that lie with the source, by their name in the target."""
+    """Files that lie with the source, links resolved, by their name in the target."""
     is_complete: bool
     """With a tokenizer, or an adapter, which needs none."""
 
@@ -109,9 +112,11 @@ def _convert(plan: ConversionPlan, on_progress: Callable[[int], None]) -> Outcom
         for shard in to_do:
             journal.add(_write_shard(partial, shard, on_progress))
         for name, content in plan.contents.items():
-            _write_file(partial / name, content)
+            with _new_file(partial / name) as file:
+                file.write(content)
         for name, path in plan.copied.items():
-            _write_file(partial / name, path.read_bytes())
+            with open_to_read(path, follows_links=False) as source, _new_file(partial / name) as file:
+                shutil.copyfileobj(source, file)
         sync_directory(partial)
         partial.rename(plan.target)
         (plan.target / JOURNAL_NAME).unlink()
@@ -132,7 +137,7 @@ def _header(shard: Shard) -> bytes:
 def _write_shard(partial: Path, shard: Shard, on_progress: Callable[[int], None]) -> FinishedFile:
     hashed = hashlib.sha256()
     size_bytes = 0
-    with (partial / shard.file).open("wb") as file:
+    with _new_file(partial / shard.file) as file:
 
         def write(data: bytes) -> None:
             nonlocal size_bytes
@@ -145,8 +150,6 @@ def _write_shard(partial: Path, shard: Shard, on_progress: Callable[[int], None]
             for band in tensor.bands():
                 write(band)
                 on_progress(len(band))
-        file.flush()
-        os.fsync(file.fileno())
     return FinishedFile(shard.file, size_bytes, hashed.hexdigest())
 
 
@@ -159,8 +162,11 @@ def _check_space(partial: Path, needed_bytes: int) -> None:
         )
 
 
-def _write_file(path: Path, content: bytes) -> None:
-    with path.open("wb") as file:
-        file.write(content)
+@contextmanager
+def _new_file(path: Path) -> Iterator[BinaryIO]:
+    """On the disk when it is left; what bore the name, a link too, is gone before."""
+    path.unlink(missing_ok=True)
+    with open_to_write(path) as file:
+        yield file
         file.flush()
         os.fsync(file.fileno())

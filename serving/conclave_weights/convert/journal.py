@@ -10,10 +10,13 @@ import hashlib
 import json
 import os
 from dataclasses import dataclass
+from io import TextIOWrapper
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from conclave.errors import InvalidInput
+from conclave_weights.durable import make_own
+from conclave_weights.regular_files import open_to_read, open_to_write
 
 NAME = ".conversion.jsonl"
 
@@ -32,19 +35,18 @@ class Journal:
 
     def __init__(self, directory: Path, identity: str) -> None:
         """Raises InvalidInput where another conversion is at work, or was, in the directory."""
-        strange = directory.exists() and not (directory / NAME).exists() and any(directory.iterdir())
+        make_own(directory)
+        strange = not (directory / NAME).exists() and any(directory.iterdir())
         if strange:
             raise InvalidInput(
                 f"{directory}: exists and is no interrupted conversion; remove it, or choose another target"
             )
-        directory.mkdir(parents=True, exist_ok=True)
-        self._file: TextIO = (directory / NAME).open("a+", encoding="utf-8")
+        self._file = TextIOWrapper(open_to_write(directory / NAME), encoding="utf-8")
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             self._file.close()
             raise InvalidInput(f"{directory}: another conversion is at work there; wait for it") from error
-        self._file.seek(0)
         text = self._file.read()
         entries = [entry for line in text.splitlines() if (entry := _entry(line)) is not None]
         if entries and entries[0] != {"conversion": identity}:
@@ -77,9 +79,9 @@ class Journal:
 def is_unchanged(directory: Path, finished: FinishedFile) -> bool:
     """Whether the file is still what the journal says; reads it whole."""
     path = directory / finished.file
-    if not path.is_file() or path.stat().st_size != finished.size_bytes:
+    if path.is_symlink() or not path.is_file() or path.stat().st_size != finished.size_bytes:
         return False
-    with path.open("rb") as file:
+    with open_to_read(path, follows_links=False) as file:
         return hashlib.file_digest(file, "sha256").hexdigest() == finished.sha256
 
 

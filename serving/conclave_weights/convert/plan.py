@@ -105,7 +105,7 @@ def _of_pickled(source: Path, pickled: tuple[Path, ...], target: Path, shard_byt
     beside = {
         name: path
         for name, path in _found((source,), (*_BESIDE, *_SIDE_FILES)).items()
-        if not name.endswith(".index.json") and path not in pickled
+        if not name.endswith(".index.json") and source / name not in pickled
     }
     return ConversionPlan(
         target,
@@ -164,10 +164,23 @@ def _json(content: Mapping[str, object]) -> bytes:
 
 
 def _found(directories: Iterable[Path], patterns: Iterable[str]) -> dict[str, Path]:
+    """By name; raises WeightsUnfit where a link leads out of the directory: the target may be given away."""
     return {
-        path.name: path
+        path.name: _resolved(path)
         for directory in directories
         for pattern in patterns
         for path in sorted(directory.glob(pattern))
         if path.is_file()
     }
+
+
+def _resolved(path: Path) -> Path:
+    """The files of a snapshot in a hub's cache are links into the directory `blobs` beside `snapshots`."""
+    home, target = path.parent.resolve(), path.resolve()
+    blobs = home.parent.with_name("blobs") if home.parent.name == "snapshots" else home
+    if not target.is_relative_to(home) and not target.is_relative_to(blobs):
+        raise WeightsUnfit(
+            f"{path}: is a link to {target}, outside of {home}, expected a file of the model; put a copy of the file "
+            "in place of the link, or remove it"
+        )
+    return target

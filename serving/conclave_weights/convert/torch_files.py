@@ -6,6 +6,7 @@ storage is an entry of its own. The tensor's reconstruction is that of `torch/_u
 
 from __future__ import annotations
 
+import os
 import struct
 import zipfile
 from collections.abc import Mapping
@@ -17,6 +18,7 @@ from typing import Any, BinaryIO
 from conclave_weights.convert.pickles import PLAIN, Name, PickleReader, is_name
 from conclave_weights.errors import WeightsUnfit
 from conclave_weights.headers import DTYPE_BITS
+from conclave_weights.regular_files import open_to_read
 
 _MOST_PICKLE_BYTES = 64 * 2**20
 """A tensor takes about 150."""
@@ -105,7 +107,7 @@ def find_tensors(path: Path) -> Mapping[str, StridedTensor]:
     tensors, parts that the file does not have.
     """
     try:
-        with path.open("rb") as file:
+        with open_to_read(path) as file:
             return _find_tensors(path, file)
     except OSError as error:
         raise WeightsUnfit(f"weights file {path}: cannot be read: {error.strerror or error}") from error
@@ -132,7 +134,7 @@ class _Archive:
                 entries = archive.infolist()
         except (zipfile.BadZipFile, NotImplementedError, ValueError, EOFError, struct.error, UnicodeError) as error:
             raise self._refusal(f"no whole zip file ({error}): truncated, or of another format") from error
-        self._size_bytes = path.stat().st_size
+        self._size_bytes = os.fstat(file.fileno()).st_size
         self._entries = {entry.filename: entry for entry in entries}
         if len(self._entries) != len(entries):
             raise self._refusal("two entries of one name")

@@ -19,6 +19,7 @@ from conclave_weights.convert.arrays import QuantizedArray, StoredArray
 from conclave_weights.convert.release import Conversion
 from conclave_weights.convert.torch_files import Storage, StridedTensor
 from conclave_weights.errors import WeightsUnfit
+from conclave_weights.regular_files import open_to_read
 
 try:
     import numpy as np
@@ -103,7 +104,7 @@ def _checked(stored: Storage) -> Iterator[bytes]:
 
 
 def _read_bytes(stored: Storage, first_byte: int, size_bytes: int) -> Iterator[bytes]:
-    with stored.path.open("rb") as file:
+    with open_to_read(stored.path) as file:
         file.seek(stored.offset + first_byte)
         while size_bytes:
             band = file.read(min(BAND_BYTES, size_bytes))
@@ -146,7 +147,8 @@ def _read(stored: StoredArray, first_element: int, elements: int) -> NDArray[Any
 
 def _values(stored: StoredArray | Storage, first_element: int, elements: int, code: str) -> NDArray[Any]:
     dtype = np.dtype(code)
-    values = np.fromfile(stored.path, dtype, count=elements, offset=stored.offset + first_element * dtype.itemsize)
+    with open_to_read(stored.path) as file:
+        values = np.fromfile(file, dtype, count=elements, offset=stored.offset + first_element * dtype.itemsize)
     if len(values) != elements:
         raise _shortened(stored)
     return values

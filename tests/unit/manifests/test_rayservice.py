@@ -141,6 +141,35 @@ def test_a_digest_is_verified_before_the_engine_starts() -> None:
     assert wait["volumeMounts"] == verify["volumeMounts"]
 
 
+SOURCES: dict[str, dict[str, Any]] = {
+    "a claim": {},
+    "an image": {
+        "source": {
+            "persistentVolumeClaim": None,
+            "image": {"reference": "images.test/mixtral@sha256:" + "cd" * 32, "path": "mixtral"},
+        }
+    },
+    "an object store": {
+        "source": {"persistentVolumeClaim": None, "objectStore": {"uri": "s3://models/mixtral", "secretName": "store"}},
+        "cache": {"size": "100Gi"},
+    },
+}
+
+
+@pytest.mark.parametrize("source", SOURCES.values(), ids=SOURCES)
+def test_each_pod_verifies_the_very_directory_that_its_engine_loads(source: dict[str, Any]) -> None:
+    deployment = make_deployment({"model": source | {"digest": DIGEST}})
+    pod = templates(build_rayservice(deployment, make_plan(nodes=2, pipeline=2), SETTINGS))["worker"]["spec"]
+    (_canary, verify, wait) = pod["initContainers"]
+    assert (verify["name"], wait["name"]) == (names.VERIFY_CONTAINER, names.AWAIT_CONTAINER)
+    assert verify["command"][-2:] == [DIGEST, names.MODEL_PATH]
+    for container in (verify, wait, *pod["containers"]):
+        (mount,) = (mount for mount in container["volumeMounts"] if mount["mountPath"] == names.MODEL_PATH)
+        (loaded,) = (mount for mount in pod["containers"][0]["volumeMounts"] if mount["name"] == names.WEIGHTS_VOLUME)
+        assert mount == loaded
+        assert mount["readOnly"] is True
+
+
 def test_all_that_has_a_digest_is_awaited_at_once() -> None:
     tone, formal, plain = ({"name": name, "source": SOURCE_OF_ADAPTERS} for name in ("tone", "formal", "plain"))
     adapters = [tone | {"digest": DIGEST}, plain, formal | {"digest": DIGEST}]

@@ -131,7 +131,81 @@ def test_what_serves_goes_on_until_other_weights_are_there(world: Simulation) ->
     assert the_job(world)["metadata"]["labels"]["conclave.dev/weights-key"] in kept
     complete(world)
     assert of(world, RAY_SERVICE)[0]["spec"] != before
+    assert world.condition("WeightsReady")["reason"] == "Downloaded"
+
+
+def worker(world: Simulation, *, init: list[Json] | None = None, main: Json | None = None) -> Json:
+    """A worker pod after the RayService's template, with the states of its containers."""
+    group = of(world, RAY_SERVICE)[0]["spec"]["rayClusterConfig"]["workerGroupSpecs"][0]
+    return world.put(
+        {
+            "apiVersion": "v1",
+            "kind": "Pod",
+            "metadata": {
+                "name": "mixtral-worker",
+                "namespace": NAMESPACE,
+                "labels": group["template"]["metadata"]["labels"] | {"ray.io/node-type": "worker"},
+            },
+            "spec": group["template"]["spec"],
+            "status": {
+                "phase": "Running" if main == RUNNING else "Pending",
+                "initContainerStatuses": init or [],
+                "containerStatuses": [
+                    {"name": "ray"} | (main or {"state": {"waiting": {"reason": "PodInitializing"}}})
+                ],
+            },
+        }
+    )
+
+
+def test_files_that_were_changed_in_the_cache_are_told_until_they_are_downloaded_anew(world: Simulation) -> None:
+    world.edit(model=stored(digest=DIGEST))
+    world.settle()
+    complete(world)
+    assert world.condition("WeightsReady")["reason"] == "Downloaded"
+    rayservice, job = of(world, RAY_SERVICE)[0], the_job(world)
+    told = ended({"error": "DigestMismatch", "message": "weights /models/weights: digest sha256:1"})
+    unfit = [{"name": "verify-weights"} | told, {"name": "await-weights"} | RUNNING]
+    worker(world, init=unfit)
+    world.settle()
+    condition = world.condition("WeightsReady")
+    assert (condition["status"], condition["reason"]) == ("False", "DigestMismatch")
+    assert f"`kubectl -n llm delete job {job['metadata']['name']}`" in condition["message"]
+    assert world.condition("Stalled")["status"] == "True"
+
+    world.cluster.remove(JOB, NAMESPACE, job["metadata"]["name"])
+    world.settle()
+    assert world.condition("WeightsReady")["reason"] == "Downloading"
+    assert the_job(world)["spec"] == job["spec"]
+    complete(world)
+    assert world.condition("WeightsReady")["reason"] == "DigestMismatch", "until the pod has found them sound"
+    worker(world, init=[unfit[0], {"name": "await-weights"} | ended({})], main=RUNNING)
+    world.settle()
     assert world.condition("WeightsReady")["reason"] == "Verified"
+    assert world.condition("Stalled")["status"] == "False"
+    assert of(world, RAY_SERVICE)[0] == rayservice, "nothing is rolled"
+
+
+def test_pods_of_a_build_that_did_not_verify_run_on_and_are_not_called_verified(world: Simulation) -> None:
+    world.edit(model=stored(digest=DIGEST))
+    world.settle()
+    complete(world)
+    for recorded in (*of(world, REVISION), *of(world, RAY_SERVICE)):
+        content = recorded["data"]["rayservice"] if "data" in recorded else recorded
+        template = content["spec"]["rayClusterConfig"]["workerGroupSpecs"][0]["template"]["spec"]
+        template["initContainers"] = [
+            item for item in template["initContainers"] if not item["name"].endswith("-weights")
+        ]
+        world.put(recorded)
+    before = of(world, RAY_SERVICE)[0]["spec"]
+    worker(world, main=RUNNING)
+    world.restart()
+    world.settle()
+    assert of(world, RAY_SERVICE)[0]["spec"] == before
+    condition = world.condition("WeightsReady")
+    assert (condition["status"], condition["reason"]) == ("True", "Downloaded")
+    assert f"1 of 1 worker pods did not compare them with {DIGEST}" in condition["message"]
+    assert world.condition("UpdateAvailable")["status"] == "True"
 
 
 def test_a_job_that_somebody_deletes_is_made_again_and_nothing_is_rolled(world: Simulation) -> None:

@@ -125,9 +125,84 @@ def test_a_replica_beyond_the_least_that_finds_no_node_is_no_trouble() -> None:
     assert (status.replicas, status.ready_replicas) == (2, 1)
 
 
-def test_a_digest_makes_weights_verified() -> None:
-    deployment = make_deployment({"model": {"digest": "sha256:" + "ab" * 32}})
-    assert conditions(status_of(deployment))["WeightsReady"] == ("True", "Verified")
+DIGEST, OTHER = "sha256:" + "ab" * 32, "sha256:" + "cd" * 32
+STORED = {
+    "source": {"persistentVolumeClaim": None, "objectStore": {"uri": "s3://models/mixtral", "secretName": "store"}},
+    "cache": {"size": "20Gi"},
+}
+
+
+def comparing(digest: str, *, container: str = "verify-weights", name: str = "w1") -> JsonObject:
+    """A worker that runs, behind an init container that compared files with a digest."""
+    pod = make_pod("worker", name=name)
+    command = ["python", "-m", "conclave_weights", "verify", "--digest", digest, "/models/weights"]
+    pod["spec"]["initContainers"] = [{"name": container, "command": command}, {"name": "await-weights"}]
+    return pod
+
+
+WEIGHTS: dict[str, tuple[dict[str, Any], tuple[JsonObject, ...], tuple[str, str], str]] = {
+    "pods that compared them": (
+        {"digest": DIGEST},
+        (comparing(DIGEST), comparing(DIGEST, name="w2")),
+        ("True", "Verified"),
+        f"mounted read-only; the files were those of {DIGEST} when each pod compared them, before its engine started",
+    ),
+    "pods that compared what was downloaded": (
+        STORED | {"digest": DIGEST},
+        (comparing(DIGEST),),
+        ("True", "Verified"),
+        "the cache holds them in PersistentVolumeClaim llm/mixtral.weights; the files were those of",
+    ),
+    "a download that no pod has compared yet": (
+        STORED | {"digest": DIGEST},
+        (),
+        ("True", "Downloaded"),
+        f"each pod compares them with {DIGEST} before its engine starts",
+    ),
+    "a download that the pods of an older version serve uncompared": (
+        STORED | {"digest": DIGEST},
+        (comparing(DIGEST), make_pod("worker", name="w2")),
+        ("True", "Downloaded"),
+        f"1 of 2 worker pods did not compare them with {DIGEST}, as they were made for an earlier spec",
+    ),
+    "pods that compared them with the digest of an earlier spec": (
+        {"digest": DIGEST},
+        (comparing(OTHER),),
+        ("True", "Mounted"),
+        f"1 of 1 worker pods did not compare them with {DIGEST}",
+    ),
+    "pods that compared an adapter only": (
+        {"digest": DIGEST},
+        (comparing(DIGEST, container="verify-weights-1"),),
+        ("True", "Mounted"),
+        f"did not compare them with {DIGEST}",
+    ),
+    "no digest to compare with": (
+        {},
+        (make_pod("worker"),),
+        ("True", "Mounted"),
+        "mounted read-only; no spec.model.digest to compare with",
+    ),
+    "a download without a digest": (
+        STORED,
+        (make_pod("worker"),),
+        ("True", "Downloaded"),
+        "no spec.model.digest to compare with",
+    ),
+    "no pod of a claim": ({"digest": DIGEST}, (), ("Unknown", "EngineStarting"), "no worker pod has mounted"),
+}
+
+
+@pytest.mark.parametrize(("model", "workers", "expected", "words"), WEIGHTS.values(), ids=WEIGHTS)
+def test_verified_is_said_of_files_that_every_pod_compared_itself(
+    model: dict[str, Any], workers: tuple[JsonObject, ...], expected: tuple[str, str], words: str
+) -> None:
+    deployment = make_deployment({"model": model})
+    is_downloaded = True if "cache" in model else None
+    decision = Decision(plan=make_plan(), endpoint=ENDPOINT, is_downloaded=is_downloaded)
+    status = status_of(deployment, decision, pods=(make_pod("head"), *workers))
+    assert conditions(status)["WeightsReady"] == expected
+    assert words in next(found.message for found in status.conditions if found.type == "WeightsReady")
 
 
 def test_time_moves_only_when_a_condition_flips() -> None:

@@ -20,6 +20,7 @@ from tests.scenes import (
 
 from conclave.api.modeldeployment import ModelDeployment
 from conclave.api.reasons import ConditionType, Reason
+from conclave.manifests.weights_cache import weights_key
 from conclave.observation import (
     FOREIGN_OWNER,
     UNREACHABLE,
@@ -176,6 +177,28 @@ class Case(NamedTuple):
     """Parts that the message must have."""
 
 
+STORED = {
+    "model": {
+        "source": {"persistentVolumeClaim": None, "objectStore": {"uri": "s3://models/mixtral", "secretName": "store"}},
+        "cache": {"size": "20Gi"},
+        "digest": "sha256:" + "ab" * 32,
+    }
+}
+DOWNLOADED: dict[str, Any] = {
+    "spec": STORED,
+    "cache": {"metadata": {"name": "mixtral.weights", "uid": "uid-of-claim"}, "status": {"phase": "Bound"}},
+    "jobs": (
+        {
+            "metadata": {
+                "name": "mixtral-weights-0123456789",
+                "uid": "uid-of-job",
+                "labels": {"conclave.dev/weights-key": weights_key(make_deployment(STORED))},
+                "annotations": {"conclave.dev/claim-uid": "uid-of-claim"},
+            },
+            "status": {"conditions": [{"type": "Complete", "status": "True"}]},
+        },
+    ),
+}
 PROVISIONED, WEIGHTS, SERVING = ConditionType.PROVISIONED, ConditionType.WEIGHTS_READY, ConditionType.SERVING
 CASES: dict[str, Case] = {
     "a verb was taken away": Case(
@@ -359,6 +382,34 @@ CASES: dict[str, Case] = {
             "in place, they are read again within a minute and the model starts in this pod",
             "kubectl -n llm logs mixtral-x7k2p-worker-abcde -c await-weights",
         ),
+    ),
+    "a flipped byte in what was downloaded": Case(
+        starting(verified_badly("DigestMismatch", "weights /models/weights: digest sha256:1"), **DOWNLOADED),
+        Reason.DIGEST_MISMATCH,
+        WEIGHTS,
+        (
+            "they were whole when they were downloaded: find out what has written to PersistentVolumeClaim "
+            "mixtral.weights since; `kubectl -n llm delete job mixtral-weights-0123456789` has the operator download "
+            "them anew; mended in place, they are read again within a minute and the model starts in this pod",
+        ),
+    ),
+    "a shard that went from what was downloaded": Case(
+        starting(verified_badly("WeightsUnfit", "1 of 2 files are missing: b"), **DOWNLOADED),
+        Reason.WEIGHTS_CORRUPT,
+        WEIGHTS,
+        ("1 of 2 files are missing: b; they were whole", "delete job mixtral-weights-0123456789"),
+    ),
+    "a download that may not be read": Case(
+        starting(verified_badly("WeightsUnreadable", "cannot be read: Permission denied"), **DOWNLOADED),
+        Reason.WEIGHTS_UNREADABLE,
+        WEIGHTS,
+        ("cannot be read: Permission denied; the pods run as user and group 1000",),
+    ),
+    "a flipped byte in an adapter beside what was downloaded": Case(
+        starting(verified_badly("DigestMismatch", "digest sha256:1", container="verify-weights-1"), **DOWNLOADED),
+        Reason.DIGEST_MISMATCH,
+        WEIGHTS,
+        ("container verify-weights-1 ended: digest sha256:1; mended in place",),
     ),
     "a flipped byte, found by a pod of an older build": Case(
         starting(verified_badly_by_an_older_build("DigestMismatch", "weights /models/weights: digest sha256:1")),

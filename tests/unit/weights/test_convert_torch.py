@@ -277,6 +277,98 @@ def test_memory_holds_a_band_and_no_tensor_and_no_torch(tmp_path: Path) -> None:
     assert has_torch == "False"
 
 
+# Links, and directories of others
+
+
+def test_a_link_out_of_the_source_is_not_copied(tmp_path: Path) -> None:
+    """The target may be published: a key of whoever converts would go along."""
+    source = model(tmp_path / "source", {"a": torch.zeros(4)})
+    (tmp_path / "id_rsa").write_text("secret")
+    for target in ("../id_rsa", str(tmp_path / "id_rsa")):
+        (source / "tokenizer.json").symlink_to(target)
+        with pytest.raises(WeightsUnfit, match=r"tokenizer\.json: is a link to .*id_rsa, outside of .*source"):
+            plan_conversion(source, tmp_path / "target")
+        (source / "tokenizer.json").unlink()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["id_rsa", "source"]
+
+
+def test_a_file_that_becomes_a_link_after_it_was_planned_is_not_followed(tmp_path: Path) -> None:
+    source = model(tmp_path / "source", {"a": torch.zeros(4)})
+    (source / "tokenizer.json").write_text("{}")
+    plan = plan_conversion(source, tmp_path / "target")
+    (tmp_path / "id_rsa").write_text("secret")
+    (source / "tokenizer.json").unlink()
+    (source / "tokenizer.json").symlink_to(tmp_path / "id_rsa")
+    with pytest.raises(WeightsUnfit, match=r"tokenizer\.json: is a symbolic link"):
+        convert(plan)
+    assert not (tmp_path / "target").exists()
+
+
+def test_a_snapshot_of_a_hubs_cache_is_converted(tmp_path: Path) -> None:
+    """Its files are links into `blobs`, and a directory of the same name without blobs is none."""
+    blobs, snapshot = tmp_path / "models--acme--x" / "blobs", tmp_path / "models--acme--x" / "snapshots" / "abc"
+    blobs.mkdir(parents=True)
+    model(blobs, {"a": torch.zeros(4)})
+    (blobs / "tokenizer.json").write_text("{}")
+    snapshot.mkdir(parents=True)
+    for file in blobs.iterdir():
+        (snapshot / file.name).symlink_to(f"../../blobs/{file.name}")
+    convert(plan_conversion(snapshot, tmp_path / "target"))
+    check_weights(tmp_path / "target")
+    assert not any(path.is_symlink() for path in (tmp_path / "target").iterdir())
+    (tmp_path / "models--acme--x" / "secret").write_text("secret")
+    (snapshot / "README.md").symlink_to("../../secret")
+    with pytest.raises(WeightsUnfit, match=r"README\.md: is a link to .*secret, outside of"):
+        plan_conversion(snapshot, tmp_path / "other")
+
+
+def test_links_in_the_partial_directory_lead_nothing_elsewhere(tmp_path: Path) -> None:
+    source = model(tmp_path / "source", {"a": torch.zeros(4)})
+    plan = plan_conversion(source, tmp_path / "target")
+    (tmp_path / "mine").write_text("kept")
+    partial = tmp_path / "target.partial"
+    partial.mkdir()
+    (partial / ".conversion.jsonl").write_text(json.dumps({"conversion": plan.identity()}) + "\n")
+    for name in ("config.json", "model.safetensors.index.json", plan.shards[0].file):
+        (partial / name).symlink_to(tmp_path / "mine")
+    convert(plan)
+    assert (tmp_path / "mine").read_text() == "kept"
+    assert_same(tensors_of(tmp_path / "target"), {"a": torch.zeros(4)})
+    assert not any(path.is_symlink() for path in (tmp_path / "target").iterdir())
+
+
+def lead_to(directory: Path) -> Callable[[Path], object]:
+    return lambda partial: partial.symlink_to(directory)
+
+
+def of_another_user(partial: Path) -> None:
+    partial.mkdir()
+    os.chown(partial, 12345, 12345)
+
+
+STRANGE: dict[str, tuple[Callable[[Path], object], str]] = {
+    "a link to a directory": (lead_to(Path("elsewhere")), "target.partial: is a symbolic link, expected a directory"),
+    "a link to nothing": (lead_to(Path("nowhere")), "target.partial: is a symbolic link, expected a directory"),
+    "a file": (Path.touch, "target.partial: is no directory, expected a directory"),
+    "a directory of another user": (of_another_user, "target.partial: belongs to user 12345, expected a directory"),
+}
+
+
+@pytest.mark.parametrize(("make", "message"), STRANGE.values(), ids=STRANGE)
+def test_a_partial_directory_that_is_not_ours_is_refused_with_what_to_do(
+    make: Callable[[Path], object], message: str, tmp_path: Path
+) -> None:
+    if make is of_another_user and os.geteuid() != 0:
+        pytest.skip("only root makes a directory another user's")
+    source = model(tmp_path / "source", {"a": torch.zeros(4)})
+    (tmp_path / "elsewhere").mkdir()
+    make(tmp_path / "target.partial")
+    with pytest.raises(InvalidInput, match=f"{message} of user .*; remove it, or choose another target"):
+        convert(plan_conversion(source, tmp_path / "target"))
+    assert list((tmp_path / "elsewhere").iterdir()) == []
+    assert not (tmp_path / "nowhere").exists()
+
+
 # What is no plain state_dict
 
 
