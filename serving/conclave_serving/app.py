@@ -29,6 +29,16 @@ ENDPOINTS = {
     "answer_completions": lambda app: app.post("/v1/completions"),
 }
 
+CLOSED_ARGUMENTS: Mapping[str, Any] = {
+    "enable_log_requests": False,
+    "load_format": "safetensors",
+    "trust_remote_code": False,
+    "language_model_only": True,
+    "limit_mm_per_prompt": {"image": 0, "video": 0, "audio": 0, "vision_chunk": 0},
+    "enable_mm_embeds": False,  # embeddings would pass under a limit of zero
+    "enable_prompt_embeds": False,
+}
+
 
 def build(arguments: Mapping[str, Any]) -> serve.Application:
     """The application that Serve runs; raises pydantic's ValidationError where the arguments are not ours."""
@@ -75,14 +85,14 @@ def engine_config(serving: ServingArguments) -> LLMConfig:
 
 
 def engine_arguments(serving: ServingArguments) -> dict[str, Any]:
-    """vLLM's engine arguments; `extra` cannot replace what the plan decided, what keeps prompts out of logs, or what
-    keeps code out of weights (left to itself, vLLM reads pickled ones where a directory has no others)."""
+    """vLLM's engine arguments; `extra` cannot replace what the plan decided, what keeps prompts out of logs, what keeps
+    code out of weights (left to itself, vLLM reads pickled ones where a directory has no others), or text the only
+    input: of a model that reads images too, no encoder is loaded, and an address in a request would be refused."""
     engine = serving.engine
     decided = engine.model_dump(exclude={"extra"}, exclude_none=True) | adapter_arguments(serving)
     if serving.traces_url is not None:
         decided["otlp_traces_endpoint"] = serving.traces_url
-    closed = {"enable_log_requests": False, "load_format": "safetensors", "trust_remote_code": False}
-    return {**engine.extra, **decided, **closed}
+    return {**engine.extra, **decided, **CLOSED_ARGUMENTS}
 
 
 def adapter_arguments(serving: ServingArguments) -> dict[str, Any]:

@@ -149,6 +149,17 @@ def overloaded(retry_after_s: int) -> RequestError:
     )
 
 
+def too_many_bodies(retry_after_s: int) -> RequestError:
+    """Bodies that are being read fill the memory that is given to them."""
+    return RequestError(
+        503,
+        f"The request bodies that are being read fill the memory that is given to them; retry after {retry_after_s} s.",
+        kind="overloaded_error",
+        code="overloaded",
+        headers={"retry-after": str(retry_after_s)},
+    )
+
+
 def engine_unavailable(retry_after_s: int) -> RequestError:
     """No engine replica answers: it died, or none has started."""
     return RequestError(

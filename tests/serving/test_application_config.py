@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from hypothesis import given
@@ -15,7 +15,17 @@ from conclave_serving.environment import CLOSED_ENVIRONMENT
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # Ray, vLLM and torch warn of themselves when they are imported
-    from conclave_serving.app import build, engine_arguments, engine_config, environment, ingress_options
+    from vllm.config.multimodal import MultiModalConfig
+    from vllm.renderers.chat_utils import ModalityStr
+
+    from conclave_serving.app import (
+        CLOSED_ARGUMENTS,
+        build,
+        engine_arguments,
+        engine_config,
+        environment,
+        ingress_options,
+    )
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
@@ -68,16 +78,34 @@ def test_both_deployments_scale_and_both_queues_are_bounded(
 
 
 def test_extra_arguments_do_not_replace_what_was_decided() -> None:
-    opened = {"trust_remote_code": True, "enable_log_requests": True, "load_format": "auto"}
+    opened = {
+        "trust_remote_code": True,
+        "enable_log_requests": True,
+        "load_format": "auto",
+        "language_model_only": False,
+        "limit_mm_per_prompt": {"image": 1, "audio": 999},
+        "enable_mm_embeds": True,
+        "enable_prompt_embeds": True,
+    }
+    assert opened.keys() == CLOSED_ARGUMENTS.keys()
     extra = {"tensor_parallel_size": 1, "max_num_seqs": 7, **opened}
     arguments = engine_arguments(serving(engine={"extra": extra}))
     assert arguments["tensor_parallel_size"] == 4
     assert arguments["max_num_seqs"] == 7
-    assert {name: arguments[name] for name in opened} == {
-        "trust_remote_code": False,
-        "enable_log_requests": False,
-        "load_format": "safetensors",
+    assert {name: arguments[name] for name in opened} == dict(CLOSED_ARGUMENTS)
+    assert not {True, "auto", 999} & {
+        arguments[name] for name in opened if name.startswith(("trust", "enable", "load"))
     }
+
+
+@pytest.mark.parametrize("modality", sorted(set(get_args(ModalityStr)) - {"prompt_embeds"}))
+@pytest.mark.parametrize("argument", ["language_model_only", "limit_mm_per_prompt"])
+def test_either_argument_closes_every_modality_that_vllm_knows(modality: str, argument: str) -> None:
+    """Two, for each is vLLM's to change; `prompt_embeds` has an argument of its own."""
+    name = {"limit_mm_per_prompt": "limit_per_prompt"}.get(argument, argument)
+    config = MultiModalConfig(**{name: CLOSED_ARGUMENTS[argument]})
+    assert config.get_limit_per_prompt(modality.removesuffix("_embeds")) == 0
+    assert config.enable_mm_embeds is CLOSED_ARGUMENTS["enable_mm_embeds"] is False
 
 
 def test_adapters_are_loaded_by_vllm_itself_each_under_its_own_name() -> None:

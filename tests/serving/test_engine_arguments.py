@@ -1,4 +1,4 @@
-"""vLLM itself takes every engine argument of the allowlist, at its bounds and with each of its choices."""
+"""vLLM itself takes the closed engine arguments, and those of the allowlist at their bounds and with each choice."""
 
 from __future__ import annotations
 
@@ -6,11 +6,19 @@ import json
 import os
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
+import pytest
 from tools.tiny_checkpoint import make_checkpoint
 
 from conclave.policy.arguments import Boolean, Choice, Decimal, Integer, Setting, engine_argument_list, engine_arguments
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # Ray, vLLM and torch warn of themselves when they are imported
+    from conclave_serving.app import CLOSED_ARGUMENTS
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
 PROGRAM = Path(__file__).parent / "accepted_arguments.py"
 BESIDE = {
@@ -44,6 +52,7 @@ def test_vllm_takes_every_allowed_argument(tmp_path: Path) -> None:
         if name not in BOUND_BY_THE_MODEL
         for value in _values(setting)
     ]
+    arguments.append(dict(CLOSED_ARGUMENTS))  # a model of text takes what closes the others
     assert len(arguments) > 100
     environment = {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "VLLM_CPU_KVCACHE_SPACE": "1"}
     done = subprocess.run(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 
 from conclave_serving.edge import REQUEST, REQUEST_ID, Edge
 from conclave_serving.errors import RequestError, engine_refusal, overloaded
+from conclave_serving.request_body import BodyMemory, read_body
 from conclave_serving.request_limits import LIMITS
 
 TOKEN = "a-token-of-sufficient-length"
@@ -523,15 +525,108 @@ def test_another_content_type_is_refused(client: Client) -> None:
 
 
 def test_a_body_that_does_not_come_is_given_up(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
-    from conclave_serving.request_body import read_body
-
     async def receive() -> dict[str, Any]:
         await asyncio.Event().wait()
         raise AssertionError
 
     with pytest.raises(RequestError) as refusal:
-        asyncio.run(read_body([], receive, limit_bytes=10, timeout_s=0.01))
+        asyncio.run(read_body([], receive, lambda _count: None, limit_bytes=10, timeout_s=0.01))
     assert refusal.value.status == 408
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        pytest.param(CHAT, chat(messages=[{"role": "user", "content": ",[{" * 2_000_000}]), id="a text of brackets"),
+        pytest.param(CHAT, chat(messages=[{"role": "user", "content": "x"}] * 4096), id="4096 messages"),
+        pytest.param(COMPLETIONS, completion(prompt=list(range(100_000, 100_000 + 1_048_576))), id="a million tokens"),
+    ],
+)
+def test_a_large_request_gets_through(client: Client, path: str, body: dict[str, object]) -> None:
+    raw = json.dumps(body, separators=(",", ":")).encode()
+    assert LIMITS.inline_bytes < len(raw) < LIMITS.body_bytes
+    assert client.send("POST", path, raw).status == 200
+    assert client.application.scope is not None
+    assert client.application.scope[REQUEST] == body
+
+
+@pytest.mark.parametrize(
+    ("path", "key"), [(CHAT, "x"), (CHAT, "messages"), (COMPLETIONS, "prompt"), (COMPLETIONS, "x")], ids=str
+)
+@pytest.mark.parametrize("item", [b"[]", b"{}", b"1", b'""', b'{"":[]}', b'{"a":1}'], ids=bytes.decode)
+def test_a_body_of_many_small_values_is_refused_before_it_is_parsed(
+    client: Client, path: str, key: str, item: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("conclave_serving.strict_json.decode", lambda _text: pytest.fail("it was parsed"))
+    body = b'{"%s":[%s]}' % (key.encode(), b",".join([item] * min(1_200_000, 7_000_000 // (len(item) + 1))))
+    answer = client.send("POST", path, body)
+    assert (answer.status, answer.error["code"]) == (400, "invalid_json")
+    assert "JSON values" in answer.error["message"]
+
+
+def test_a_large_body_is_checked_beside_the_event_loop(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    threads: dict[str, str] = {}
+    check = client.edge._check
+
+    def noting(endpoint: Any, body: bytes) -> dict[str, Any]:
+        threads["large" if len(body) > LIMITS.inline_bytes else "small"] = threading.current_thread().name
+        return check(endpoint, body)
+
+    monkeypatch.setattr(client.edge, "_check", noting)
+    for length in (10, LIMITS.inline_bytes):
+        assert client.send("POST", CHAT, chat(messages=[{"role": "user", "content": "x" * length}])).status == 200
+    assert client.send("POST", CHAT, chat(stop=["x" * LIMITS.inline_bytes])).error["param"] == "stop"
+    assert threads["small"] == threading.current_thread().name
+    assert threads["large"].startswith("request-check")
+
+
+def test_bodies_that_are_read_at_one_time_share_their_memory() -> None:
+    """Two requests of 60 bytes under a limit of 100: the second is refused until the first has ended."""
+    memory = BodyMemory(100)
+
+    async def read(pieces: list[bytes], gate: asyncio.Event | None = None) -> bytes:
+        async def receive() -> dict[str, Any]:
+            piece = pieces.pop(0)
+            if gate is not None and not pieces:
+                await gate.wait()
+            return {"type": "http.request", "body": piece, "more_body": bool(pieces)}
+
+        with memory.share() as take:
+            return await read_body([], receive, take, limit_bytes=80, timeout_s=60)
+
+    async def run() -> None:
+        gate = asyncio.Event()
+        first = asyncio.create_task(read([b"x" * 59, b"x"], gate))
+        await asyncio.sleep(0)
+        with pytest.raises(RequestError) as refused:
+            await read([b"y" * 30, b"y" * 30])
+        assert (refused.value.status, refused.value.code) == (503, "overloaded")
+        assert (b"retry-after", b"1") in refused.value.headers
+        gate.set()
+        assert len(await first) == 60
+        with pytest.raises(RequestError) as refused:
+            await read([b"y" * 81])
+        assert refused.value.status == 413
+        assert await read([b"y" * 30, b"y" * 30]) == b"y" * 60
+
+    asyncio.run(run())
+
+
+def test_a_full_memory_for_bodies_is_503_with_retry_after(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client.edge, "_body_memory", BodyMemory(20))
+    answer = client.send("POST", CHAT, chat(), chunks=10)
+    assert (answer.status, answer.headers["retry-after"], answer.error["code"]) == (503, "1", "overloaded")
+
+
+def test_malformed_arguments_of_an_earlier_call_reach_the_engine_as_an_empty_object(client: Client) -> None:
+    def call(arguments: str) -> dict[str, object]:
+        return {"id": "1", "type": "function", "function": {"name": "f", "arguments": arguments}}
+
+    sent = [call('{"city": "Ber'), call('{"city": "Berlin"}')]
+    body = chat(messages=[{"role": "assistant", "content": None, "tool_calls": sent}, {"role": "user", "content": "?"}])
+    assert client.send("POST", CHAT, body).status == 200
+    assert client.application.scope is not None
+    assert client.application.scope[REQUEST]["messages"][0]["tool_calls"] == [call("{}"), call('{"city": "Berlin"}')]
 
 
 def test_a_client_that_goes_away_is_not_answered(client: Client) -> None:

@@ -1,0 +1,173 @@
+"""Bounds of one field of a request, and of the objects nested in it: exact keys, types, sizes (request_limits.yaml).
+
+Pure; called by `request_limits.py`. What is kept is made anew, so that a key that nobody has judged goes nowhere.
+A message names a place by our own names and by positions, never by what a client wrote.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from conclave_serving.errors import RequestError, invalid
+
+Endpoint = Literal["chat", "completions"]
+JsonType = Literal["string", "integer", "number", "boolean", "array", "object"]
+
+JSON_TYPES: Mapping[JsonType, tuple[type, ...]] = {
+    "string": (str,),
+    "integer": (int,),
+    "number": (int, float),
+    "boolean": (bool,),
+    "array": (list,),
+    "object": (dict,),
+}
+
+
+class Data(BaseModel):
+    """A part of the data file."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class FieldLimit(Data):
+    """Bounds of one field; `item_*` hold for the members of an array or object.
+
+    `shape` and `item_shape` name the Shape of a value that is an object, and of each item of an array.
+    """
+
+    types: tuple[JsonType, ...]
+    endpoints: tuple[Endpoint, ...] = ("chat", "completions")
+    required: bool = False
+    choices: tuple[str, ...] = ()
+    pattern: str | None = None
+    minimum: int | float | None = None
+    maximum: int | float | None = None
+    min_items: int | None = None
+    max_items: int | None = None
+    max_characters: int | None = None
+    max_bytes: int | None = None
+    key_pattern: str | None = None
+    item_types: tuple[JsonType, ...] = ()
+    item_minimum: int | float | None = None
+    item_maximum: int | float | None = None
+    shape: str | None = None
+    item_shape: str | None = None
+
+    def kept(self, place: str, value: Any, shapes: Mapping[str, Shape]) -> Any:
+        """The value without what is dropped; a RequestError where it is out of bounds."""
+        _check_type(place, value, self.types)
+        check_number(place, value, self.minimum, self.maximum)
+        if isinstance(value, str):
+            self._check_text(place, value)
+        if isinstance(value, list | dict):
+            self._check_items(place, value)
+        if self.shape is not None and isinstance(value, dict):
+            return shapes[self.shape].kept(place, value, shapes)
+        if self.item_shape is not None and isinstance(value, list):
+            limit = shapes[self.item_shape]
+            return [limit.kept(f"{place}[{index}]", item, shapes) for index, item in enumerate(value)]
+        return value
+
+    def _check_text(self, place: str, value: str) -> None:
+        if self.max_characters is not None and len(value) > self.max_characters:
+            raise refusal(place, f"is longer than {self.max_characters} characters")
+        if self.choices and value not in self.choices:
+            raise refusal(place, f"must be one of {', '.join(self.choices)}")
+        if self.pattern is not None and not re.fullmatch(self.pattern, value):
+            raise refusal(place, f"must match {self.pattern}")
+
+    def _check_items(self, place: str, value: list[Any] | dict[str, Any]) -> None:
+        if self.min_items is not None and len(value) < self.min_items:
+            raise refusal(place, f"has fewer than {self.min_items} items")
+        if self.max_items is not None and len(value) > self.max_items:
+            raise refusal(place, f"has more than {self.max_items} items")
+        if self.max_bytes is not None and len(json.dumps(value)) > self.max_bytes:
+            raise refusal(place, f"is larger than {self.max_bytes} bytes")
+        if self.key_pattern is not None and not all(re.fullmatch(self.key_pattern, key) for key in value):
+            raise refusal(place, f"has a key that does not match {self.key_pattern}")
+        if not self.item_types:
+            return
+        for item in value.values() if isinstance(value, dict) else value:
+            _check_type(place, item, self.item_types)
+            check_number(place, item, self.item_minimum, self.item_maximum)
+            if isinstance(item, str):
+                self._check_text(place, item)
+
+
+class Shape(Data):
+    """The exact keys of an object: those of all kinds, and those of its own kind, which the key `told_by` tells.
+
+    Null is as good as absent, but for a required key.
+    """
+
+    told_by: str | None = None
+    default: str | None = None
+    """The kind where the key that tells it is absent."""
+    keys: dict[str, FieldLimit] = {}
+    kinds: dict[str, dict[str, FieldLimit]] = {}
+    dropped: dict[str, str] = {}
+    refused: dict[str, str] = {}
+
+    def kept(self, place: str, value: Any, shapes: Mapping[str, Shape]) -> dict[str, Any]:
+        """The object without the keys that are dropped; a RequestError where another one is not listed."""
+        _check_type(place, value, ("object",))
+        kind = self._kind(place, value)
+        keys = self.keys if kind is None else {**self.keys, **self.kinds[kind]}
+        kept = {}
+        for key, item in value.items():
+            if key == self.told_by:
+                kept[key] = kind
+            elif key in keys:
+                limit = keys[key]
+                absent = item is None and not limit.required
+                kept[key] = None if absent else limit.kept(f"{place}.{key}", item, shapes)
+            elif item is not None and key not in self.dropped:
+                raise self._unlisted(place, key, keys)
+        for key, limit in keys.items():
+            if limit.required and key not in kept:
+                raise refusal(f"{place}.{key}", "is required", "missing_required_parameter")
+        return kept
+
+    def _kind(self, place: str, value: dict[str, Any]) -> str | None:
+        if self.told_by is None:
+            return None
+        kind = value.get(self.told_by)
+        if kind is None:
+            kind = self.default
+        if not isinstance(kind, str) or kind not in self.kinds:
+            raise refusal(f"{place}.{self.told_by}", f"must be one of {', '.join(self.kinds)}")
+        return kind
+
+    def _unlisted(self, place: str, key: str, keys: Mapping[str, FieldLimit]) -> RequestError:
+        if key in self.refused:
+            return refusal(f"{place}.{key}", f"is not accepted: {self.refused[key]}", "unsupported_parameter")
+        listed = [self.told_by, *keys] if self.told_by else keys
+        return refusal(place, f"has a key that is not accepted here; it takes {', '.join(listed)}", "unknown_parameter")
+
+
+def refusal(place: str, rule: str, code: str = "invalid_value") -> RequestError:
+    """The refusal of what is at a place, such as `messages[0].content`; its parameter is the field of the request."""
+    return invalid(f"'{place}' {rule}.", re.split(r"[.\[]", place, maxsplit=1)[0], code)
+
+
+def _check_type(place: str, value: object, types: tuple[JsonType, ...]) -> None:
+    is_boolean = isinstance(value, bool)
+    for kind in types:
+        if isinstance(value, JSON_TYPES[kind]) and (kind == "boolean" or not is_boolean):
+            return
+    raise refusal(place, f"must be of type {' or '.join(types)}", "invalid_type")
+
+
+def check_number(place: str, value: object, minimum: int | float | None, maximum: int | float | None) -> None:
+    """Raise where the value is a number out of bounds."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return
+    if minimum is not None and value < minimum:
+        raise refusal(place, f"must be at least {minimum}")
+    if maximum is not None and value > maximum:
+        raise refusal(place, f"must be at most {maximum}")
