@@ -30,6 +30,10 @@ ENDPOINTS = {
 }
 
 
+HARMLESS_STRUCTURED_OUTPUTS = ("disable_any_whitespace", "enable_in_reasoning")
+"""What an owner may say about structured output; which compiler it has is decided here."""
+
+
 def build(arguments: Mapping[str, Any]) -> serve.Application:
     """The application that Serve runs; raises pydantic's ValidationError where the arguments are not ours."""
     serving = ServingArguments.model_validate(arguments)
@@ -75,13 +79,24 @@ def engine_config(serving: ServingArguments) -> LLMConfig:
 
 
 def engine_arguments(serving: ServingArguments) -> dict[str, Any]:
-    """vLLM's engine arguments; `extra` cannot replace what the plan decided, what keeps prompts out of logs, or what
-    keeps code out of weights (left to itself, vLLM reads pickled ones where a directory has no others)."""
+    """vLLM's engine arguments; `extra` cannot replace what the plan decided, what keeps prompts out of logs, what keeps
+    code out of weights (left to itself, vLLM reads pickled ones where a directory has no others), or which compiler
+    grammars go to: `grammar_gate.py` tries them with xgrammar, and vLLM gives others what xgrammar declines."""
     engine = serving.engine
     decided = engine.model_dump(exclude={"extra"}, exclude_none=True) | adapter_arguments(serving)
     if serving.traces_url is not None:
         decided["otlp_traces_endpoint"] = serving.traces_url
-    closed = {"enable_log_requests": False, "load_format": "safetensors", "trust_remote_code": False}
+    asked = engine.extra.get("structured_outputs_config")
+    asked = asked if isinstance(asked, dict) else {}
+    closed = {
+        "enable_log_requests": False,
+        "load_format": "safetensors",
+        "trust_remote_code": False,
+        "structured_outputs_config": {
+            **{name: value for name, value in asked.items() if name in HARMLESS_STRUCTURED_OUTPUTS},
+            "backend": "xgrammar",
+        },
+    }
     return {**engine.extra, **decided, **closed}
 
 
