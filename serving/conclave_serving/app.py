@@ -38,6 +38,8 @@ CLOSED_ARGUMENTS: Mapping[str, Any] = {
     "enable_mm_embeds": False,  # embeddings would pass under a limit of zero
     "enable_prompt_embeds": False,
 }
+HARMLESS_STRUCTURED_OUTPUTS = ("disable_any_whitespace", "enable_in_reasoning")
+"""What an owner may say about structured output; which compiler it has is decided here."""
 
 
 def build(arguments: Mapping[str, Any]) -> serve.Application:
@@ -86,13 +88,20 @@ def engine_config(serving: ServingArguments) -> LLMConfig:
 
 def engine_arguments(serving: ServingArguments) -> dict[str, Any]:
     """vLLM's engine arguments; `extra` cannot replace what the plan decided, what keeps prompts out of logs, what keeps
-    code out of weights (left to itself, vLLM reads pickled ones where a directory has no others), or text the only
-    input: of a model that reads images too, no encoder is loaded, and an address in a request would be refused."""
+    code out of weights (left to itself, vLLM reads pickled ones where a directory has no others), text the only input
+    (of a model that reads images too, no encoder is loaded, and an address in a request would be refused), or which
+    compiler grammars go to: `grammar_gate.py` tries them with xgrammar, and vLLM gives others what xgrammar declines.
+    """
     engine = serving.engine
     decided = engine.model_dump(exclude={"extra"}, exclude_none=True) | adapter_arguments(serving)
     if serving.traces_url is not None:
         decided["otlp_traces_endpoint"] = serving.traces_url
-    return {**engine.extra, **decided, **CLOSED_ARGUMENTS}
+    asked = engine.extra.get("structured_outputs_config")
+    harmless = (
+        {name: asked[name] for name in HARMLESS_STRUCTURED_OUTPUTS if name in asked} if isinstance(asked, dict) else {}
+    )
+    compiler = {"structured_outputs_config": {**harmless, "backend": "xgrammar"}}
+    return {**engine.extra, **decided, **CLOSED_ARGUMENTS, **compiler}
 
 
 def adapter_arguments(serving: ServingArguments) -> dict[str, Any]:

@@ -21,6 +21,8 @@ from ray.serve.llm.openai_api_models import CompletionRequest, ErrorResponse
 from conclave.manifests import names
 from conclave_serving.coalescing import coalesce
 from conclave_serving.errors import place_of
+from conclave_serving.grammar_gate import GrammarGate, RefusedGrammar
+from conclave_serving.request_limits import LIMITS
 from conclave_serving.warm_up import Rehearsal, rehearsals
 from conclave_weights.adapter import check_adapter
 
@@ -48,7 +50,10 @@ class Engine(LLMServer):
             check_adapter(adapter.name, Path(adapter.path), arguments["max_lora_rank"])
         # The weights lie in a directory on every node: Ray's download task would only import the engine once more.
         cast(Any, self._llm_config.get_or_create_callback()).ctx.run_init_node = False
+        self._grammars = GrammarGate(LIMITS.schema_.trial)
+        await self._grammars.begin()
         await super().start()  # type: ignore[no-untyped-call]  # Ray's annotation is missing
+        await self._grammars.guard(cast(Any, self.engine)._engine_client)
         first, *further = rehearsals(int(arguments["max_model_len"]))
         for model in (self._llm_config.model_id, *(adapter.name for adapter in adapters)):
             await self._rehearse(first, model)
@@ -76,13 +81,19 @@ class Engine(LLMServer):
 
     async def chat(self, request: Any, raw_request_info: Any = None) -> AsyncGenerator[Any, None]:
         """A chat completion: one object, or lists of server-sent events."""
-        answers = await super().chat(request, _traced(raw_request_info))
-        return self._guarded(answers, streams=bool(request.stream))
+        return await self._answers(super().chat, request, raw_request_info)
 
     async def completions(self, request: Any, raw_request_info: Any = None) -> AsyncGenerator[Any, None]:
         """A text completion: one object, or lists of server-sent events."""
-        answers = await super().completions(request, _traced(raw_request_info))
-        return self._guarded(answers, streams=bool(request.stream))
+        return await self._answers(super().completions, request, raw_request_info)
+
+    async def _answers(self, answer: Any, request: Any, raw_request_info: Any) -> AsyncGenerator[Any, None]:
+        """The guarded answers of Ray's method, or what is said of a grammar that the engine does not get to see."""
+        try:
+            await self._grammars.check(request)
+        except RefusedGrammar as refusal:
+            return _refused(refusal)
+        return self._guarded(await answer(request, _traced(raw_request_info)), streams=bool(request.stream))
 
     async def _guarded(self, answers: AsyncGenerator[Any, None], *, streams: bool) -> AsyncGenerator[Any, None]:
         """The same answers; a failure is logged by its place in the code and passed on without its message."""
@@ -99,6 +110,11 @@ class Engine(LLMServer):
 
     def _interval_s(self) -> float:
         return min(MAX_INTERVAL_S, max(MIN_INTERVAL_S, self._streams / MESSAGES_PER_S))
+
+
+async def _refused(refusal: RefusedGrammar) -> AsyncGenerator[Any, None]:
+    error = {"message": str(refusal), "type": "invalid_request_error", "code": refusal.status}
+    yield ErrorResponse.model_validate({"error": error})
 
 
 def _announce() -> None:

@@ -21,6 +21,7 @@ SAFE_ENGINE_MESSAGES = (
     re.compile(r"When using `tool_choice`, `tools` must be set\."),
     re.compile(r"The tool specified in `tool_choice` does not match any of the specified `tools`"),
     re.compile(r"\"auto\" tool choice requires --enable-auto-tool-choice and --tool-call-parser to be set"),
+    re.compile(r"(The grammar of the request|Too many new grammars|Grammars cannot be compiled)[A-Za-z ,:;]*\."),
 )
 """Messages of vLLM that repeat nothing of the request but numbers; every other one is replaced."""
 

@@ -1,14 +1,14 @@
 """What a grammar costs the engine to compile, estimated before it does: milliseconds of CPU (request_limits.yaml).
 
 Pure; `schema_limits.py` adds the costs of one request up. The figures err on the dear side: they were measured with
-xgrammar 0.2.8 and a vocabulary of 131,072 tokens, where a state that takes any character costs the most.
+xgrammar 0.2.8 and a vocabulary of 131,072 tokens, where a state that takes any character costs the most. They hold for
+patterns that xgrammar reads as `of_pattern` does: every other one is refused (`UnreadPattern`).
 """
 
 from __future__ import annotations
 
 import re
 from decimal import Decimal
-from itertools import chain
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
@@ -17,13 +17,25 @@ NUMBER_BOUNDS = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum")
 ITEM_COUNTS = ("minItems", "maxItems")
 PROPERTY_COUNTS = ("minProperties", "maxProperties")
 
-_ATOM = re.compile(r"\((?:\?(?:[:=!]|<[=!]|P?<\w+>))?|\\.|\[\^?\]?(?:\\.|[^\]\\])*\]|.", re.DOTALL)
-_QUANTIFIER = re.compile(r"(?:[*+?]|\{(?P<least>\d+)(?P<range>,(?P<most>\d*))?\})\??")
-_WIDE = re.compile(r"\.|\[.*|\\[SDWw]", re.DOTALL)
+_ATOM = re.compile(
+    r"\((?:\?(?:[:=!>#]|<[=!]|P?<\w+>|[a-zA-Z-]+:?))?"
+    r"|\\u\{[0-9a-fA-F]{1,6}\}|\\[pP]\{[^{}]*\}|\\."
+    r"|\[\^?(?:\\.|[^\]\\])+\]|[^{*+?\[]",
+    re.DOTALL,
+)
+_QUANTIFIER = re.compile(r"(?:[*+?]|\{(?P<least>[0-9]+)(?P<range>,(?P<most>[0-9]*))?\})\??")
+_REPEATS = re.compile(r"[*+?{]")
+_NOTHING = frozenset("^$|(")
+"""After these xgrammar finds nothing to repeat, or repeats what stands before them."""
+_WIDE = re.compile(r"\.|\[.*|\\[SDWwpP].*", re.DOTALL)
 _NARROW = re.compile(
     r"\\[ds]|\[(?!\^)-?(?:[a-z]-[a-z]|[A-Z]-[A-Z]|[0-9]-[0-9]|\\[^sSwWDpPuxc0-9]|[^\\\]\s-]|-(?=\]))*\]"
 )
 _MANY = 10**6
+
+
+class UnreadPattern(ValueError):
+    """A regular expression that xgrammar may read otherwise than the estimate does; says how to write it."""
 
 
 class GrammarCosts(BaseModel):
@@ -47,11 +59,13 @@ class GrammarCosts(BaseModel):
     formats: dict[str, float]
 
     def of_node(self, node: dict[str, Any]) -> float:
-        """One object of a JSON schema, without its children and its string lengths."""
+        """One object of a JSON schema, without its children, its string lengths and its patterns."""
         cost = self.node + self.formats.get(str(node.get("format")), 0)
-        cost += sum(self.bound_digit * _digits(node[key]) for key in NUMBER_BOUNDS if _is_number(node.get(key)))
+        digits = sum(_digits(node[key]) for key in NUMBER_BOUNDS if _is_number(node.get(key)))
+        types = node.get("type")
+        cost += self.bound_digit * digits * (2 if isinstance(types, list) and "integer" in types else 1)
         cost += sum(self.item_count for key in ITEM_COUNTS if key in node)
-        for key in ("properties", "patternProperties", "$defs"):
+        for key in ("properties", "patternProperties", "$defs", "definitions"):
             if isinstance(node.get(key), dict):
                 cost += self.name_character * sum(map(len, node[key]))
         if isinstance(node.get("properties"), dict):
@@ -60,10 +74,7 @@ class GrammarCosts(BaseModel):
             if any(key in node for key in PROPERTY_COUNTS):
                 cost += self.counted_property_triple * properties**3
         cost += self.of_values([node["const"]] if "const" in node else [])
-        cost += self.of_values(node["enum"] if isinstance(node.get("enum"), list) else [])
-        patterns = node["patternProperties"] if isinstance(node.get("patternProperties"), dict) else ()
-        own = [node["pattern"]] if isinstance(node.get("pattern"), str) else ()
-        return cost + sum(map(self.of_pattern, chain(patterns, own)))
+        return cost + self.of_values(node["enum"] if isinstance(node.get("enum"), list) else [])
 
     def of_values(self, values: list[Any]) -> float:
         """The literals of an `enum`, a `const` or a `choice`."""
@@ -74,22 +85,32 @@ class GrammarCosts(BaseModel):
         return self.length_character * min(characters, self.length_characters)
 
     def of_pattern(self, pattern: str) -> float:
-        """A regular expression: its parts times their counts, each the dearer the more parts there are to skip to."""
+        """A regular expression: its parts times their counts, each the dearer the more parts there are to skip to.
+
+        Raises UnreadPattern.
+        """
         groups = [(0.0, 0.0)]
         position = 0
-        while atom := _ATOM.match(pattern, position):
+        while position < len(pattern):
+            atom = _ATOM.match(pattern, position)
+            if atom is None:
+                raise UnreadPattern(_advice(pattern[position]))
             position = atom.end()
             text = atom[0]
-            if text.startswith("("):
-                groups.append((0.0, 0.0))
+            quantifier = _QUANTIFIER.match(pattern, position)
+            if text[0] in _NOTHING and _REPEATS.match(pattern, position):
+                raise UnreadPattern("has a quantifier with nothing to repeat before it")
+            if text[0] == "(":
+                groups.append((self.pattern_literal, 0.0))
                 continue
             cost, choices = groups.pop() if text == ")" and len(groups) > 1 else (self._of_atom(text), text == "|")
-            quantifier = _QUANTIFIER.match(pattern, position)
             if quantifier:
                 position = quantifier.end()
                 times = _times(quantifier)
                 cost *= times
                 choices = choices * times + (quantifier["least"] is None or quantifier["range"] is not None)
+                if _REPEATS.match(pattern, position):
+                    raise UnreadPattern("repeats a repetition: put the inner one into a group")
             groups[-1] = (groups[-1][0] + cost, groups[-1][1] + choices)
         total, choices = map(sum, zip(*groups, strict=True))
         return float(total * (1 + self.choice_share * choices))
@@ -98,6 +119,15 @@ class GrammarCosts(BaseModel):
         if _NARROW.fullmatch(text):
             return self.pattern_class
         return self.pattern_wide if _WIDE.fullmatch(text) else self.pattern_literal
+
+
+def _advice(character: str) -> str:
+    """What is wrong where no part of a pattern begins."""
+    if character == "{":
+        return r"has a brace that begins no quantifier such as {2}, {2,} or {2,5}: write \{ for the character"
+    if character == "[":
+        return r"has a character class that is empty or not closed: write \[ for the character"
+    return "has a quantifier with nothing to repeat before it"
 
 
 def _times(quantifier: re.Match[str]) -> int:

@@ -116,12 +116,6 @@ def limits_page() -> str:
         f"| `{name}` | {', '.join(limit.endpoints)} | {' or '.join(limit.types)} | {_bounds(limit)} |"
         for name, limit in limits.fields.items()
     ]
-    schema = limits.schema_
-    costs = [
-        f"| {name.replace('_', ' ')} | {cost:g} |"
-        for name, cost in schema.costs_ms.model_dump(exclude={"formats"}).items()
-    ]
-    costs += [f"| format `{name}` | {cost:g} |" for name, cost in schema.costs_ms.formats.items()]
     return "\n".join(
         [
             "# Request limits",
@@ -153,20 +147,7 @@ def limits_page() -> str:
             "|---|---|---|---|",
             *(row for name, shape in limits.shapes.items() for row in _shape_rows(name, shape)),
             "",
-            "## JSON schemas and regular expressions",
-            "",
-            f"In `response_format`, `structured_outputs` ({', '.join(schema.structured_outputs)}) and `tools`:",
-            "",
-            f"- depth at most {schema.depth}; `$ref` only inside the same schema",
-            f"- lengths and counts at most {schema.count}; `enum` at most {schema.enum_items} values;"
-            f" at most {schema.properties} properties an object",
-            f"- a pattern at most {schema.pattern_characters} characters",
-            f"- all together at most {schema.compile_ms} ms of CPU to compile, estimated from these costs:",
-            "",
-            "| Construct | ms |",
-            "|---|---|",
-            *costs,
-            "",
+            *limits.schema_.page_lines(),
             "## Taken and dropped",
             "",
             *(f"- `{name}`: {why}" for name, why in limits.ignored.items()),

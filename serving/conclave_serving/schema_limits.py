@@ -1,18 +1,52 @@
 """Bounds on what structured output compiles: JSON schemas and regular expressions (request_limits.yaml, `schema`).
 
-Pure; called by `request_limits.py`. The engine compiles a grammar before it answers, so its size is cost.
+Pure; called by `request_limits.py`. The engine compiles a grammar before it answers, so its size is cost. What passes
+here is still compiled by a process of its own before the engine sees it (`grammar_gate.py`).
 """
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterator
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
 from conclave_serving.errors import invalid
-from conclave_serving.grammar_costs import GrammarCosts
+from conclave_serving.grammar_costs import GrammarCosts, UnreadPattern
+from conclave_serving.grammar_trials import TrialLimits
 
-COUNTS = ("minLength", "maxLength", "minItems", "maxItems", "minProperties", "maxProperties")
+COUNTS = ("minLength", "maxLength", "minItems", "maxItems", "minProperties", "maxProperties", "minContains")
+TYPES = 7
+"""A `type` can list so many different names."""
+
+
+class SchemaKeywords(BaseModel):
+    """What an object of a JSON schema may have as keys, by what their values are."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    schemas: frozenset[str]
+    """One schema, or an array of schemas."""
+    named_schemas: frozenset[str]
+    """An object whose values are schemas."""
+    values: frozenset[str]
+    annotations: frozenset[str]
+    """Say nothing about which values are valid: taken, and not looked into."""
+    annotation_prefix: str
+
+    def is_known(self, key: str) -> bool:
+        """Whether a schema may have this key."""
+        known = self.schemas | self.named_schemas | self.values | self.annotations
+        return key in known or key.startswith(self.annotation_prefix)
+
+    def children(self, node: dict[str, Any]) -> Iterator[object]:
+        """The schemas directly below one."""
+        for key, value in node.items():
+            if key in self.named_schemas and isinstance(value, dict):
+                yield from value.values()
+            elif key in self.schemas:
+                yield from value if isinstance(value, list) else (value,)
 
 
 class _Bill:
@@ -45,10 +79,64 @@ class SchemaLimits(BaseModel):
     count: int
     enum_items: int
     properties: int
+    branches: int
     pattern_characters: int
     structured_outputs: tuple[str, ...]
+    keywords: SchemaKeywords
     compile_ms: int
     costs_ms: GrammarCosts
+    trial: TrialLimits
+
+    def page_lines(self) -> list[str]:
+        """The section of docs/request-limits.md."""
+        trial, keywords = self.trial, self.keywords
+        checked = keywords.schemas | keywords.named_schemas | keywords.values
+        costs = [
+            f"| {name.replace('_', ' ')} | {cost:g} |"
+            for name, cost in self.costs_ms.model_dump(exclude={"formats"}).items()
+        ]
+        costs += [f"| format `{name}` | {cost:g} |" for name, cost in self.costs_ms.formats.items()]
+        return [
+            "## JSON schemas and regular expressions",
+            "",
+            f"In `response_format`, `structured_outputs` ({', '.join(self.structured_outputs)}) and `tools`:",
+            "",
+            f"- keywords: {_code(checked)}",
+            f"- taken, and not looked into: {_code(keywords.annotations)}, and what begins with"
+            f" `{keywords.annotation_prefix}`; every other keyword is refused",
+            f"- depth at most {self.depth}; `$ref` only to a schema inside the same schema, without `~` and `%`",
+            f"- lengths and counts at most {self.count}; `enum` at most {self.enum_items} values;"
+            f" at most {self.properties} properties an object; other lists at most {self.branches};"
+            " no value twice in `type`, `enum` and `required`",
+            f"- a pattern at most {self.pattern_characters} characters; braces only as `{{2}}`, `{{2,}}` and `{{2,5}}`"
+            " right after what is repeated, each part repeated once; `[]` is no class",
+            f"- all together at most {self.compile_ms} ms of CPU to compile, estimated from these costs:",
+            "",
+            "| Construct | ms |",
+            "|---|---|",
+            *costs,
+            "",
+            "### What one grammar may cost",
+            "",
+            "The only compiler is xgrammar; what it declines is answered 400 and goes to no other. An estimate can be",
+            "wrong, so a replica compiles each grammar once in a process of its own before vLLM sees it. The kernel",
+            "ends that process at these limits, and the answer is 400; others are answered meanwhile.",
+            "",
+            f"- CPU: {trial.conversion_ms} ms for the conversion, which vLLM repeats on its event loop (at most three"
+            f" times for a request), and {trial.compile_ms} ms over {trial.threads} threads for the rest, which the"
+            " engine repeats beside its event loop",
+            f"- memory: {trial.memory_bytes} bytes above what the process has at its start; in the engine the compiled"
+            " grammars stay within `VLLM_XGRAMMAR_CACHE_MB`",
+            f"- time: {trial.wall_s:g} s; a grammar that had too little of the machine is answered 429",
+            f"- {trial.at_once} grammars of a replica at once, {trial.waiting} with those that wait; one more is"
+            f" answered 429; {trial.remembered} verdicts are remembered, so that a schema of each request costs once",
+            "- of `tools`, all schemas together get the conversion's CPU; what is compiled of them for a forced call"
+            " is tried like any other grammar",
+            "",
+            "The process starts and ends with the replica. It takes about 5 s of CPU at a low priority while the model"
+            " loads, and holds about 350 MB of memory of its own (torch, transformers and the vocabulary).",
+            "",
+        ]
 
     def check_request(self, request: dict[str, Any]) -> None:
         """Check every schema and pattern of a request, and what they cost together."""
@@ -81,8 +169,7 @@ class SchemaLimits(BaseModel):
             if key not in self.structured_outputs:
                 raise invalid(f"'{param}' takes {', '.join(self.structured_outputs)} only.", param)
             if key == "regex":
-                self._check_pattern(value, param)
-                bill.ms += self.costs_ms.of_pattern(value)
+                bill.ms += self._cost_of_pattern(value, param)
             elif key == "json":
                 if not isinstance(value, dict):
                     raise invalid(f"'{param}.json' must be an object.", param)
@@ -94,7 +181,15 @@ class SchemaLimits(BaseModel):
         self._check_bill(bill, param)
 
     def _check_schema(self, schema: object, param: str, bill: _Bill) -> None:
-        self._check_node(schema, param, bill, 0)
+        self._check_depth(schema, param, 0)
+        seen: dict[int, dict[str, Any]] = {}
+        self._check_node(schema, param, bill, seen)
+        for node in seen.values():
+            reference = node.get("$ref")
+            if isinstance(reference, str):
+                target = _target(schema, reference)
+                if isinstance(target, dict) and id(target) not in seen:
+                    raise invalid("A JSON schema's '$ref' leads to what is no schema.", param)
         self._check_bill(bill, param)
 
     def _check_bill(self, bill: _Bill, param: str) -> None:
@@ -106,37 +201,81 @@ class SchemaLimits(BaseModel):
                 param,
             )
 
-    def _check_node(self, node: object, param: str, bill: _Bill, depth: int) -> None:
+    def _check_depth(self, value: object, param: str, depth: int) -> None:
         if depth > self.depth:
             raise invalid(f"A JSON schema is nested deeper than {self.depth} levels.", param)
-        if isinstance(node, list):
-            for item in node:
-                self._check_node(item, param, bill, depth + 1)
+        if isinstance(value, list | dict):
+            for item in value.values() if isinstance(value, dict) else value:
+                self._check_depth(item, param, depth + 1)
+
+    def _check_node(self, node: object, param: str, bill: _Bill, seen: dict[int, dict[str, Any]]) -> None:
         if not isinstance(node, dict):
             return
+        seen[id(node)] = node
         for key, value in node.items():
             self._check_keyword(key, value, param)
-            self._check_node(value, param, bill, depth + 1)
+        for pattern in _patterns(node):
+            bill.ms += self._cost_of_pattern(pattern, param)
         bill.add_node(node)
+        for child in self.keywords.children(node):
+            self._check_node(child, param, bill, seen)
 
     def _check_keyword(self, key: str, value: object, param: str) -> None:
+        if not self.keywords.is_known(key):
+            raise invalid(
+                "A JSON schema has a keyword that is not accepted here; the list of those that are is in"
+                f" docs/request-limits.md. Keywords that begin with '{self.keywords.annotation_prefix}' are ignored.",
+                param,
+            )
         if key in COUNTS and isinstance(value, int | float) and not 0 <= value <= self.count:
             raise invalid(f"A JSON schema's '{key}' must be between 0 and {self.count}.", param)
-        if key == "enum" and isinstance(value, list) and len(value) > self.enum_items:
-            raise invalid(f"A JSON schema's 'enum' has more than {self.enum_items} values.", param)
-        if key in ("properties", "patternProperties", "$defs") and isinstance(value, dict):
-            if len(value) > self.properties:
-                raise invalid(f"A JSON schema's '{key}' has more than {self.properties} members.", param)
-            if key == "patternProperties":
-                for pattern in value:
-                    self._check_pattern(pattern, param)
-        if key == "pattern" and isinstance(value, str):
-            self._check_pattern(value, param)
-        if key == "$ref" and isinstance(value, str) and not value.startswith("#"):
-            raise invalid("A JSON schema's '$ref' must stay inside the schema ('#...').", param)
+        if isinstance(value, list):
+            self._check_list(key, value, param)
+        if key in self.keywords.named_schemas and isinstance(value, dict) and len(value) > self.properties:
+            raise invalid(f"A JSON schema's '{key}' has more than {self.properties} members.", param)
+        if key == "$ref" and (not isinstance(value, str) or not value.startswith("#") or "~" in value or "%" in value):
+            raise invalid("A JSON schema's '$ref' must stay inside the schema ('#...') and be written plainly.", param)
 
-    def _check_pattern(self, pattern: object, param: str) -> None:
+    def _check_list(self, key: str, value: list[Any], param: str) -> None:
+        if key in self.keywords.annotations or key.startswith(self.keywords.annotation_prefix):
+            return
+        most = {"type": TYPES, "enum": self.enum_items, "required": self.properties}.get(key, self.branches)
+        if len(value) > most:
+            raise invalid(f"A JSON schema's '{key}' has more than {most} values.", param)
+        if key in ("type", "enum", "required") and len({json.dumps(item) for item in value}) < len(value):
+            raise invalid(f"A JSON schema's '{key}' has a value twice.", param)
+
+    def _cost_of_pattern(self, pattern: object, param: str) -> float:
         if not isinstance(pattern, str):
             raise invalid("A regular expression must be a string.", param, "invalid_type")
         if len(pattern) > self.pattern_characters:
             raise invalid(f"A regular expression is longer than {self.pattern_characters} characters.", param)
+        try:
+            return self.costs_ms.of_pattern(pattern)
+        except UnreadPattern as unread:
+            raise invalid(f"A regular expression {unread}.", param) from None
+
+
+def _code(names: frozenset[str]) -> str:
+    return ", ".join(f"`{name}`" for name in sorted(names))
+
+
+def _patterns(node: dict[str, Any]) -> Iterator[object]:
+    """The regular expressions of one object of a JSON schema."""
+    if isinstance(node.get("patternProperties"), dict):
+        yield from node["patternProperties"]
+    if "pattern" in node:
+        yield node["pattern"]
+
+
+def _target(schema: object, reference: str) -> object:
+    """What a `$ref` leads to, by the names in its path; None where there is nothing."""
+    found = schema
+    for part in filter(None, reference[1:].split("/")):
+        if isinstance(found, dict):
+            found = found.get(part)
+        elif isinstance(found, list) and part.isdecimal() and len(part) < 6 and int(part) < len(found):
+            found = found[int(part)]
+        else:
+            return None
+    return found

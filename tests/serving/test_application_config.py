@@ -108,6 +108,22 @@ def test_either_argument_closes_every_modality_that_vllm_knows(modality: str, ar
     assert config.enable_mm_embeds is CLOSED_ARGUMENTS["enable_mm_embeds"] is False
 
 
+@pytest.mark.parametrize(
+    ("asked", "given"),
+    [
+        pytest.param(None, {}, id="nothing"),
+        pytest.param({"backend": "outlines"}, {}, id="another compiler"),
+        pytest.param({"backend": "auto", "reasoning_parser_plugin": "/x.py"}, {}, id="any compiler, and a plugin"),
+        pytest.param({"disable_any_whitespace": True}, {"disable_any_whitespace": True}, id="compact JSON"),
+        pytest.param("outlines", {}, id="no object"),
+    ],
+)
+def test_grammars_go_to_one_compiler_whatever_is_asked_for(asked: object, given: dict[str, object]) -> None:
+    extra = {} if asked is None else {"structured_outputs_config": asked}
+    arguments = engine_arguments(serving(engine={"extra": extra}))
+    assert arguments["structured_outputs_config"] == {**given, "backend": "xgrammar"}
+
+
 def test_adapters_are_loaded_by_vllm_itself_each_under_its_own_name() -> None:
     adapters = [{"name": "tone", "path": "/tone", "max_rank": 16}, {"name": "acme/en", "path": "/en", "max_rank": 64}]
     engine: Any = engine_config(serving(adapters=adapters)).get_engine_config()

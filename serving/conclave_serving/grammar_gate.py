@@ -1,0 +1,126 @@
+"""The way to the engine for grammars of clients: each is tried in another process before vLLM reads it.
+
+`engine.py` calls it. vLLM converts a grammar on the event loop of its frontend, in several places, and compiles it in
+the engine's own process; what this gate lets through is known to need no more than the limits of a trial in either.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from typing import Any
+
+from vllm.config import VllmConfig
+from vllm.exceptions import VLLMValidationError
+from vllm.sampling_params import StructuredOutputsParams
+from vllm.tokenizers import cached_tokenizer_from_config
+from vllm.v1.structured_output.backend_xgrammar import XgrammarBackend, has_xgrammar_unsupported_json_features
+from vllm.v1.structured_output.utils import choice_as_grammar, grammar_is_likely_lark
+
+from conclave_serving.grammar_trials import (
+    GrammarTrials,
+    Kind,
+    Overfull,
+    TrialLimits,
+    TrialsUnavailable,
+    Verdict,
+)
+
+REFUSALS = {
+    Verdict.DECLINED: "The grammar of the request is malformed or uses what xgrammar does not support.",
+    Verdict.TOO_DEAR: "The grammar of the request takes more CPU or memory to compile than a grammar is given.",
+    Verdict.LATE: "The grammar of the request could not be compiled in time; retry later.",
+}
+BUSY = "Too many new grammars are being compiled; retry later."
+UNAVAILABLE = "Grammars cannot be compiled at the moment; retry later."
+
+
+class RefusedGrammar(VLLMValidationError):
+    """A grammar that the engine does not get to see; `status` is what HTTP calls it."""
+
+    def __init__(self, message: str, status: int = 400) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class GrammarGate:
+    """Of one replica."""
+
+    def __init__(self, limits: TrialLimits) -> None:
+        self._trials = GrammarTrials(limits)
+
+    async def begin(self) -> None:
+        """Start the process of the trials, beside an engine that starts too."""
+        await self._trials.begin()
+
+    async def guard(self, engine: Any) -> None:
+        """Let a started AsyncLLM generate only with grammars that were tried, wherever they come from."""
+        config = engine.vllm_config
+        any_whitespace = not config.structured_outputs_config.disable_any_whitespace
+        vocabulary = await asyncio.to_thread(_vocabulary, config)
+        self._trials.set_vocabulary(vocabulary, any_whitespace=any_whitespace)
+        generate = engine.generate
+
+        def guarded(prompt: Any, sampling_params: Any, *others: Any, **named: Any) -> AsyncGenerator[Any, None]:
+            if sampling_params.structured_outputs is None:
+                outputs: AsyncGenerator[Any, None] = generate(prompt, sampling_params, *others, **named)
+                return outputs
+            return self._tried(generate, prompt, sampling_params, *others, **named)
+
+        engine.generate = guarded
+
+    async def _tried(
+        self, generate: Any, prompt: Any, sampling_params: Any, *others: Any, **named: Any
+    ) -> AsyncGenerator[Any, None]:
+        await self.require(sampling_params.structured_outputs)
+        async with aclosing(generate(prompt, sampling_params, *others, **named)) as outputs:
+            async for output in outputs:
+                yield output
+
+    async def check(self, request: Any) -> None:
+        """Raise RefusedGrammar where a chat or completion request brings a grammar that is not let through.
+
+        Tools are only held to the limits of a conversion: most are never compiled, and a tool that xgrammar declines
+        works as long as its call is not forced.
+        """
+        tools = getattr(request, "tools", None)
+        if tools and request.tool_choice != "none":
+            await self._require("tools", [tool.function.parameters for tool in tools if tool.function.parameters])
+        await self.require(request.extract_structured_outputs())
+
+    async def require(self, params: StructuredOutputsParams | None) -> None:
+        """Raise RefusedGrammar where one grammar is not let through."""
+        if params is None:
+            return
+        if params.json is not None:
+            schema = json.loads(params.json) if isinstance(params.json, str) else params.json
+            if has_xgrammar_unsupported_json_features(schema):
+                raise RefusedGrammar(REFUSALS[Verdict.DECLINED])
+            await self._require("json", params.json if isinstance(params.json, str) else json.dumps(params.json))
+        if params.regex is not None:
+            await self._require("regex", params.regex)
+        if params.choice:
+            await self._require("ebnf", choice_as_grammar(params.choice))
+        if params.grammar is not None:
+            await self._require("lark" if grammar_is_likely_lark(params.grammar) else "ebnf", params.grammar)
+        if params.structural_tag is not None:
+            await self._require("structural_tag", params.structural_tag)
+
+    async def _require(self, kind: Kind, grammar: Any) -> None:
+        try:
+            verdict = await self._trials.judge(kind, grammar)
+        except Overfull:
+            raise RefusedGrammar(BUSY, 429) from None
+        except TrialsUnavailable:
+            raise RefusedGrammar(UNAVAILABLE, 429) from None
+        if verdict is not Verdict.ACCEPTED:
+            raise RefusedGrammar(REFUSALS[verdict], 429 if verdict is Verdict.LATE else 400)
+
+
+def _vocabulary(config: VllmConfig) -> str:
+    """The vocabulary as vLLM itself gives it to xgrammar."""
+    tokenizer = cached_tokenizer_from_config(model_config=config.model_config)
+    backend = XgrammarBackend(config, tokenizer=tokenizer, vocab_size=config.model_config.get_vocab_size())
+    return str(backend.compiler.compile_grammar('root ::= "a"').tokenizer_info.serialize_json())
