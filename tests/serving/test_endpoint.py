@@ -255,6 +255,47 @@ def test_a_client_that_leaves_frees_its_place(endpoint: Endpoint) -> None:
     eventually(all_left)
 
 
+def _content_fields() -> Iterator[dict[str, Any]]:
+    """Canaries where a client may write what it likes, in requests that are answered and in requests that are refused."""
+    schema = {
+        "type": "object",
+        "title": CANARY,
+        "description": CANARY,
+        "properties": {CANARY: {"type": "string", "description": CANARY, "pattern": f"^{CANARY}(?=x)"}},
+        "required": [CANARY],
+    }
+    function = {"name": CANARY, "description": CANARY, "parameters": schema}
+    tools = [{"type": "function", "function": function}]
+    for choice in ("auto", "required", {"type": "function", "function": {"name": CANARY}}):
+        yield {"tools": tools, "tool_choice": choice}
+    for name, arguments in (
+        (CANARY, json.dumps({CANARY: CANARY})),
+        (CANARY, f'{{"{CANARY}": '),
+        (CANARY, f'["{CANARY}"]'),
+        (f"{CANARY} \x1b[31m", "{}"),
+    ):
+        call = {"id": CANARY, "type": "function", "function": {"name": name, "arguments": arguments}}
+        earlier = {"role": "assistant", "content": None, "tool_calls": [call]}
+        answer = {"role": "tool", "tool_call_id": CANARY, "content": CANARY}
+        yield {"tools": tools, "messages": [{"role": "user", "content": CANARY}, earlier, answer]}
+    yield {"stop": [CANARY, f"{CANARY}\n"], "logit_bias": {CANARY: 1}}
+    yield {"stop": [CANARY] * 2}
+    for constraint in (
+        {"regex": CANARY},
+        {"regex": f"{CANARY}(?=x)"},
+        {"regex": f"\\b{CANARY}[{CANARY}"},
+        {"choice": [CANARY, f"{CANARY}2"]},
+        {"json": schema},
+        {"json": {"type": CANARY}},
+        {"grammar": f'root ::= "{CANARY}" {CANARY.replace("-", "_")}'},
+    ):
+        yield {"structured_outputs": constraint}
+    for shape in (schema, {"$ref": f"#/{CANARY}"}, {"type": CANARY}, {"enum": [CANARY]}, {"const": CANARY}):
+        json_schema = {"name": "x", "description": CANARY, "schema": shape}
+        yield {"response_format": {"type": "json_schema", "json_schema": json_schema}}
+    yield {"response_format": {"type": CANARY}}
+
+
 def _bodies_with_canary(endpoint: Endpoint) -> Iterator[dict[str, object]]:
     messages = [{"role": "system", "content": CANARY}, {"role": "user", "content": CANARY}]
     yield endpoint.chat(messages=messages, max_tokens=4)
@@ -265,6 +306,8 @@ def _bodies_with_canary(endpoint: Endpoint) -> Iterator[dict[str, object]]:
     yield endpoint.chat(messages=messages, tools=[{"type": "function", "function": {"name": CANARY}}])
     yield endpoint.chat(messages=messages, structured_outputs={"regex": f"({CANARY}"})
     yield endpoint.chat(messages=messages, tool_choice={"type": CANARY})
+    for fields in _content_fields():
+        yield endpoint.chat(max_tokens=4, **fields)
     yield endpoint.chat(messages=messages, **{CANARY: CANARY})
     yield {"model": CANARY, "prompt": CANARY}
     yield {"model": endpoint.model, "messages": CANARY}
