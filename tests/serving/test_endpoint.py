@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
+import stat
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pytest
 from openai import APIStatusError
 from tests.eventually import eventually
+from tests.serving.addresses import listening_addresses
 from tests.serving.deployed import ACCEPTED, MAX_MODEL_LEN, QUEUED, TOKEN, Endpoint, log_text
+
+from conclave_cli.local.ray_head import RayHead
+from conclave_cli.local.serve_api import ServeApi
 
 pytestmark = pytest.mark.parametrize("endpoint", ["mixtral"], indirect=True)
 
@@ -256,7 +263,7 @@ def test_a_client_that_leaves_frees_its_place(endpoint: Endpoint) -> None:
 
 
 def _content_fields() -> Iterator[dict[str, Any]]:
-    """Canaries where a client may write what it likes, in requests that are answered and in requests that are refused."""
+    """Canaries where a client may write what it likes, in requests that are answered and in some that are refused."""
     schema = {
         "type": "object",
         "title": CANARY,
@@ -324,3 +331,28 @@ def test_no_log_holds_what_a_client_sent(endpoint: Endpoint) -> None:
     assert CANARY not in log_text(endpoint.logs)
     assert TOKEN not in log_text(endpoint.logs)
     assert json.loads(endpoint.request("GET", "/v1/models").body)["object"] == "list"
+
+
+def test_everything_listens_on_the_loopback_interface(endpoint: Endpoint, ray: tuple[RayHead, ServeApi, int]) -> None:
+    head, _, port = ray
+    listening = {address for address in listening_addresses(head.processes()) if address.port}
+    assert port in {address.port for address in listening}
+    assert [address for address in listening if not address.host.is_loopback] == []
+
+
+def test_no_argument_of_a_process_holds_a_secret(endpoint: Endpoint, ray: tuple[RayHead, ServeApi, int]) -> None:
+    """Every user of the machine can read them."""
+    head, _, _ = ray
+    commands = [Path(f"/proc/{each}/cmdline").read_bytes() for each in head.processes()]
+    assert len(commands) > 5
+    for secret in (TOKEN, head.token):
+        assert [command for command in commands if secret.encode() in command] == []
+
+
+def test_the_directories_of_a_local_run_are_private(endpoint: Endpoint, ray: tuple[RayHead, ServeApi, int]) -> None:
+    """Sockets and logs lie below this one: nobody else can enter it."""
+    head, _, _ = ray
+    found = head.directory.stat()
+    assert stat.S_IMODE(found.st_mode) == 0o700
+    assert found.st_uid == os.getuid()
+    assert head.logs.resolve().is_relative_to(head.directory.resolve())
