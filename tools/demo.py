@@ -69,6 +69,8 @@ def chat(endpoint: dict[str, str]) -> None:
     """One streamed completion by the way that a client takes."""
     from openai import OpenAI
 
+    from conclave_cli.terminal import say_piece
+
     client = OpenAI(base_url=endpoint["endpoint"], api_key=endpoint["key"])
     print(f"\n> {PROMPT}\n", flush=True)
     sent_s = time.monotonic()
@@ -81,12 +83,14 @@ def chat(endpoint: dict[str, str]) -> None:
     )
     first_s = 0.0
     tokens = 0
+    answer = ""
     for chunk in stream:
         if chunk.usage is not None:
             tokens = chunk.usage.completion_tokens
         if chunk.choices and chunk.choices[0].delta.content:
             first_s = first_s or time.monotonic()
-            print(chunk.choices[0].delta.content, end="", flush=True)
+            say_piece(chunk.choices[0].delta.content, answer)
+            answer += chunk.choices[0].delta.content
     ended_s = time.monotonic()
     if tokens == 0:
         raise SystemExit("demo: the answer holds no token")

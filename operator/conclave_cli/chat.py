@@ -7,16 +7,22 @@ from __future__ import annotations
 
 import http.client
 import json
+import os
+import re
 import sys
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from conclave.errors import EnvironmentUnfit, InvalidInput
 from conclave_cli.local.endpoint import find_endpoint
+from conclave_cli.terminal import say, say_piece
+
+KEY_VARIABLE = "CONCLAVE_API_KEY"
 
 Message = dict[str, str]
 
@@ -24,25 +30,58 @@ Message = dict[str, str]
 def chat(
     prompt: Annotated[str | None, typer.Argument(help="One message; without it, a conversation.")] = None,
     url: Annotated[str | None, typer.Option(help="Base of the API, for instance http://127.0.0.1:8000/v1.")] = None,
-    key: Annotated[str | None, typer.Option(envvar="CONCLAVE_KEY", help="The endpoint's key.")] = None,
+    key_file: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PATH",
+            help=f"File with the endpoint's key, which {KEY_VARIABLE} may hold instead; - is standard input.",
+        ),
+    ] = None,
     model: Annotated[str | None, typer.Option(help="Model name; the only running one where left out.")] = None,
     max_tokens: Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")] = 256,
 ) -> None:
     """Talk to a running model."""
+    if url is None and key_file is not None:
+        raise InvalidInput("--key-file needs --url: the key of an endpoint that runs on this machine is known")
     if url is None:
         running = find_endpoint(model)
         url, key, model = running.url, running.key, running.model
-    elif model is None or key is None:
-        raise InvalidInput("--url needs --model and --key (or CONCLAVE_KEY) as well")
+    elif model is None:
+        raise InvalidInput("--url needs --model as well: the name that requests give")
+    else:
+        if key_file == "-" and prompt is None:
+            raise InvalidInput("--key-file - reads standard input to its end: give the message as an argument")
+        key = read_key(key_file)
     conversation: list[Message] = []
     for message in [prompt] if prompt is not None else _typed():
         conversation.append({"role": "user", "content": message})
         answer = ""
-        for text in stream_chat(url, key or "", model or "", conversation, max_tokens):
+        for text in stream_chat(url, key, model, conversation, max_tokens):
+            say_piece(text, answer)
             answer += text
-            typer.echo(text, nl=False)
-        typer.echo()
+        say()
         conversation.append({"role": "assistant", "content": answer})
+
+
+def read_key(key_file: str | None) -> str:
+    """From the file, or from the environment where none is named: arguments of a process are anybody's to read.
+
+    Raises InvalidInput, which never repeats what was read.
+    """
+    if key_file is None:
+        key, where = os.environ.get(KEY_VARIABLE, ""), KEY_VARIABLE
+        if not key:
+            raise InvalidInput(f"--url needs the endpoint's key as well: --key-file PATH, or {KEY_VARIABLE}")
+    else:
+        where = f"--key-file {key_file}"
+        try:
+            key = sys.stdin.read() if key_file == "-" else Path(key_file).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise InvalidInput(f"{where}: cannot be read: {getattr(error, 'strerror', '') or 'no text'}") from None
+    key = key.strip()
+    if not re.fullmatch("[!-~]+", key):
+        raise InvalidInput(f"{where}: {len(key)} characters, expected a key: one line of printable ASCII, no spaces")
+    return key
 
 
 def _typed() -> Iterator[str]:

@@ -6,21 +6,20 @@ Looks for itself, with the user's own rights: pods, events and RayService may ha
 from __future__ import annotations
 
 import asyncio
-import json
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.markup import escape
 
 from conclave.api.modeldeployment import ModelDeployment
 from conclave.errors import InvalidInput
 from conclave.observation import ApiFailure, JsonObject
 from conclave.status.finding import Finding
 from conclave.status.root_cause import explain as find_causes
+from conclave.visible_text import one_line
 from conclave_cli.status import ContextOption, KubeconfigOption, NamespaceOption, conditions_of
+from conclave_cli.terminal import say, say_data
 
 
 class Output(StrEnum):
@@ -44,25 +43,22 @@ def explain(
     if output is Output.JSON:
         found = [cause.model_dump(mode="json") for cause in causes]
         answer = {"ready": ready, "reported": reported, "causes": found, "unseen": [_name(one) for one in unseen]}
-        typer.echo(json.dumps(answer, indent=2))
+        say_data(answer, output)
         return
-    console = Console(soft_wrap=True)
     metadata = item["metadata"]
     title = f"ModelDeployment {metadata['namespace']}/{metadata['name']}"
     if ready.get("status") == "True" and not causes:
-        console.print(escape(f"{title} is ready: {ready['message']}"))
+        say(one_line(f"{title} is ready: {ready['message']}"))
     else:
-        console.print(
-            escape(f"{title} is not ready: {reported or (causes[0].reason if causes else 'not reported yet')}")
-        )
+        say(one_line(f"{title} is not ready: {reported or (causes[0].reason if causes else 'not reported yet')}"))
     for text in _lag(item):
-        console.print(escape(f"  {text}"))
+        say(f"  {text}")
     if reported:
-        console.print(escape(f"\nthe operator reports {reported}\n  {ready['message']}"))
+        say(f"\nthe operator reports {one_line(reported)}\n  {_hanging(ready['message'], 2)}")
     for number, cause in enumerate(causes, start=1):
-        _print(console, number, cause)
+        _print(number, cause)
     for failure in unseen:
-        console.print(escape(f"\nnot looked at: {_name(failure)} ({failure.message or failure.reason})"))
+        say(f"\nnot looked at: {_name(failure)} ({one_line(failure.message or failure.reason)})")
 
 
 async def _look(
@@ -105,14 +101,19 @@ def _lag(item: JsonObject) -> list[str]:
     ]
 
 
-def _print(console: Console, number: int, cause: Finding) -> None:
+def _print(number: int, cause: Finding) -> None:
     role = "root cause" if number == 1 else "also" if cause.is_stalled else "meanwhile"
-    console.print(escape(f"\n{number}. {role}: {cause.reason} ({cause.condition} is not true)"))
-    console.print(escape(f"   {cause.subject}: {cause.seen}"))
+    say(f"\n{number}. {role}: {cause.reason} ({cause.condition} is not true)")
+    say(f"   {_hanging(f'{cause.subject}: {cause.seen}', 3)}")
     for line in cause.evidence:
-        console.print(escape(f"   seen in  {line}"))
+        say(f"   seen in  {_hanging(line, 12)}")
     if cause.remedy:
-        console.print(escape(f"   remedy   {cause.remedy}"))
+        say(f"   remedy   {_hanging(cause.remedy, 12)}")
+
+
+def _hanging(text: str, margin: int) -> str:
+    """Foreign text of several lines: none of them begins where a line of ours does."""
+    return text.replace("\n", f"\n{' ' * margin}")
 
 
 def _name(failure: ApiFailure) -> str:

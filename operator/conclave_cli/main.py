@@ -6,6 +6,7 @@ A command lives in a module of its own beside this one and imports what is heavy
 from __future__ import annotations
 
 import sys
+import traceback
 from typing import Annotated
 
 import typer
@@ -13,6 +14,7 @@ import typer
 from conclave import __version__
 from conclave.errors import ConclaveError
 from conclave_cli import chat, explain, models, operator, plan, status, up, validate, weights
+from conclave_cli.terminal import say
 
 app = typer.Typer(
     name="conclave",
@@ -38,7 +40,7 @@ app.command()(explain.explain)
 @app.command()
 def version() -> None:
     """Print the version."""
-    typer.echo(f"conclave {__version__}")
+    say(f"conclave {__version__}")
 
 
 def _print_version(wanted: bool) -> None:
@@ -61,8 +63,11 @@ def main() -> None:
     try:
         app()
     except ConclaveError as error:
-        typer.echo(f"error: {error}", err=True)
+        say(f"error: {error}", err=True)
         sys.exit(error.exit_code)
+    except Exception:  # noqa: BLE001 - a bug of ours: Python would print its message, which may be foreign, as it is
+        say(traceback.format_exc(), err=True)
+        sys.exit(1)
 
 
 if __name__ == "__main__":

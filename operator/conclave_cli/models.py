@@ -5,13 +5,10 @@ Prints only; facts come from `conclave.catalogue`, what one GPU carries from `co
 
 from __future__ import annotations
 
-import json
 from enum import StrEnum
 from typing import Annotated
 
 import typer
-import yaml
-from rich.console import Console
 from rich.table import Table
 
 from conclave.catalogue.facts import ModelFacts, read_config
@@ -21,6 +18,7 @@ from conclave.catalogue.servable import check_servable
 from conclave.errors import UnknownModel
 from conclave.planning.kv_cache import kv_bytes_per_token
 from conclave.planning.parallelism import tensor_sizes
+from conclave_cli.terminal import say, say_data, say_table
 
 app = typer.Typer(
     name="models",
@@ -62,7 +60,7 @@ def list_models(
     if output is Output.TABLE:
         _print_table(entries)
         return
-    _print_data([_row(entry) for entry in entries], output)
+    say_data([_row(entry) for entry in entries], output)
 
 
 @app.command()
@@ -76,7 +74,7 @@ def show(
         raise UnknownModel(check_servable(model_id, None, has_config=False)[0])
     details = _details(entry)
     if output is not Output.TABLE:
-        _print_data(details, output)
+        say_data(details, output)
         return
     table = Table(box=None, show_header=False, pad_edge=False)
     table.add_column(no_wrap=True)
@@ -84,7 +82,7 @@ def show(
     for key, value in details.items():
         if key != "config":
             table.add_row(key, ", ".join(map(str, value)) if isinstance(value, list) else str(value))
-    Console().print(table)
+    say_table(table)
 
 
 def _has_text(entry: ModelEntry, text: str) -> bool:
@@ -162,9 +160,4 @@ def _print_table(entries: list[ModelEntry]) -> None:
         )
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
-        typer.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
-
-
-def _print_data(data: object, output: Output) -> None:
-    text = json.dumps(data, indent=2) if output is Output.JSON else yaml.safe_dump(data, sort_keys=False)
-    typer.echo(text.rstrip())
+        say("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())

@@ -5,15 +5,12 @@ Reads files and flags and prints; the plan itself is `conclave.planning`.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-import yaml
 from pydantic import ValidationError
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
@@ -30,6 +27,7 @@ from conclave.policy.admission import explain
 from conclave.policy.arguments import engine_arguments
 from conclave_cli.inventory_file import MOST_MEMORY_GIB, product_memory, read_inventory
 from conclave_cli.manifest_files import load_deployment, read_model_config
+from conclave_cli.terminal import say, say_data, say_styled, say_table, styled
 
 _GIB = 2**30
 _BAR_WIDTH = 48
@@ -193,24 +191,18 @@ def _refuse(problems: tuple[str, ...]) -> None:
 
 
 def _print(name: str, facts: ModelFacts, outcome: PlanOutcome, *, every_option: bool, output: Output) -> None:
-    console = Console(highlight=False)
     if outcome.plan is None:
         if output is not Output.TABLE:
-            _write(outcome.model_dump(mode="json", include={"rejected", "remedies"}), output)
+            say_data(outcome.model_dump(mode="json", include={"rejected", "remedies"}), output)
         raise NothingFits(_nothing_fits(name, outcome))
     if output is Output.TABLE:
-        _print_plan(console, name, outcome.plan, outcome.stages)
-        _print_rejected(console, outcome, every_option=every_option)
+        _print_plan(name, outcome.plan, outcome.stages)
+        _print_rejected(outcome, every_option=every_option)
     else:
-        _write(outcome.plan.to_wire(), output)
+        say_data(outcome.plan.to_wire(), output)
     note = not_yet_served(name, facts.architecture)
     if note:
-        typer.echo(f"note: {note}", err=True)
-
-
-def _write(value: dict[str, Any], output: Output) -> None:
-    text = json.dumps(value, indent=2) if output is Output.JSON else yaml.safe_dump(value, sort_keys=False).rstrip()
-    typer.echo(text)
+        say(f"note: {note}", err=True)
 
 
 def _nothing_fits(name: str, outcome: PlanOutcome) -> str:
@@ -220,7 +212,7 @@ def _nothing_fits(name: str, outcome: PlanOutcome) -> str:
     return "\n".join(lines)
 
 
-def _print_plan(console: Console, name: str, plan: Plan, stages: Sequence[PlanMemory]) -> None:
+def _print_plan(name: str, plan: Plan, stages: Sequence[PlanMemory]) -> None:
     layout = f"tensor {plan.tensor}, pipeline {plan.pipeline}"
     layout += f", data {plan.data}" if plan.data > 1 else ""
     layout += ", experts spread" if plan.expert_parallel else ""
@@ -239,27 +231,27 @@ def _print_plan(console: Console, name: str, plan: Plan, stages: Sequence[PlanMe
         ("concurrency", f"{plan.max_concurrency} requests of that length; {plan.kv_cache_tokens} tokens in all"),
     ):
         table.add_row(heading, text)
-    console.print(table)
-    console.print()
+    say_table(table)
+    say()
     for number, memory in enumerate(stages, start=1):
         whose = "" if plan.pipeline == 1 else f" of stage {number:{len(str(plan.pipeline))}}"
-        console.print(Text(f"each {unit}{whose} ") + _bar(memory), soft_wrap=True)
+        say_styled(styled((f"each {unit}{whose} ", "")) + _bar(memory))
     if plan.pipeline > 1:
-        console.print(f"the fullest {unit}:")
-    console.print(_memory_table(plan.memory))
-    console.print()
+        say(f"the fullest {unit}:")
+    say_table(_memory_table(plan.memory))
+    say()
     for reason in plan.because:
-        console.print(f"because  {reason}", soft_wrap=True)
+        say(f"because  {reason}")
 
 
 def _bar(memory: PlanMemory) -> Text:
-    bar, drawn, reached = Text("["), 0, 0
+    parts, drawn, reached = [("[", "")], 0, 0
     for field, _, symbol, style in _PARTS:
         reached += getattr(memory, field)
         width = round(_BAR_WIDTH * min(reached, memory.total) / memory.total) - drawn
-        bar.append(symbol * max(width, 0), style=style)
+        parts.append((symbol * max(width, 0), style))
         drawn += max(width, 0)
-    return bar + Text(f"] {memory.total / _GIB:.2f} GiB")
+    return styled(*parts, (f"] {memory.total / _GIB:.2f} GiB", ""))
 
 
 def _memory_table(memory: PlanMemory) -> Table:
@@ -270,15 +262,15 @@ def _memory_table(memory: PlanMemory) -> Table:
     table.add_column(justify="right", no_wrap=True)
     for field, heading, symbol, style in _PARTS:
         size = getattr(memory, field)
-        table.add_row(Text(symbol, style=style), heading, f"{size / _GIB:.2f} GiB", f"{size / memory.total:.1%}")
+        table.add_row(styled((symbol, style)), heading, f"{size / _GIB:.2f} GiB", f"{size / memory.total:.1%}")
     return table
 
 
-def _print_rejected(console: Console, outcome: PlanOutcome, *, every_option: bool) -> None:
+def _print_rejected(outcome: PlanOutcome, *, every_option: bool) -> None:
     shown = outcome.rejected if every_option else outcome.rejected[:_SHOWN_REJECTIONS]
     if shown:
-        console.print()
+        say()
     for option in shown:
-        console.print(f"not      {option.option}: {option.reason}", soft_wrap=True)
+        say(f"not      {option.option}: {option.reason}")
     if len(shown) < len(outcome.rejected):
-        console.print(f"         {len(outcome.rejected) - len(shown)} more with --all")
+        say(f"         {len(outcome.rejected) - len(shown)} more with --all")

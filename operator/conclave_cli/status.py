@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Annotated, Any
 
 import typer
-import yaml
-from rich.console import Console
 from rich.table import Table
 
 from conclave.errors import InvalidInput
 from conclave.observation import JsonObject
+from conclave.visible_text import one_line
+from conclave_cli.terminal import say, say_data, say_table
 
 CONDITION_COLUMNS = ("Condition", "Status", "Reason", "Message")
 
@@ -45,14 +44,15 @@ def status(
         raise InvalidInput(f"a name ({name}) and --all-namespaces do not go together: give --namespace instead")
     found = asyncio.run(_read(name, namespace, all_namespaces, kubeconfig, context))
     if output is Output.TABLE:
-        console = Console()
         if name:
-            _show(console, found[0])
+            _show(found[0])
+        elif found:
+            say_table(_table(found, all_namespaces))
         else:
-            console.print(_table(found, all_namespaces) if found else "no ModelDeployments")
+            say("no ModelDeployments")
         return
     shown: Any = found[0] if name else {"apiVersion": "v1", "kind": "List", "items": found}
-    typer.echo(json.dumps(shown, indent=2) if output is Output.JSON else yaml.safe_dump(shown, sort_keys=False))
+    say_data(shown, output)
 
 
 async def _read(
@@ -105,26 +105,27 @@ def _table(found: list[JsonObject], all_namespaces: bool) -> Table:
     return table
 
 
-def _show(console: Console, item: JsonObject) -> None:
+def _show(item: JsonObject) -> None:
     metadata, state = item["metadata"], item.get("status") or {}
-    console.print(f"ModelDeployment {metadata['namespace']}/{metadata['name']}: {item['spec']['model']['id']}")
+    say(one_line(f"ModelDeployment {metadata['namespace']}/{metadata['name']}: {item['spec']['model']['id']}"))
     plan, endpoint = state.get("plan"), state.get("endpoint")
     if plan:
-        console.print(
-            f"  plan      {plan.get('parallelism', '')} on {plan['gpusPerReplica']} x {plan['accelerator']}, "
-            f"{plan['maxModelLen']} tokens of context"
+        say(
+            one_line(
+                f"  plan      {plan.get('parallelism', '')} on {plan['gpusPerReplica']} x {plan['accelerator']}, "
+                f"{plan['maxModelLen']} tokens of context"
+            )
         )
-    console.print(f"  replicas  {state.get('readyReplicas', 0)} ready of {state.get('replicas', 0)}")
+    say(f"  replicas  {state.get('readyReplicas', 0)} ready of {state.get('replicas', 0)}")
     if endpoint:
-        console.print(
-            f"  endpoint  {endpoint['url']} (model {endpoint['model']}, token in Secret {endpoint['tokenSecret']})"
-        )
+        of = f"(model {endpoint['model']}, token in Secret {endpoint['tokenSecret']})"
+        say(one_line(f"  endpoint  {endpoint['url']} {of}"))
     table = Table(*CONDITION_COLUMNS, box=None, pad_edge=False)
     for condition in conditions_of(item).values():
         table.add_row(condition["type"], condition["status"], condition["reason"], condition.get("message", ""))
-    console.print(table)
+    say_table(table)
     if conditions_of(item).get("Ready", {}).get("status") != "True":
-        console.print(f"`conclave explain {metadata['name']} -n {metadata['namespace']}` tells why it is not ready")
+        say(f"`conclave explain {metadata['name']} -n {metadata['namespace']}` tells why it is not ready")
 
 
 def _age(created: str, now: datetime) -> str:

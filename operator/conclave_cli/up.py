@@ -30,6 +30,7 @@ from conclave_cli.local.ports import check_port
 from conclave_cli.local.progress import Progress
 from conclave_cli.local.serving import LocalRun, local_ray
 from conclave_cli.manifest_files import load_deployment
+from conclave_cli.terminal import say
 from conclave_weights.digest import list_files, verify
 
 INTERRUPTED = 130
@@ -99,12 +100,12 @@ def up(
                 run.wait_until_ready(progress.stage)
                 write_endpoint(directory, endpoint)
                 is_ready = True
-                progress.ready(endpoint, str(head.logs))
+                progress.ready(endpoint, directory, head.logs)
                 run.follow(progress.log if logs else lambda _line: None)
     except KeyboardInterrupt:
         if not is_ready:
             raise typer.Exit(INTERRUPTED) from None
-    typer.echo("stopped: no process is left", err=True)
+    say("stopped: no process is left", err=True)
 
 
 def _verify(weights: Path, digest: str, progress: Progress) -> None:

@@ -6,14 +6,12 @@ Objects of other kinds beside a ModelDeployment are skipped by name.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Annotated
 
 import typer
-import yaml
 
 from conclave.api.modeldeployment import GROUP, KIND, ModelDeployment
 from conclave.catalogue.servable import to_be_inspected
@@ -22,7 +20,9 @@ from conclave.planning.checks import Unfit, check_deployment, check_shape
 from conclave.planning.plan import facts_for
 from conclave.policy.admission import Problem
 from conclave.policy.data_classes import DEFAULT_DATA_CLASSES, DataClasses, read_data_classes
+from conclave.visible_text import one_line
 from conclave_cli.manifest_files import Document, UnreadableFileError, check_document, read_documents, read_model_config
+from conclave_cli.terminal import say, say_data
 
 
 class Output(StrEnum):
@@ -52,10 +52,7 @@ def validate(
     if output is Output.TABLE:
         _print_lines(reports, refused)
     else:
-        answer = {"valid": not refused, "documents": reports}
-        typer.echo(
-            json.dumps(answer, indent=2) if output is Output.JSON else yaml.safe_dump(answer, sort_keys=False).rstrip()
-        )
+        say_data({"valid": not refused, "documents": reports}, output)
     if refused:
         raise typer.Exit(InvalidInput.exit_code)
 
@@ -109,7 +106,7 @@ def _check_file(file: str, judge: Judge) -> list[Report]:
     own = [document for document, kind in others if not kind]
     for document, kind in others if own else ():
         if kind:
-            typer.echo(f"{file}:{document.line}: skipped: {kind}", err=True)
+            say(one_line(f"{file}:{document.line}: skipped: {kind}"), err=True)
     return [_check(document, judge) for document in own or documents]
 
 
@@ -130,7 +127,7 @@ def _check(document: Document, judge: Judge) -> Report:
     if deployment is not None:
         problems = judge.beyond_admission(deployment)
         if note := judge.note(deployment):
-            typer.echo(f"{document.file}:{document.line}: note: {note}", err=True)
+            say(one_line(f"{document.file}:{document.line}: note: {note}"), err=True)
     return {
         "file": document.file,
         "line": document.line,
@@ -147,8 +144,8 @@ def _print_lines(reports: list[Report], refused: int) -> None:
         problems = report["problems"]
         for problem in problems if isinstance(problems, list) else []:
             field = f"{problem['field']}: " if problem["field"] else ""
-            typer.echo(f"{report['file']}:{problem['line']}: {field}{problem['message']}")
+            say(one_line(f"{report['file']}:{problem['line']}: {field}{problem['message']}"))
         if not problems:
-            typer.echo(f"{report['file']}:{report['line']}: ModelDeployment {report['name']} is valid")
+            say(one_line(f"{report['file']}:{report['line']}: ModelDeployment {report['name']} is valid"))
     if refused:
-        typer.echo(f"{refused} of {len(reports)} documents refused")
+        say(f"{refused} of {len(reports)} documents refused")

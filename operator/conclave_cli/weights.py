@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Callable, Iterator
@@ -13,11 +12,10 @@ from threading import Lock
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-import yaml
-from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
 from conclave.errors import InvalidInput
+from conclave.visible_text import one_line
+from conclave_cli.terminal import progress_bar, say, say_data
 from conclave_weights.digest import (
     WeightsFile,
     digest_of,
@@ -65,10 +63,10 @@ def inspect(
     """
     inspection = inspect_weights(path)
     if output is Output.TEXT:
-        typer.echo("\n".join(_inspection_lines(inspection)))
+        for line in _inspection_lines(inspection):
+            say(one_line(line))
     else:
-        answer = _inspection_data(inspection)
-        typer.echo(json.dumps(answer, indent=2) if output is Output.JSON else yaml.safe_dump(answer, sort_keys=False))
+        say_data(_inspection_data(inspection), output)
     if inspection.problems:
         raise typer.Exit(WeightsUnfit.exit_code)
 
@@ -124,7 +122,7 @@ def digest(
         files = hash_files(path, on_progress=on_progress)
     if manifest is not None:
         _write_whole(manifest, write_manifest(files))
-    typer.echo(digest_of(files))
+    say(digest_of(files))
 
 
 @app.command(name="verify")
@@ -148,7 +146,7 @@ def verify_command(
     with _progress("hashing", _size_bytes(path)) as on_progress:
         files = verify(path, digest, manifest=expected, on_progress=on_progress)
     check_weights(path)
-    typer.echo(f"{path}: {len(files)} files, {sum(file.size_bytes for file in files)} bytes: {digest_of(files)}")
+    say(f"{path}: {len(files)} files, {sum(file.size_bytes for file in files)} bytes: {digest_of(files)}")
 
 
 @app.command(name="download")
@@ -179,8 +177,8 @@ def download_command(
 
         done = download(store, target, digest, on_listed=begin, on_progress=lambda count_bytes: advance[0](count_bytes))
     for note in done.notes:
-        typer.echo(f"note: {note}", err=True)
-    typer.echo(f"{target}: {done.total_bytes} bytes, {done.fetched_bytes} of them fetched now")
+        say(f"note: {note}", err=True)
+    say(f"{target}: {done.total_bytes} bytes, {done.fetched_bytes} of them fetched now")
 
 
 class TargetDtype(StrEnum):
@@ -220,9 +218,9 @@ def carry_out(plan: ConversionPlan) -> None:
     with _progress("converting", plan.size_bytes) as on_progress:
         outcome = conversion.convert(plan, on_progress)
     kept = f", {outcome.kept_shards} of them kept from before" if outcome.kept_shards else ""
-    typer.echo(f"{plan.target}: {outcome.shards} files, {outcome.size_bytes} bytes{kept}")
+    say(f"{plan.target}: {outcome.shards} files, {outcome.size_bytes} bytes{kept}")
     if not plan.is_complete:
-        typer.echo(f"no tokenizer lies with the source: put the model's tokenizer files into {plan.target}", err=True)
+        say(f"no tokenizer lies with the source: put the model's tokenizer files into {plan.target}", err=True)
 
 
 def _check_digest(digest: str | None) -> None:
@@ -264,14 +262,11 @@ def _size_bytes(path: Path) -> int:
 @contextmanager
 def _progress(verb: str, total_bytes: int) -> Iterator[Callable[[int], None]]:
     """A bar on a terminal; on a pipe a line on stderr at each tenth of long work."""
-    console = Console(stderr=True)
-    if not console.is_terminal:
-        yield _Tenths(verb, total_bytes) if total_bytes >= _LONG_WORK_BYTES else lambda _bytes: None
-        return
-    columns = (TextColumn(verb), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True) as progress:
-        task = progress.add_task("", total=total_bytes)
-        yield lambda count_bytes: progress.advance(task, count_bytes)
+    with progress_bar(verb, total_bytes) as advance:
+        if advance is not None:
+            yield advance
+        else:
+            yield _Tenths(verb, total_bytes) if total_bytes >= _LONG_WORK_BYTES else lambda _bytes: None
 
 
 class _Tenths:
@@ -287,4 +282,4 @@ class _Tenths:
             tenth = self._done_bytes * 10 // self._total_bytes
             if tenth > self._told:
                 self._told = tenth
-                typer.echo(f"{self._verb}: {tenth * 10} % of {self._total_bytes / 2**30:.1f} GiB", err=True)
+                say(f"{self._verb}: {tenth * 10} % of {self._total_bytes / 2**30:.1f} GiB", err=True)

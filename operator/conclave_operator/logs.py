@@ -8,6 +8,8 @@ import sys
 from datetime import UTC, datetime
 from typing import Literal
 
+from conclave.visible_text import visible
+
 LogFormat = Literal["text", "json"]
 _FIELDS = ("deployment", "namespace", "result", "written", "duration_s")
 """What callers may pass as `extra`."""
@@ -29,11 +31,20 @@ class JsonFormatter(logging.Formatter):
         return json.dumps(line, default=str)
 
 
+class TextFormatter(logging.Formatter):
+    """A line for people; what events, pods and specs put into it cannot steer the terminal that shows it."""
+
+    def __init__(self) -> None:
+        super().__init__("%(asctime)s %(levelname)-7s %(name)s: %(message)s")
+
+    def format(self, record: logging.LogRecord) -> str:
+        return visible(super().format(record))
+
+
 def set_up_logs(log_format: LogFormat, level: int = logging.INFO) -> None:
     """One handler on stderr for everything; libraries only where something is wrong."""
     handler = logging.StreamHandler(sys.stderr)
-    text = logging.Formatter("%(asctime)s %(levelname)-7s %(name)s: %(message)s")
-    handler.setFormatter(JsonFormatter() if log_format == "json" else text)
+    handler.setFormatter(JsonFormatter() if log_format == "json" else TextFormatter())
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
     for name in ("conclave_operator", "conclave_cluster"):
         logging.getLogger(name).setLevel(level)

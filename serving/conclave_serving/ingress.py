@@ -20,6 +20,7 @@ from starlette.responses import JSONResponse, Response
 from vllm.exceptions import VLLMClientError
 
 from conclave_serving.authorization import read_token
+from conclave_serving.content_free_logs import guard_logs
 from conclave_serving.edge import REQUEST, REQUEST_ID
 from conclave_serving.errors import engine_refusal, engine_unavailable, invalid, overloaded
 
@@ -38,6 +39,7 @@ class Ingress(OpenAiIngress):
         max_model_len: int,
         retry_after_s: int,
     ) -> None:
+        guard_logs()
         read_token(Path(token_path))
         ((base, engine),) = llm_deployments.items()
         self._retry_after_s = retry_after_s

@@ -12,7 +12,9 @@ import os
 import signal
 import sys
 from pathlib import Path
+from typing import TextIO
 
+from conclave.visible_text import one_line
 from conclave_weights.awaiting import LOOK_EVERY_S, READ_EVERY_S, await_all, verify_or_note, verify_whole
 from conclave_weights.download import Download, download
 from conclave_weights.errors import WeightsUnfit
@@ -77,14 +79,14 @@ def _verify(arguments: argparse.Namespace) -> dict[str, object]:
             raise
         return _failure(error)
     total_bytes = sum(file.size_bytes for file in files)
-    print(f"{arguments.path}: {len(files)} files, {total_bytes} bytes: {arguments.digest}")
+    _say(f"{arguments.path}: {len(files)} files, {total_bytes} bytes: {arguments.digest}")
     return {"totalBytes": total_bytes}
 
 
 def _await(arguments: argparse.Namespace) -> dict[str, object]:
     await_all(
         arguments.notes,
-        lambda line: print(line, flush=True),
+        _say,
         look_every_s=arguments.look_seconds,
         read_every_s=arguments.read_seconds,
     )
@@ -93,7 +95,7 @@ def _await(arguments: argparse.Namespace) -> dict[str, object]:
 
 def _failure(error: WeightsUnfit) -> dict[str, object]:
     """The message may list every file, and names may be as long as whoever made them liked."""
-    print(f"error: {error}", file=sys.stderr)
+    _say(f"error: {error}", sys.stderr)
     return {"error": type(error).__name__, "message": str(error)[:_LONGEST_REPORT]}
 
 
@@ -109,8 +111,8 @@ def _download(arguments: argparse.Namespace) -> dict[str, object]:
         on_progress=lines.advance,
     )
     for note in done.notes:
-        print(f"note: {note}")
-    print(f"{arguments.path}: {_state(done)}, {done.fetched_bytes} bytes fetched by this run")
+        _say(f"note: {note}")
+    _say(f"{arguments.path}: {_state(done)}, {done.fetched_bytes} bytes fetched by this run")
     return {"doneBytes": done.done_bytes, "totalBytes": done.total_bytes, "notes": list(done.notes)}
 
 
@@ -118,7 +120,7 @@ def _inspect(arguments: argparse.Namespace) -> dict[str, object]:
     from conclave_weights.plan_facts import plan_facts  # it takes the catalogue, and so its libraries, along
 
     facts = plan_facts(arguments.path, _LONGEST_REPORT)
-    print(f"{arguments.path}: {facts.summary}")
+    _say(f"{arguments.path}: {facts.summary}")
     return facts.model_dump(mode="json", by_alias=True)
 
 
@@ -142,7 +144,12 @@ class _Lines:
         percent = self._done_bytes * 100 // self._total_bytes if self._total_bytes else 100
         if percent > self._told:
             self._told = percent
-            print(f"{self._done_bytes} of {self._total_bytes} bytes ({percent} %)", flush=True)
+            _say(f"{self._done_bytes} of {self._total_bytes} bytes ({percent} %)")
+
+
+def _say(line: str, stream: TextIO | None = None) -> None:
+    """Names of files, of tensors and messages of a store are foreign: a log that is read on a terminal shows them."""
+    print(one_line(line), file=stream, flush=True)
 
 
 def _write(report: Path | None, content: dict[str, object]) -> None:

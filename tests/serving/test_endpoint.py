@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
+import stat
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pytest
 from openai import APIStatusError
 from tests.eventually import eventually
+from tests.serving.addresses import listening_addresses
 from tests.serving.deployed import ACCEPTED, MAX_MODEL_LEN, QUEUED, TOKEN, Endpoint, log_text
 from tests.unit.serving.hostile_requests import AUTHORIZATIONS, PATHS, SMUGGLED
+
+from conclave_cli.local.ray_head import RayHead
+from conclave_cli.local.serve_api import ServeApi
 
 pytestmark = pytest.mark.parametrize("endpoint", ["mixtral"], indirect=True)
 
@@ -284,6 +291,47 @@ def test_a_client_that_leaves_frees_its_place(endpoint: Endpoint) -> None:
     eventually(all_left)
 
 
+def _content_fields() -> Iterator[dict[str, Any]]:
+    """Canaries where a client may write what it likes, in requests that are answered and in some that are refused."""
+    schema = {
+        "type": "object",
+        "title": CANARY,
+        "description": CANARY,
+        "properties": {CANARY: {"type": "string", "description": CANARY, "pattern": f"^{CANARY}(?=x)"}},
+        "required": [CANARY],
+    }
+    function = {"name": CANARY, "description": CANARY, "parameters": schema}
+    tools = [{"type": "function", "function": function}]
+    for choice in ("auto", "required", {"type": "function", "function": {"name": CANARY}}):
+        yield {"tools": tools, "tool_choice": choice}
+    for name, arguments in (
+        (CANARY, json.dumps({CANARY: CANARY})),
+        (CANARY, f'{{"{CANARY}": '),
+        (CANARY, f'["{CANARY}"]'),
+        (f"{CANARY} \x1b[31m", "{}"),
+    ):
+        call = {"id": CANARY, "type": "function", "function": {"name": name, "arguments": arguments}}
+        earlier = {"role": "assistant", "content": None, "tool_calls": [call]}
+        answer = {"role": "tool", "tool_call_id": CANARY, "content": CANARY}
+        yield {"tools": tools, "messages": [{"role": "user", "content": CANARY}, earlier, answer]}
+    yield {"stop": [CANARY, f"{CANARY}\n"], "logit_bias": {CANARY: 1}}
+    yield {"stop": [CANARY] * 2}
+    for constraint in (
+        {"regex": CANARY},
+        {"regex": f"{CANARY}(?=x)"},
+        {"regex": f"\\b{CANARY}[{CANARY}"},
+        {"choice": [CANARY, f"{CANARY}2"]},
+        {"json": schema},
+        {"json": {"type": CANARY}},
+        {"grammar": f'root ::= "{CANARY}" {CANARY.replace("-", "_")}'},
+    ):
+        yield {"structured_outputs": constraint}
+    for shape in (schema, {"$ref": f"#/{CANARY}"}, {"type": CANARY}, {"enum": [CANARY]}, {"const": CANARY}):
+        json_schema = {"name": "x", "description": CANARY, "schema": shape}
+        yield {"response_format": {"type": "json_schema", "json_schema": json_schema}}
+    yield {"response_format": {"type": CANARY}}
+
+
 def _bodies_with_canary(endpoint: Endpoint) -> Iterator[dict[str, object]]:
     messages = [{"role": "system", "content": CANARY}, {"role": "user", "content": CANARY}]
     yield endpoint.chat(messages=messages, max_tokens=4)
@@ -294,6 +342,8 @@ def _bodies_with_canary(endpoint: Endpoint) -> Iterator[dict[str, object]]:
     yield endpoint.chat(messages=messages, tools=[{"type": "function", "function": {"name": CANARY}}])
     yield endpoint.chat(messages=messages, structured_outputs={"regex": f"({CANARY}"})
     yield endpoint.chat(messages=messages, tool_choice={"type": CANARY})
+    for fields in _content_fields():
+        yield endpoint.chat(max_tokens=4, **fields)
     yield endpoint.chat(messages=messages, **{CANARY: CANARY})
     yield {"model": CANARY, "prompt": CANARY}
     yield {"model": endpoint.model, "messages": CANARY}
@@ -310,3 +360,28 @@ def test_no_log_holds_what_a_client_sent(endpoint: Endpoint) -> None:
     assert CANARY not in log_text(endpoint.logs)
     assert TOKEN not in log_text(endpoint.logs)
     assert json.loads(endpoint.request("GET", "/v1/models").body)["object"] == "list"
+
+
+def test_everything_listens_on_the_loopback_interface(endpoint: Endpoint, ray: tuple[RayHead, ServeApi, int]) -> None:
+    head, _, port = ray
+    listening = {address for address in listening_addresses(head.processes()) if address.port}
+    assert port in {address.port for address in listening}
+    assert [address for address in listening if not address.host.is_loopback] == []
+
+
+def test_no_argument_of_a_process_holds_a_secret(endpoint: Endpoint, ray: tuple[RayHead, ServeApi, int]) -> None:
+    """Every user of the machine can read them."""
+    head, _, _ = ray
+    commands = [Path(f"/proc/{each}/cmdline").read_bytes() for each in head.processes()]
+    assert len(commands) > 5
+    for secret in (TOKEN, head.token):
+        assert [command for command in commands if secret.encode() in command] == []
+
+
+def test_the_directories_of_a_local_run_are_private(endpoint: Endpoint, ray: tuple[RayHead, ServeApi, int]) -> None:
+    """Sockets and logs lie below this one: nobody else can enter it."""
+    head, _, _ = ray
+    found = head.directory.stat()
+    assert stat.S_IMODE(found.st_mode) == 0o700
+    assert found.st_uid == os.getuid()
+    assert head.logs.resolve().is_relative_to(head.directory.resolve())

@@ -24,7 +24,9 @@ from tools.images.layers import LayerStore, say, tree_of
 
 ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-_DEBIAN = re.compile(r"debian:([a-z]+)-slim(@sha256:[0-9a-f]{64})?")
+MADE_HERE = {"BASE_DIGEST": "debootstrap"}
+"""What a Dockerfile is read with: the base comes from no registry and has no digest; Debian's signature is checked."""
+_DEBIAN = re.compile(r"debian:([a-z]+)-slim(@debootstrap)?")
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,7 @@ class Builder:
 
     def __init__(self, text: str, context: Path, cache: Path, apart: Sequence[str] = ()) -> None:
         """`apart`: paths whose `COPY --from` is left out of images: whoever runs them mounts `Image.apart` there."""
-        self._stages: Mapping[str, Stage] = parse(text)
+        self._stages: Mapping[str, Stage] = parse(text, MADE_HERE)
         self._context = context
         self._cache = cache
         self._store = LayerStore(cache / "layers")

@@ -46,7 +46,7 @@ class LayerStore:
         def make(partial: Path) -> None:
             diff = partial / "diff"
             (mirror, _, _), *_ = machine.debian_sources(suite)
-            command = ["debootstrap", "--variant=minbase", suite, str(diff), mirror]
+            command = ["debootstrap", "--force-check-gpg", "--variant=minbase", suite, str(diff), mirror]
             _execute([*_NAMESPACE, *command], partial / "log", f"debootstrap {suite}", {})
             for pattern in (*_DROPPED, *_UNREAD):
                 for path in diff.glob(pattern):

@@ -13,6 +13,9 @@ from pathlib import Path
 
 from conclave.errors import InvalidInput
 
+AUTHORIZATION_FILE = "authorization"
+"""The header of a request, as `curl -H @FILE` reads it."""
+
 
 @dataclass(frozen=True)
 class Endpoint:
@@ -52,6 +55,7 @@ def write_private(path: Path, text: str) -> None:
 
 
 def write_endpoint(directory: Path, endpoint: Endpoint) -> None:
+    write_private(directory / AUTHORIZATION_FILE, f"Authorization: Bearer {endpoint.key}\n")
     write_private(directory / "endpoint.json", json.dumps(asdict(endpoint)))
 
 
@@ -70,6 +74,6 @@ def find_endpoint(model: str | None) -> Endpoint:
         names = ", ".join(endpoint.model for endpoint in running) or "none"
         raise InvalidInput(
             f"model {model or '(any)'}: no running endpoint on this machine (running: {names}); "
-            "start one with `conclave up`, or give --url, --key and --model"
+            "start one with `conclave up`, or give --url, --model and --key-file"
         )
     return matching[0]

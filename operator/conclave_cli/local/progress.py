@@ -6,13 +6,12 @@ Prints only. Everything goes to stderr but the endpoint, so that stdout can be r
 from __future__ import annotations
 
 import time
+from pathlib import Path
 from types import TracebackType
 
-from rich.console import Console
-from rich.status import Status
-
 from conclave.api.plan import Plan
-from conclave_cli.local.endpoint import Endpoint
+from conclave_cli.local.endpoint import AUTHORIZATION_FILE, Endpoint
+from conclave_cli.terminal import LiveLine, say
 
 GIB = 1024**3
 
@@ -21,33 +20,29 @@ class Progress:
     """Stages of a start with the seconds that each took."""
 
     def __init__(self) -> None:
-        self._console = Console(stderr=True, highlight=False, soft_wrap=True)
+        self._line = LiveLine()
         self._started_s = time.monotonic()
         self._stage = ""
-        self._status: Status | None = None
 
     def __enter__(self) -> Progress:
-        if self._console.is_terminal:
-            self._status = self._console.status("")
-            self._status.start()
+        self._line.__enter__()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._stop_live_line()
+        self._line.stop()
 
     def say(self, text: str) -> None:
         """A line that stays."""
-        self._console.print(text, markup=False)
+        self._line.say(text)
 
     def stage(self, name: str) -> None:
         """What is going on now; calls that repeat the stage only move the clock."""
         elapsed_s = time.monotonic() - self._started_s
-        if self._status is not None:
-            self._status.update(f"{name} ({elapsed_s:.0f} s)")
+        self._line.update(f"{name} ({elapsed_s:.0f} s)")
         if name != self._stage:
-            self._console.print(f"  {elapsed_s:5.1f} s  {name}", markup=False, style="dim")
+            self._line.say(f"  {elapsed_s:5.1f} s  {name}", dim=True)
             self._stage = name
 
     def plan(self, name: str, plan: Plan) -> None:
@@ -60,32 +55,29 @@ class Progress:
             f"of {_size(memory.total)}; {plan.max_concurrency} requests of full length at once"
         )
 
-    def ready(self, endpoint: Endpoint, log_directory: str) -> None:
-        """The endpoint, on stdout; from here on lines are logs."""
-        self._stop_live_line()
+    def ready(self, endpoint: Endpoint, state_directory: Path, log_directory: Path) -> None:
+        """The endpoint, on stdout; from here on lines are logs.
+
+        The example hands curl the key in a file: what stands in an argument, every user of the machine can read.
+        """
+        self._line.stop()
         elapsed_s = time.monotonic() - self._started_s
-        print(
+        say(
             f"ready after {elapsed_s:.1f} s\n"
             f"  endpoint  {endpoint.url}\n"
             f"  model     {endpoint.model}\n"
             f"  key       {endpoint.key}\n"
-            f"  try       curl {endpoint.url}/chat/completions -H 'Authorization: Bearer {endpoint.key}' "
+            f"  try       curl {endpoint.url}/chat/completions -H '@{state_directory / AUTHORIZATION_FILE}' "
             "-H 'Content-Type: application/json' "
             f"""-d '{{"model": "{endpoint.model}", "messages": [{{"role": "user", "content": "Hello"}}]}}'\n"""
             "  chat      conclave chat\n"
             f"  logs      {log_directory}\n"
-            "Ctrl-C ends it.",
-            flush=True,
+            "Ctrl-C ends it."
         )
 
     def log(self, line: str) -> None:
         """A line of the engine's logs."""
-        self._console.print(line, markup=False, style="dim")
-
-    def _stop_live_line(self) -> None:
-        if self._status is not None:
-            self._status.stop()
-            self._status = None
+        self._line.say(line, dim=True)
 
 
 def _size(count_bytes: int) -> str:

@@ -17,13 +17,19 @@ CLASSES = {
 
 
 def register() -> None:
-    """Tell vLLM of our classes, and Transformers of their configurations; harmless when repeated."""
+    """Tell vLLM of our classes, and Transformers of their configurations; keep content out of the process's logs.
+
+    Harmless when repeated.
+    """
     from transformers import AutoConfig
     from vllm import ModelRegistry
 
+    from conclave_serving.content_free_logs import guard_logs, silence_grammar_warnings
     from conclave_serving.models.dbrx_config import DbrxMixtureConfig
     from conclave_serving.models.grok1_config import Grok1Config
 
+    guard_logs()
+    silence_grammar_warnings()
     for config in (DbrxMixtureConfig, Grok1Config):
         AutoConfig.register(config.model_type, config, exist_ok=True)
     for architecture, model_class in CLASSES.items():

@@ -9,12 +9,13 @@ from pathlib import Path
 import pytest
 import yaml
 from tools.images.__main__ import DOCKERFILES, project_version, references
-from tools.images.dockerfile import Configure, Copy, Run, Stage, parse
+from tools.images.build import MADE_HERE
+from tools.images.dockerfile import Configure, Copy, DockerfileError, Run, Stage, parse
 
 from conclave.manifests import pods
 
 ROOT = Path(__file__).parents[3]
-STAGES = parse("\n".join((ROOT / path).read_text() for path in DOCKERFILES))
+STAGES = parse("\n".join((ROOT / path).read_text() for path in DOCKERFILES), MADE_HERE)
 SERVING = ["serving", "serving-cpu", "serving-e2e"]
 
 
@@ -78,11 +79,22 @@ def test_python_packages_come_by_hash_and_from_nowhere_else(stage: Stage) -> Non
             assert not installs or "--require-hashes" in command or own_wheel, command
 
 
+def test_the_base_comes_by_digest_or_by_debians_signature() -> None:
+    text = (ROOT / "images/Dockerfile").read_text()
+    with pytest.raises(DockerfileError, match="ARG BASE_DIGEST has no default and was given no value"):
+        parse(text)
+    digest = f"sha256:{'0' * 64}"
+    bases = {stage.base for stage in parse(text, {"BASE_DIGEST": digest}).values()}
+    assert {base for base in bases if base not in STAGES} == {f"debian:bookworm-slim@{digest}"}
+    assert {stage.base for stage in STAGES.values() if stage.base not in STAGES} == {"debian:bookworm-slim@debootstrap"}
+    assert '"--force-check-gpg"' in (ROOT / "tools/images/layers.py").read_text()
+
+
 def test_a_docker_build_is_sent_what_is_copied() -> None:
     ignored = (ROOT / "images/Dockerfile.dockerignore").read_text().splitlines()
     copied = {
         source.split("/")[0]
-        for stage in parse((ROOT / "images/Dockerfile").read_text()).values()
+        for stage in parse((ROOT / "images/Dockerfile").read_text(), MADE_HERE).values()
         for step in stage.instructions
         if isinstance(step, Copy) and step.stage is None
         for source in step.sources

@@ -116,6 +116,10 @@ FAULTS: dict[str, tuple[str, str]] = {
         "FROM alpine:3 AS image",
         "FROM alpine:3: expected a stage or debian:SUITE-slim",
     ),
+    "a digest, which debootstrap cannot honour": (
+        f"FROM debian:bookworm-slim@sha256:{'0' * 64} AS image",
+        "expected a stage or debian:SUITE-slim",
+    ),
     "a file that is not there": (
         "FROM debian:bookworm-slim AS image\nCOPY none /x",
         "COPY .*none: there is no such file",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import stat
@@ -12,9 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
 
 from conclave.errors import EnvironmentUnfit, InvalidInput
-from conclave_cli.chat import chat, stream_chat
+from conclave_cli import main
+from conclave_cli.chat import chat, read_key, stream_chat
 from conclave_cli.local.endpoint import (
     Endpoint,
     find_endpoint,
@@ -23,6 +26,7 @@ from conclave_cli.local.endpoint import (
     write_endpoint,
     write_private,
 )
+from conclave_cli.local.progress import Progress
 
 NOBODY = 2**22 + 1
 """Above any process id."""
@@ -71,6 +75,7 @@ class Answers(BaseHTTPRequestHandler):
     """An endpoint that streams two pieces, or fails as asked by the model's name."""
 
     seen: list[Any] = []  # noqa: RUF012
+    pieces: tuple[str, ...] = ("Good ", "morning")
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
@@ -81,7 +86,7 @@ class Answers(BaseHTTPRequestHandler):
         if status == 401:
             self.wfile.write(b'{"error": {"message": "A valid bearer token is required"}}')
             return
-        for text in ("Good ", "morning"):
+        for text in self.pieces:
             event = {"choices": [{"delta": {"content": text}}]}
             self.wfile.write(b"data: " + json.dumps(event).encode() + b"\n\n")
         if body["model"] == "breaks":
@@ -127,6 +132,74 @@ def test_nobody_answers() -> None:
         list(stream_chat("http://127.0.0.1:1/v1", "key", "mixtral", [], 16))
 
 
-def test_a_url_needs_key_and_model() -> None:
-    with pytest.raises(InvalidInput, match="--url needs --model and --key"):
-        chat("Hello", url="http://127.0.0.1:1/v1", key=None, model=None, max_tokens=1)
+def test_a_hostile_answer_is_shown_and_steers_nothing(
+    url: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Sequences are cut between events, and so is a character; line breaks and tabs are the answer's own."""
+    monkeypatch.setenv("CONCLAVE_API_KEY", "key")
+    monkeypatch.setattr(Answers, "pieces", ("[/INST] a\x1b", "]0;owned\x07\n\tb\x1b[", "2Jc\u202e\ud83d", "\ude42\rd"))
+    chat("Hello", url=url, model="mixtral", max_tokens=16)
+    assert capsys.readouterr().out == ("[/INST] a\\x1b]0;owned\\x07\n\tb\\x1b[2Jc\\u202e\\ud83d\\ude42\\rd\n")
+
+
+def test_a_url_needs_key_and_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CONCLAVE_API_KEY", raising=False)
+    with pytest.raises(InvalidInput, match="--url needs --model"):
+        chat("Hello", url="http://127.0.0.1:1/v1", max_tokens=1)
+    with pytest.raises(InvalidInput, match="needs the endpoint's key as well: --key-file PATH, or CONCLAVE_API_KEY"):
+        chat("Hello", url="http://127.0.0.1:1/v1", model="mixtral", max_tokens=1)
+    with pytest.raises(InvalidInput, match="--key-file needs --url"):
+        chat("Hello", key_file="key", max_tokens=1)
+    with pytest.raises(InvalidInput, match="give the message as an argument"):
+        chat(None, url="http://127.0.0.1:1/v1", model="mixtral", key_file="-", max_tokens=1)
+
+
+def test_the_key_comes_from_a_file_from_standard_input_or_from_the_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CONCLAVE_API_KEY", "of-the-environment")
+    monkeypatch.setattr("sys.stdin", io.StringIO("of-stdin\n"))
+    (tmp_path / "key").write_text("of-the-file\n")
+    assert read_key(None) == "of-the-environment"
+    assert read_key("-") == "of-stdin"
+    assert read_key(str(tmp_path / "key")) == "of-the-file"
+
+
+@pytest.mark.parametrize("key", ["", "\n", "two words", "two\nlines", "sécret", "a\x1b[2J"], ids=repr)
+def test_what_is_no_key_is_refused_without_repeating_it(key: str, tmp_path: Path) -> None:
+    (tmp_path / "key").write_text(key)
+    with pytest.raises(InvalidInput, match="expected a key") as refusal:
+        read_key(str(tmp_path / "key"))
+    assert not key.strip() or key.strip() not in str(refusal.value)
+
+
+def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(InvalidInput, match=r"--key-file .*/none: cannot be read: No such file"):
+        read_key(str(tmp_path / "none"))
+
+
+def test_no_option_takes_a_secret_as_its_value() -> None:
+    """What stands in an argument, every user of the machine can read in the list of processes."""
+    seen = []
+    commands = [("conclave", typer.main.get_command(main.app))]
+    while commands:
+        name, command = commands.pop()
+        commands += [(f"{name} {each}", sub) for each, sub in getattr(command, "commands", {}).items()]
+        seen.append(name)
+        options = {option.lstrip("-") for each in command.params for option in each.opts}
+        secret = {option for option in options if {"key", "token", "secret", "password"} & set(option.split("-"))}
+        assert secret <= {"key-file"}, name
+    assert "conclave chat" in seen
+
+
+def test_the_example_of_up_hands_curl_the_key_in_a_private_file(capsys: pytest.CaptureFixture[str]) -> None:
+    directory = make_state_directory("mixtral")
+    given = endpoint()
+    write_endpoint(directory, given)
+    Progress().ready(given, directory, Path("logs"))
+    (example,) = [line for line in capsys.readouterr().out.splitlines() if "curl" in line]
+    header = directory / "authorization"
+    assert f"-H '@{header}'" in example
+    assert given.key not in example
+    assert header.read_text() == f"Authorization: Bearer {given.key}\n"
+    assert stat.S_IMODE(header.stat().st_mode) == 0o600
