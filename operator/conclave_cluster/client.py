@@ -15,6 +15,7 @@ from typing import Any, Self
 
 import aiohttp
 import yaml
+from aiohttp.http_exceptions import LineTooLong
 from kubernetes.aio import config
 from kubernetes.aio.client import ApiClient, Configuration
 from kubernetes.aio.config.config_exception import ConfigException
@@ -28,6 +29,7 @@ from kubernetes.aio.config.kube_config import (
 from conclave import __version__
 from conclave.errors import EnvironmentUnfit
 from conclave.observation import UNREACHABLE, ApiFailure, JsonObject
+from conclave_cluster.json_answers import read_object
 from conclave_cluster.resources import Resource
 
 READ_TIMEOUT_S = 30.0
@@ -135,7 +137,10 @@ class Client:
         return await self._request("get", "GET", resource, namespace, name)
 
     async def list(self, resource: Resource, namespace: str = "", **query: str) -> JsonObject:
-        return await self._request("list", "GET", resource, namespace, query=query)
+        page = await self._request("list", "GET", resource, namespace, query=query)
+        if not isinstance(page.get("items"), list) or not isinstance(page.get("metadata"), dict):
+            raise _Failed("list", resource, namespace, "").by_silence(ValueError("the answer is no list"))
+        return page
 
     async def create(self, manifest: JsonObject, resource: Resource) -> JsonObject:
         namespace = manifest["metadata"].get("namespace", "")
@@ -185,6 +190,7 @@ class Client:
     ) -> AsyncIterator[JsonObject]:
         """Watch events until the server ends the stream or falls silent; the caller resumes.
 
+        Raises RequestError with code 410 where it cannot go on from this version, as behind a line that is too long.
         Calls `accepted` once the server has taken the request. Silence alone means little: a resource without a watch
         cache (events) has bookmarks only as often as etcd is told to send them, by itself every 10 minutes.
         """
@@ -198,7 +204,9 @@ class Client:
                     raise failed.by_answer(response.status, await response.read())
                 accepted()
                 async for line in response.content:
-                    yield json.loads(line)
+                    yield read_object(line)
+            except (ValueError, LineTooLong) as error:
+                raise RequestError(failed.by_silence(error).failure.model_copy(update={"code": 410})) from error
             finally:
                 response.close()
         except (TimeoutError, aiohttp.ClientError) as error:
@@ -239,11 +247,10 @@ class Client:
         if response.status >= 300:
             raise failed.by_answer(response.status, answer)
         try:
-            parsed: JsonObject = json.loads(answer)
+            return read_object(answer)
         except ValueError as error:
             # Seen of Kubernetes 1.36: 200 and no body for the OpenAPI document of a group whose last CRD is going.
             raise failed.by_silence(error) from error
-        return parsed
 
     async def _exchange(
         self,

@@ -97,8 +97,11 @@ def read_records(revisions: Iterable[JsonObject]) -> tuple[Record, ...]:
     """Oldest first. What an edit made unreadable counts as absent."""
     records = []
     for revision in revisions:
+        data = revision.get("data")
+        if not isinstance(data, dict):
+            continue
         try:
-            records.append(Record.model_validate({**revision.get("data", {}), "number": revision["revision"]}))
+            records.append(Record.model_validate({**data, "number": revision.get("revision")}))
         except ValidationError:
             continue
     return tuple(sorted(records, key=lambda record: record.number))
@@ -108,7 +111,7 @@ def superseded(revisions: Iterable[JsonObject], current: JsonObject) -> tuple[Js
     """Revisions beyond the history, the current one not counted."""
     name = current["metadata"]["name"]
     others = [revision for revision in revisions if revision["metadata"]["name"] != name]
-    others.sort(key=lambda revision: int(revision["revision"]), reverse=True)
+    others.sort(key=lambda revision: int(revision.get("revision", 0)), reverse=True)
     return tuple(others[HISTORY - 1 :])
 
 
