@@ -6,7 +6,6 @@ Used by the cache, the cluster and the Lease. Errors leave as `RequestError`, wh
 from __future__ import annotations
 
 import asyncio
-import json
 import shutil
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import suppress
@@ -28,6 +27,7 @@ from kubernetes.aio.config.kube_config import (
 
 from conclave import __version__
 from conclave.errors import EnvironmentUnfit
+from conclave.kubernetes.text import one_line
 from conclave.observation import UNREACHABLE, ApiFailure, JsonObject
 from conclave_cluster.json_answers import read_object
 from conclave_cluster.resources import Resource
@@ -39,6 +39,9 @@ WATCH_SILENCE_S = 90.0
 """API servers send a bookmark every minute for most resources; a watch that is silent for longer is asked for anew."""
 TLS_GRACE_S = 0.25
 """aiohttp's documented grace ("Graceful Shutdown") in which TLS connections close after their session."""
+
+LONGEST_MESSAGE = 2048
+"""Characters of the words that a request was refused with."""
 
 APPLY = "application/apply-patch+yaml"
 MERGE_PATCH = "application/merge-patch+json"
@@ -289,15 +292,22 @@ class _Failed:
 
     def by_answer(self, code: int, answer: bytes) -> RequestError:
         try:
-            status = json.loads(answer)
+            status = read_object(answer)
             reason, message = status.get("reason") or "", status.get("message") or ""
-        except (ValueError, AttributeError):
+        except ValueError:
             reason, message = "", answer[:200].decode(errors="replace")
-        return RequestError(ApiFailure(**self._request, code=code, reason=reason or f"HTTP{code}", message=message))
+        return RequestError(
+            ApiFailure(**self._request, code=code, reason=str(reason or f"HTTP{code}"), message=_shown(message))
+        )
 
     def by_silence(self, error: Exception) -> RequestError:
         what = str(error) or type(error).__name__
-        return RequestError(ApiFailure(**self._request, code=0, reason=UNREACHABLE, message=what))
+        return RequestError(ApiFailure(**self._request, code=0, reason=UNREACHABLE, message=_shown(what)))
+
+
+def _shown(message: object) -> str:
+    """As a condition and the log may have it: an admission webhook, or what stands in for the server, wrote it."""
+    return one_line(str(message), LONGEST_MESSAGE)
 
 
 def server_address(configuration: Configuration) -> str:

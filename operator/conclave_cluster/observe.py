@@ -106,7 +106,7 @@ async def observe(cluster: Cluster, deployment: ModelDeployment) -> Observed:
         weights_pods=weights_pods,
         inspection_jobs=tuple(item for item in jobs if _is_owned(item, deployment) and _is_inspection(item)),
         inspection_pods=inspection_pods,
-        cache=next((item for item in caches if _is_owned(item, deployment)), None),
+        cache=next((item for item in caches if _is_owned(item, deployment) and "uid" in item["metadata"]), None),
         claims={item["metadata"]["name"]: item.get("status", {}).get("phase", "") for item in claims},
         config_maps={item["metadata"]["name"]: item.get("data", {}) for item in config_maps},
         failures=tuple(dict.fromkeys(failures)),

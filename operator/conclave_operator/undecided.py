@@ -19,6 +19,7 @@ from conclave_operator.transitions import conditions_of
 from conclave_operator.work_queue import LONGEST_RETRY_S
 
 LONGEST_MESSAGE = 4096
+_ACT = "; correct these fields"
 LONGEST_LOGGED = 200
 """Characters of an exception's own words in the log: they may be anybody's."""
 
@@ -26,9 +27,9 @@ LONGEST_LOGGED = 200
 def unreadable_status(item: JsonObject, error: ValidationError, now: datetime) -> JsonObject:
     """Of an object that an older or newer CRD let in: its owner is told what to change."""
     problems = "; ".join(map(str, explain(error, ModelDeployment)))
-    message = f"this version of the operator cannot read the object: {problems}; correct these fields"[:LONGEST_MESSAGE]
+    message = one_line(f"this version of the operator cannot read the object: {problems}", LONGEST_MESSAGE - len(_ACT))
     verdicts = {ConditionType.READY: "False", ConditionType.PLAN_READY: "False", ConditionType.STALLED: "True"}
-    return _with_verdicts(item, verdicts, Reason.INVALID_SPEC, message, now)
+    return _with_verdicts(item, verdicts, Reason.INVALID_SPEC, message + _ACT, now)
 
 
 def failed_status(item: JsonObject, error: Exception, now: datetime) -> JsonObject:
