@@ -86,7 +86,7 @@ async def _look(
 def _only_reported(ready: JsonObject, causes: tuple[Finding, ...]) -> str:
     """The reason that only the operator can know, such as a write that was refused to it."""
     reason = ready.get("reason", "")
-    is_known = ready.get("status") != "False" or any(cause.reason == reason for cause in causes)
+    is_known = ready.get("status", "True") == "True" or any(cause.reason == reason for cause in causes)
     return "" if is_known else str(reason)
 
 

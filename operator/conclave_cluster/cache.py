@@ -1,7 +1,8 @@
 """Keeps the objects of one resource in memory by list and watch, so that observing costs no request.
 
 Made by `KubernetesCluster`, one for each resource and watched namespace. A resource that does not exist (KubeRay's
-CRD), or that may not be read, is a state that is reported and tried again, not an error that ends the watch.
+CRD), or that may not be read, is a state that is reported and tried again, not an error that ends the watch. Nor does
+an object that a projection or the listener fails on: it is logged, counted and passed over.
 """
 
 from __future__ import annotations
@@ -11,7 +12,10 @@ import logging
 import random
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
+from typing import Any
 
+from conclave.kubernetes.text import one_line
 from conclave.observation import ApiFailure, JsonObject
 from conclave_cluster.client import Client, RequestError
 from conclave_cluster.resources import Resource
@@ -19,8 +23,14 @@ from conclave_cluster.resources import Resource
 logger = logging.getLogger(__name__)
 
 PAGE = "500"
+LONGEST_VERSION = 20
+"""Digits of a resource version, which is a number of 64 bits."""
 FIRST_RETRY_S, LONGEST_RETRY_S = 0.5, 5.0
 WATCH_LENGTH_S = "290"
+MOST_COMPLAINTS = 1000
+"""Objects of which it is remembered that they were complained of."""
+LONGEST_LOGGED = 200
+"""Characters of what an object's failure says: they may be anybody's."""
 
 Projection = Callable[[JsonObject], JsonObject | None]
 """What of an object is kept, None for an object that is of no interest."""
@@ -39,8 +49,8 @@ def whole(item: JsonObject) -> JsonObject:
 
 def version_of(item: JsonObject) -> int:
     """Resource versions of one resource are ordered (Kubernetes 1.35 and later promise what etcd always gave)."""
-    version = item["metadata"].get("resourceVersion", "0")
-    return int(version) if version.isdigit() else 0
+    version = str(_metadata(item).get("resourceVersion", "0"))
+    return int(version) if version.isdecimal() and len(version) <= LONGEST_VERSION else 0
 
 
 class Cache:
@@ -61,6 +71,8 @@ class Cache:
         """Set once the first list succeeded or failed: from then on the answer is known."""
         self.failure: ApiFailure | None = None
         """Why the objects are unknown, None while list and watch work."""
+        self.skipped = 0
+        """Versions of objects that the projection failed on, so that they count as absent, or the listener."""
         self._client = client
         self._listener = listener
         self._project = projection
@@ -69,6 +81,7 @@ class Cache:
         self._told_until = 0
         """The newest resource version that list or watch has told; what they tell comes in the order of versions."""
         self._heard_at = time.monotonic()
+        self._complained_of: dict[str, str] = {}
 
     @property
     def age_s(self) -> float:
@@ -94,6 +107,7 @@ class Cache:
                 await asyncio.sleep(FIRST_RETRY_S)
             except RequestError as error:
                 if error.failure.code == 410:
+                    await asyncio.sleep(FIRST_RETRY_S)
                     continue
                 self._fail(error.failure)
                 await asyncio.sleep(retry_s * random.uniform(0.8, 1.2))  # noqa: S311 - spreads retries, guards nothing
@@ -123,9 +137,9 @@ class Cache:
         self.synced.set()
         if first:
             logger.warning("cannot read %s: %s %s", self.resource.plural, failure.reason, failure.message)
-            self._listener(self.resource, {"metadata": {}})
+            self._tell({"metadata": {}})
         for item in gone:
-            self._listener(self.resource, item)
+            self._tell(item)
 
     async def _list(self) -> str:
         seen: set[tuple[str, str]] = set()
@@ -135,8 +149,8 @@ class Cache:
             page = await self._client.list(self.resource, self.namespace, **query)
             self._hear()
             for item in page["items"]:
-                seen.add(_key(item))
-                self._put(item, announce=True)
+                if self._take(item):
+                    seen.add(_key(item))
             token = page["metadata"].get("continue")
             if not token:
                 break
@@ -144,7 +158,7 @@ class Cache:
         for key in [key for key in self._objects if key not in seen]:
             self._drop(key)
         if was_failing:
-            self._listener(self.resource, {"metadata": {}})
+            self._tell({"metadata": {}})
         version: str = page["metadata"]["resourceVersion"]
         self._told_until = version_of(page)
         return version
@@ -156,19 +170,53 @@ class Cache:
             try:
                 async for event in self._client.watch(self.resource, self.namespace, self._hear, **query):
                     self._hear()
-                    item = event["object"]
-                    if event["type"] == "ERROR":
+                    item, kind = event.get("object", {}), event.get("type")
+                    if kind == "ERROR":
                         return  # nearly always 410: list again
-                    version = item["metadata"]["resourceVersion"]
-                    self._told_until = version_of(item)
-                    if event["type"] == "DELETED":
-                        self._drop(_key(item))
-                    elif event["type"] != "BOOKMARK":
-                        self._put(item, announce=True)
+                    if kind != "BOOKMARK":
+                        self._take(item, is_gone=kind == "DELETED")
+                    version = _metadata(item).get("resourceVersion", version)
+                    self._told_until = version_of(item) or self._told_until
             except RequestError as error:
                 if error.failure.code != 0:
                     raise
                 await asyncio.sleep(FIRST_RETRY_S)
+
+    def _take(self, item: JsonObject, *, is_gone: bool = False) -> bool:
+        """Whether an object that the API server told of could be read; else it counts as absent."""
+        try:
+            if is_gone:
+                self._drop(_key(item))
+            else:
+                self._put(item, announce=True)
+        except Exception as error:  # noqa: BLE001 - anybody may have made it: it must not end the watch of all others
+            self._skip(_metadata(item), error)
+            with suppress(ValueError):
+                self._drop(_key(item))
+            return False
+        return True
+
+    def _tell(self, item: JsonObject) -> None:
+        """To the listener. Where it fails, the next resync finds what it missed."""
+        try:
+            self._listener(self.resource, item)
+        except Exception as error:  # noqa: BLE001 - as above
+            self._skip(item["metadata"], error)
+
+    def _skip(self, metadata: JsonObject, error: Exception) -> None:
+        """Counted each time, logged once for a version of an object."""
+        self.skipped += 1
+        name = one_line(f"{metadata.get('namespace', '')}/{metadata.get('name', '')}", LONGEST_LOGGED)
+        version = str(metadata.get("resourceVersion", ""))[:LONGEST_VERSION]
+        if self._complained_of.get(name) == version:
+            return
+        if self._complained_of.get(name) == version:
+            return
+        if len(self._complained_of) >= MOST_COMPLAINTS:
+            self._complained_of.clear()
+        self._complained_of[name] = version
+        words = one_line(f"{type(error).__name__}: {error}", LONGEST_LOGGED)
+        logger.error("%s %s at version %s is passed over: %s", self.resource.plural, name, version or "none", words)
 
     def _put(self, item: JsonObject, *, announce: bool) -> None:
         key = _key(item)
@@ -181,18 +229,35 @@ class Cache:
             self._drop(key)
             return
         # Items of a list carry neither.
-        self._objects[key] = kept = {"apiVersion": self.resource.api_version, "kind": self.resource.kind, **kept}
+        kept |= {"apiVersion": self.resource.api_version, "kind": self.resource.kind}
+        self._objects[key] = kept
         if announce and (known is None or _content(known) != _content(kept)):
-            self._listener(self.resource, kept)
+            self._tell(kept)
 
     def _drop(self, key: tuple[str, str]) -> None:
         gone = self._objects.pop(key, None)
         if gone is not None:
-            self._listener(self.resource, gone)
+            self._tell(gone)
+
+
+def labels_of(item: JsonObject) -> dict[str, str]:
+    """Empty where they are no labels."""
+    labels = _metadata(item).get("labels")
+    return labels if isinstance(labels, dict) else {}
 
 
 def _key(item: JsonObject) -> tuple[str, str]:
-    return item["metadata"].get("namespace", ""), item["metadata"]["name"]
+    """Raises ValueError where an object has none."""
+    metadata = _metadata(item)
+    namespace, name = metadata.get("namespace", ""), metadata.get("name")
+    if not isinstance(namespace, str) or not isinstance(name, str) or not name:
+        raise ValueError("it has no metadata.name and metadata.namespace that are text")
+    return namespace, name
+
+
+def _metadata(item: Any) -> JsonObject:
+    metadata = item.get("metadata") if isinstance(item, dict) else None
+    return metadata if isinstance(metadata, dict) else {}
 
 
 def _content(item: JsonObject) -> JsonObject:

@@ -6,7 +6,6 @@ Used by the cache, the cluster and the Lease. Errors leave as `RequestError`, wh
 from __future__ import annotations
 
 import asyncio
-import json
 import shutil
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import suppress
@@ -15,6 +14,7 @@ from typing import Any, Self
 
 import aiohttp
 import yaml
+from aiohttp.http_exceptions import LineTooLong
 from kubernetes.aio import config
 from kubernetes.aio.client import ApiClient, Configuration
 from kubernetes.aio.config.config_exception import ConfigException
@@ -27,7 +27,9 @@ from kubernetes.aio.config.kube_config import (
 
 from conclave import __version__
 from conclave.errors import EnvironmentUnfit
+from conclave.kubernetes.text import one_line
 from conclave.observation import UNREACHABLE, ApiFailure, JsonObject
+from conclave_cluster.json_answers import read_object
 from conclave_cluster.resources import Resource
 
 READ_TIMEOUT_S = 30.0
@@ -37,6 +39,9 @@ WATCH_SILENCE_S = 90.0
 """API servers send a bookmark every minute for most resources; a watch that is silent for longer is asked for anew."""
 TLS_GRACE_S = 0.25
 """aiohttp's documented grace ("Graceful Shutdown") in which TLS connections close after their session."""
+
+LONGEST_MESSAGE = 2048
+"""Characters of the words that a request was refused with."""
 
 APPLY = "application/apply-patch+yaml"
 MERGE_PATCH = "application/merge-patch+json"
@@ -135,7 +140,10 @@ class Client:
         return await self._request("get", "GET", resource, namespace, name)
 
     async def list(self, resource: Resource, namespace: str = "", **query: str) -> JsonObject:
-        return await self._request("list", "GET", resource, namespace, query=query)
+        page = await self._request("list", "GET", resource, namespace, query=query)
+        if not isinstance(page.get("items"), list) or not isinstance(page.get("metadata"), dict):
+            raise _Failed("list", resource, namespace, "").by_silence(ValueError("the answer is no list"))
+        return page
 
     async def create(self, manifest: JsonObject, resource: Resource) -> JsonObject:
         namespace = manifest["metadata"].get("namespace", "")
@@ -185,6 +193,7 @@ class Client:
     ) -> AsyncIterator[JsonObject]:
         """Watch events until the server ends the stream or falls silent; the caller resumes.
 
+        Raises RequestError with code 410 where it cannot go on from this version, as behind a line that is too long.
         Calls `accepted` once the server has taken the request. Silence alone means little: a resource without a watch
         cache (events) has bookmarks only as often as etcd is told to send them, by itself every 10 minutes.
         """
@@ -198,7 +207,9 @@ class Client:
                     raise failed.by_answer(response.status, await response.read())
                 accepted()
                 async for line in response.content:
-                    yield json.loads(line)
+                    yield read_object(line)
+            except (ValueError, LineTooLong) as error:
+                raise RequestError(failed.by_silence(error).failure.model_copy(update={"code": 410})) from error
             finally:
                 response.close()
         except (TimeoutError, aiohttp.ClientError) as error:
@@ -239,11 +250,10 @@ class Client:
         if response.status >= 300:
             raise failed.by_answer(response.status, answer)
         try:
-            parsed: JsonObject = json.loads(answer)
+            return read_object(answer)
         except ValueError as error:
             # Seen of Kubernetes 1.36: 200 and no body for the OpenAPI document of a group whose last CRD is going.
             raise failed.by_silence(error) from error
-        return parsed
 
     async def _exchange(
         self,
@@ -282,15 +292,22 @@ class _Failed:
 
     def by_answer(self, code: int, answer: bytes) -> RequestError:
         try:
-            status = json.loads(answer)
+            status = read_object(answer)
             reason, message = status.get("reason") or "", status.get("message") or ""
-        except (ValueError, AttributeError):
+        except ValueError:
             reason, message = "", answer[:200].decode(errors="replace")
-        return RequestError(ApiFailure(**self._request, code=code, reason=reason or f"HTTP{code}", message=message))
+        return RequestError(
+            ApiFailure(**self._request, code=code, reason=str(reason or f"HTTP{code}"), message=_shown(message))
+        )
 
     def by_silence(self, error: Exception) -> RequestError:
         what = str(error) or type(error).__name__
-        return RequestError(ApiFailure(**self._request, code=0, reason=UNREACHABLE, message=what))
+        return RequestError(ApiFailure(**self._request, code=0, reason=UNREACHABLE, message=_shown(what)))
+
+
+def _shown(message: object) -> str:
+    """As a condition and the log may have it: an admission webhook, or what stands in for the server, wrote it."""
+    return one_line(str(message), LONGEST_MESSAGE)
 
 
 def server_address(configuration: Configuration) -> str:

@@ -38,9 +38,12 @@ def has_foreign_spec(desired: JsonObject, live: JsonObject) -> bool:
 
 def is_owned_by(live: JsonObject, desired: JsonObject) -> bool:
     """Whether the controller of the live object is the one that the desired object names."""
-    wanted = [owner["uid"] for owner in desired["metadata"].get("ownerReferences", []) if owner.get("controller")]
-    found = [owner["uid"] for owner in live["metadata"].get("ownerReferences", []) if owner.get("controller")]
-    return wanted == found
+    return _controllers(desired) == _controllers(live)
+
+
+def _controllers(item: JsonObject) -> list[object]:
+    owners = item["metadata"].get("ownerReferences") or []
+    return [owner.get("uid") for owner in owners if owner.get("controller")]
 
 
 def _is_ours(entry: JsonObject) -> bool:

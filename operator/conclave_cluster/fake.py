@@ -10,6 +10,7 @@ import itertools
 from collections.abc import Callable
 
 from conclave.observation import FOREIGN_OWNER, ApiFailure, JsonObject
+from conclave_cluster.cache import labels_of
 from conclave_cluster.cluster import Reading, Written
 from conclave_cluster.comparison import is_owned_by
 from conclave_cluster.resources import Resource, resource_of
@@ -70,10 +71,7 @@ class FakeCluster:
         found = tuple(
             copy.deepcopy(item)
             for (kind, space, _), item in self.objects.items()
-            if kind == resource
-            and namespace in ("", space)
-            and wanted <= item["metadata"].get("labels", {}).items()
-            and not failure
+            if kind == resource and namespace in ("", space) and wanted <= labels_of(item).items() and not failure
         )
         return Reading(found, failure)
 

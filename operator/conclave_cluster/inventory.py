@@ -11,6 +11,8 @@ from collections.abc import Iterable
 
 from conclave.api.modeldeployment import Toleration
 from conclave.catalogue.accelerators import find_accelerator
+from conclave.kubernetes.quantities import whole_units
+from conclave.kubernetes.shapes import read_node, read_pod
 from conclave.manifests.names import AMD, NVIDIA, GpuVendor
 from conclave.observation import JsonObject
 from conclave.planning.inventory import Inventory, Node
@@ -20,6 +22,8 @@ _NVIDIA_MEMORY = "nvidia.com/gpu.memory"
 """In MiB."""
 _AMD_MEMORY = "amd.com/gpu.vram"
 """For instance 192G."""
+MOST_GPUS = 2**16
+"""What a node is believed to have; no machine comes near it."""
 _KEEPS_AWAY = ("NoSchedule", "NoExecute")
 _LABEL_TOLERANCE = 0.01
 """Drivers of one product differ by less in what they report."""
@@ -33,17 +37,18 @@ def make_inventory(
 ) -> Inventory:
     """Free is what no pod holds; pods whose uid is in `own_uids` hold nothing."""
     taken: Counter[tuple[str, str]] = Counter()
-    for pod in pods:
-        if pod["metadata"]["uid"] not in own_uids:
+    for pod in filter(None, map(read_pod, pods)):
+        if pod["metadata"].get("uid") not in own_uids:
             for vendor in _VENDORS:
                 taken[pod.get("spec", {}).get("nodeName", ""), vendor.resource] += gpus_of(pod, vendor.resource)
     tolerated = tuple(tolerations)
     found = []
-    for node in nodes:
+    for node in filter(None, map(read_node, nodes)):
         labels = node["metadata"].get("labels", {})
         for vendor in _VENDORS:
-            gpus = int(node.get("status", {}).get("allocatable", {}).get(vendor.resource, "0"))
-            if gpus and vendor.product_label in labels:
+            amount = node.get("status", {}).get("allocatable", {}).get(vendor.resource, "0")
+            gpus = min(whole_units(amount, otherwise=0), MOST_GPUS)
+            if gpus > 0 and vendor.product_label in labels:
                 name = node["metadata"]["name"]
                 found.append(
                     Node(
@@ -60,12 +65,17 @@ def make_inventory(
 
 
 def gpus_of(pod: JsonObject, resource: str) -> int:
-    """GPUs that a pod holds on its node until it has ended."""
+    """GPUs that a pod holds on its node until it has ended; more than any node has where nobody can tell."""
     if pod.get("status", {}).get("phase") in ("Succeeded", "Failed"):
         return 0
     spec = pod.get("spec", {})
     running, first = (
-        [int(container.get("resources", {}).get("limits", {}).get(resource, "0")) for container in spec.get(part, [])]
+        [
+            max(
+                0, whole_units(container.get("resources", {}).get("limits", {}).get(resource, "0"), otherwise=MOST_GPUS)
+            )
+            for container in spec.get(part, [])
+        ]
         for part in ("containers", "initContainers")
     )
     return max(sum(running), *first, 0)
@@ -86,8 +96,8 @@ def _memory_bytes(labels: dict[str, str], vendor: GpuVendor) -> int:
 def _labelled_bytes(labels: dict[str, str], vendor: GpuVendor) -> int:
     if vendor is NVIDIA:
         value = labels.get(_NVIDIA_MEMORY, "")
-        return int(value) << 20 if value.isdigit() else 0
-    amount = re.fullmatch(r"(\d+)G", labels.get(_AMD_MEMORY, ""))
+        return int(value) << 20 if re.fullmatch(r"[0-9]{1,9}", value) else 0
+    amount = re.fullmatch(r"([0-9]{1,6})G", labels.get(_AMD_MEMORY, ""))
     return int(amount[1]) << 30 if amount else 0
 
 

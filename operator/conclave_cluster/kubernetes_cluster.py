@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 
 from conclave.manifests.names import FIELD_MANAGER
 from conclave.observation import FOREIGN_OWNER, ApiFailure, JsonObject
-from conclave_cluster.cache import Cache, Listener, Projection, unheard, whole
+from conclave_cluster.cache import Cache, Listener, Projection, labels_of, unheard, whole
 from conclave_cluster.client import APPLY, JSON_PATCH, Client, RequestError
 from conclave_cluster.cluster import Reading, Written
 from conclave_cluster.comparison import has_foreign_spec, is_owned_by, needs_apply
@@ -86,8 +86,7 @@ class KubernetesCluster:
                 item
                 for cache in caches
                 for item in cache
-                if wanted <= item["metadata"].get("labels", {}).items()
-                and namespace in ("", item["metadata"].get("namespace", ""))
+                if wanted <= labels_of(item).items() and namespace in ("", item["metadata"].get("namespace", ""))
             )
             return Reading(items, next((cache.failure for cache in caches if cache.failure), None))
         selector = {"labelSelector": ",".join(f"{key}={value}" for key, value in wanted)} if wanted else {}

@@ -6,9 +6,23 @@ Called by the operator at every reconcile and by `conclave explain`. It reads no
 from __future__ import annotations
 
 from conclave.api.modeldeployment import ModelDeployment
+from conclave.kubernetes.shapes import (
+    Read,
+    read_claim,
+    read_config_map,
+    read_event,
+    read_job,
+    read_network_policy,
+    read_node,
+    read_pod,
+    read_raycluster,
+    read_rayservice,
+    read_revision,
+)
 from conclave.manifests import names
 from conclave.manifests.kuberay import FAILED_POD_EVENTS, missing_fields
 from conclave.observation import EVICTED, ApiFailure, JsonObject, KubeRay, Observed
+from conclave_cluster.cache import Projection, whole
 from conclave_cluster.cluster import Cluster, Reading
 from conclave_cluster.inventory import make_inventory
 from conclave_cluster.resources import (
@@ -33,45 +47,47 @@ async def observe(cluster: Cluster, deployment: ModelDeployment) -> Observed:
     name, namespace = deployment.metadata.name, deployment.metadata.namespace
     failures: list[ApiFailure] = []
 
-    def found(reading: Reading) -> tuple[JsonObject, ...]:
+    def found(reading: Reading, read: Projection) -> tuple[JsonObject, ...]:
         if reading.failure is not None:
             failures.append(reading.failure)
-        return reading.objects
+        return tuple(filter(None, map(read, reading.objects)))
 
     services = await cluster.get(RAY_SERVICE, namespace, names.rayservice(name))
-    schema = found(await cluster.schema(RAY_SERVICE))
+    schema = found(await cluster.schema(RAY_SERVICE), whole)
     kuberay = KubeRay(installed=bool(schema), missing_fields=missing_fields(schema[0]) if schema else ())
-    rayservice = next(iter(services.objects if _is_absent(services) else found(services)), None)
+    rayservice = next(iter(() if _is_absent(services) else found(services, read_rayservice)), None)
     clusters = await cluster.list(RAY_CLUSTER, namespace)
     rayclusters = [
-        item for item in (() if _is_absent(clusters) else found(clusters)) if rayservice and _is_child(item, rayservice)
+        item
+        for item in (() if _is_absent(clusters) else found(clusters, read_raycluster))
+        if rayservice and _is_child(item, rayservice)
     ]
-    pods = found(await cluster.list(POD, namespace, names.pod_selector(name)))
-    jobs = found(await cluster.list(JOB, namespace, {names.MODEL_DEPLOYMENT: name}))
-    weights_pods = found(await cluster.list(POD, namespace, names.weights_selector(name)))
-    inspection_pods = found(await cluster.list(POD, namespace, names.inspection_selector(name)))
+    pods = found(await cluster.list(POD, namespace, names.pod_selector(name)), read_pod)
+    jobs = found(await cluster.list(JOB, namespace, {names.MODEL_DEPLOYMENT: name}), read_job)
+    weights_pods = found(await cluster.list(POD, namespace, names.weights_selector(name)), read_pod)
+    inspection_pods = found(await cluster.list(POD, namespace, names.inspection_selector(name)), read_pod)
     is_cached = deployment.spec.model.cache is not None
-    caches = found(await cluster.get(CLAIM, namespace, names.cache_claim(name))) if is_cached else ()
+    caches = found(await cluster.get(CLAIM, namespace, names.cache_claim(name)), read_claim) if is_cached else ()
     about = {
-        item["metadata"]["uid"]
+        item["metadata"].get("uid")
         for item in (
             *(*pods, *rayclusters, *jobs, *weights_pods, *inspection_pods, *caches),
             *([rayservice] if rayservice else []),
         )
     }
     pod_prefixes = tuple(f"{cluster['metadata']['name']}-" for cluster in rayclusters)
-    own_pods = frozenset(pod["metadata"]["uid"] for pod in pods)
-    events = found(await cluster.list(EVENT, namespace))
-    revisions = found(await cluster.list(REVISION, namespace, {names.MODEL_DEPLOYMENT: name}))
-    policies = found(await cluster.list(NETWORK_POLICY, namespace, {names.MODEL_DEPLOYMENT: name}))
+    own_pods = frozenset(pod["metadata"].get("uid", "") for pod in pods)
+    events = found(await cluster.list(EVENT, namespace), read_event)
+    revisions = found(await cluster.list(REVISION, namespace, {names.MODEL_DEPLOYMENT: name}), read_revision)
+    policies = found(await cluster.list(NETWORK_POLICY, namespace, {names.MODEL_DEPLOYMENT: name}), read_network_policy)
     model = deployment.spec.model
-    claims = [item for claim in model.claims for item in found(await cluster.get(CLAIM, namespace, claim))]
+    claims = [item for claim in model.claims for item in found(await cluster.get(CLAIM, namespace, claim), read_claim)]
     config = model.config_ref
-    config_maps = found(await cluster.get(CONFIG_MAP, namespace, config.name)) if config else ()
+    config_maps = found(await cluster.get(CONFIG_MAP, namespace, config.name), read_config_map) if config else ()
     return Observed(
         inventory=make_inventory(
-            found(await cluster.list(NODE)),
-            found(await cluster.list(POD)),
+            found(await cluster.list(NODE), read_node),
+            found(await cluster.list(POD), read_pod),
             own_pods,
             deployment.spec.hardware.tolerations,
         ),
@@ -82,7 +98,7 @@ async def observe(cluster: Cluster, deployment: ModelDeployment) -> Observed:
         events=tuple(
             event
             for event in events
-            if event.get("involvedObject", {}).get("uid") in about or _tells_an_eviction(event, pod_prefixes)
+            if event["involvedObject"].get("uid", "") in about or _tells_an_eviction(event, pod_prefixes)
         ),
         revisions=tuple(item for item in revisions if _is_owned(item, deployment)),
         network_policies=tuple(item for item in policies if _is_owned(item, deployment)),
@@ -90,7 +106,7 @@ async def observe(cluster: Cluster, deployment: ModelDeployment) -> Observed:
         weights_pods=weights_pods,
         inspection_jobs=tuple(item for item in jobs if _is_owned(item, deployment) and _is_inspection(item)),
         inspection_pods=inspection_pods,
-        cache=next((item for item in caches if _is_owned(item, deployment)), None),
+        cache=next((item for item in caches if _is_owned(item, deployment) and "uid" in item["metadata"]), None),
         claims={item["metadata"]["name"]: item.get("status", {}).get("phase", "") for item in claims},
         config_maps={item["metadata"]["name"]: item.get("data", {}) for item in config_maps},
         failures=tuple(dict.fromkeys(failures)),
@@ -98,11 +114,11 @@ async def observe(cluster: Cluster, deployment: ModelDeployment) -> Observed:
 
 
 def keep_pod(pod: JsonObject) -> JsonObject | None:
-    """Of pods, ours whole, of others those that hold GPUs, and only that; nothing of the rest."""
-    metadata = {key: value for key, value in pod["metadata"].items() if key != "managedFields"}
-    if set(names.POD_OWNERS) & metadata.get("labels", {}).keys():
-        return {**pod, "metadata": metadata}
-    spec = pod.get("spec", {})
+    """Of pods, ours as far as it is read, of others those that hold GPUs, and only that; nothing of the rest."""
+    read = read_pod(pod)
+    if read is None or set(names.POD_OWNERS) & read["metadata"].get("labels", {}).keys():
+        return read
+    spec = read.get("spec", {})
     containers = {
         part: [{"resources": container.get("resources", {})} for container in spec.get(part, [])]
         for part in ("containers", "initContainers")
@@ -111,27 +127,34 @@ def keep_pod(pod: JsonObject) -> JsonObject | None:
     if not any(resource in limit for limit in limits for resource in GPU_RESOURCES):
         return None
     kept = ("name", "namespace", "uid", "resourceVersion")
-    return {
-        "metadata": {key: metadata[key] for key in kept},
-        "spec": {"nodeName": spec.get("nodeName", ""), **containers},
-        "status": {"phase": pod.get("status", {}).get("phase")},
-    }
+    return Read(
+        {
+            "metadata": {key: value for key, value in read["metadata"].items() if key in kept},
+            "spec": {"nodeName": spec.get("nodeName", ""), **containers},
+            "status": {"phase": read.get("status", {}).get("phase")},
+        }
+    )
 
 
-def keep_node(node: JsonObject) -> JsonObject:
+def keep_node(node: JsonObject) -> JsonObject | None:
     """Of nodes, what the inventory reads: not the heartbeat."""
-    metadata, spec, status = node["metadata"], node.get("spec", {}), node.get("status", {})
+    read = read_node(node)
+    if read is None:
+        return None
+    metadata, status = read["metadata"], read.get("status", {})
     conditions = [
         {"type": condition["type"], "status": condition["status"]}
         for condition in status.get("conditions", [])
         if condition["type"] == "Ready"
     ]
     allocatable = {key: value for key, value in status.get("allocatable", {}).items() if key in GPU_RESOURCES}
-    return {
-        "metadata": {key: metadata[key] for key in ("name", "uid", "resourceVersion", "labels") if key in metadata},
-        "spec": {key: spec[key] for key in ("unschedulable", "taints") if key in spec},
-        "status": {"allocatable": allocatable, "conditions": conditions},
-    }
+    return Read(
+        {
+            "metadata": {key: metadata[key] for key in ("name", "uid", "resourceVersion", "labels") if key in metadata},
+            "spec": read.get("spec", {}),
+            "status": {"allocatable": allocatable, "conditions": conditions},
+        }
+    )
 
 
 EVENT_SELECTIONS = ({"fieldSelector": "type=Warning"}, {"fieldSelector": "type=Normal,involvedObject.kind=RayCluster"})
@@ -140,17 +163,18 @@ EVENT_SELECTIONS = ({"fieldSelector": "type=Warning"}, {"fieldSelector": "type=N
 
 def keep_event(event: JsonObject) -> JsonObject | None:
     """Of those, warnings about what may be ours and how pods ended that KubeRay deleted."""
-    if event.get("involvedObject", {}).get("kind") not in _EXPLAINED:
+    read = read_event(event)
+    if read is None or read["involvedObject"]["kind"] not in _EXPLAINED:
         return None
-    if event.get("type") != "Warning" and event.get("reason") not in FAILED_POD_EVENTS:
+    if read.get("type") != "Warning" and read.get("reason") not in FAILED_POD_EVENTS:
         return None
-    return {**event, "metadata": {key: value for key, value in event["metadata"].items() if key != "managedFields"}}
+    return read
 
 
 def _tells_an_eviction(event: JsonObject, pod_prefixes: tuple[str, ...]) -> bool:
     """Of a RayCluster's pod that may be gone: KubeRay deletes it at once, and does not say why it had failed."""
-    pod = event.get("involvedObject", {})
-    return event.get("reason") == EVICTED and pod.get("kind") == "Pod" and pod.get("name", "").startswith(pod_prefixes)
+    pod = event["involvedObject"]
+    return event.get("reason") == EVICTED and pod["kind"] == "Pod" and pod["name"].startswith(pod_prefixes)
 
 
 def _is_absent(reading: Reading) -> bool:
@@ -159,7 +183,7 @@ def _is_absent(reading: Reading) -> bool:
 
 def _is_child(item: JsonObject, owner: JsonObject) -> bool:
     owners = item["metadata"].get("ownerReferences", [])
-    return any(reference["uid"] == owner["metadata"]["uid"] for reference in owners)
+    return any(reference["uid"] == owner["metadata"].get("uid") for reference in owners)
 
 
 def _is_inspection(job: JsonObject) -> bool:

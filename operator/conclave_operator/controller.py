@@ -16,14 +16,16 @@ from conclave.api.modeldeployment import ModelDeployment
 from conclave.manifests import names
 from conclave.manifests.settings import OperatorSettings
 from conclave.observation import JsonObject
+from conclave_cluster.cache import labels_of
 from conclave_cluster.cluster import Cluster
+from conclave_cluster.lease import LeadershipLost
 from conclave_cluster.resources import EVENT, POD, RAY_CLUSTER, Resource
 from conclave_operator.fleet import Fleet, Key
 from conclave_operator.metrics import Metrics
 from conclave_operator.reconcile import Reconciled, failures_of, reconcile
 from conclave_operator.tracing import span
 from conclave_operator.transitions import Budget, build_events
-from conclave_operator.unreadable import unreadable_status
+from conclave_operator.undecided import described, failed_status, unreadable_status
 from conclave_operator.work_queue import WorkQueue
 
 logger = logging.getLogger(__name__)
@@ -46,7 +48,7 @@ class Controller:
         clock: Callable[[], datetime] = utc_now,
     ) -> None:
         self.fleet = Fleet()
-        self.queue: WorkQueue[Key] = WorkQueue(self.process, CONCURRENCY)
+        self.queue: WorkQueue[Key] = WorkQueue(self.process, CONCURRENCY, self._failed, (LeadershipLost,))
         self._cluster = cluster
         self._settings = settings
         self._metrics = metrics
@@ -67,12 +69,31 @@ class Controller:
             self.queue.add(key)
 
     async def process(self, key: Key) -> bool:
-        """One pass over one ModelDeployment; False where it should be tried again soon."""
-        namespace, name = key
+        """One pass over one ModelDeployment; False where it should be tried again soon.
+
+        Whatever it raises is told in the object's status first. The queue then logs it and tries again.
+        """
         item = self.fleet.get(key)
         if item is None or item["metadata"].get("deletionTimestamp"):
             self._waiting_for_hardware.discard(key)
             return True  # owner references do the rest
+        try:
+            return await self._look_at(key, item)
+        except LeadershipLost:
+            raise  # nothing may be written any more
+        except Exception as error:
+            now = self._clock()
+            await self._report(key, item, failed_status(item, error, now), now)
+            raise
+
+    def _failed(self, key: Key, error: Exception) -> None:
+        """A pass raised: most likely for an object of somebody else's that nobody has foreseen."""
+        self._metrics.results.labels("internal_error").inc()
+        fields = {"namespace": key[0], "deployment": key[1], "result": "internal_error"}
+        logger.error("%s/%s: the pass failed and is tried again: %s", *key, described(error), extra=fields)
+
+    async def _look_at(self, key: Key, item: JsonObject) -> bool:
+        namespace, name = key
         began = time.monotonic()
         now = self._clock()
         with span("reconcile", {"k8s.namespace.name": namespace, "conclave.model_deployment": name}) as current:
@@ -133,14 +154,14 @@ class Controller:
         namespace = metadata.get("namespace", "")
         if resource == EVENT:
             # KubeRay names what it makes after the RayService, and we after the deployment.
-            about, _, _ = item["involvedObject"]["name"].partition(".")
+            about, _, _ = str(item.get("involvedObject", {}).get("name", "")).partition(".")
             return tuple(
                 key for key in self.fleet.known() if key[0] == namespace and f"{about}-".startswith(f"{key[1]}-")
             )
-        labels = metadata.get("labels", {})
+        labels = labels_of(item)
         owner = next((labels[label] for label in names.POD_OWNERS if label in labels), "")
         if resource == RAY_CLUSTER:
-            owner = next((reference["name"] for reference in metadata.get("ownerReferences", [])), "")
+            owner = next((reference.get("name", "") for reference in metadata.get("ownerReferences", [])), "")
         if owner:
             return self._known(namespace, owner)
         if resource.namespaced and resource != POD:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
-from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
 
 class Metrics:
@@ -20,7 +20,10 @@ class Metrics:
             registry=self.registry,
         )
         self.results = Counter(
-            "conclave_reconciles", "Reconciles by result: ok, refused, failed.", ["result"], registry=self.registry
+            "conclave_reconciles",
+            "Reconciles by result: ok, refused, failed, internal_error.",
+            ["result"],
+            registry=self.registry,
         )
         self.writes = Counter("conclave_writes", "Writes by verb and kind.", ["verb", "kind"], registry=self.registry)
 
@@ -41,6 +44,10 @@ class Metrics:
         for name, text, read in gauges:
             Gauge(name, text, registry=self.registry).set_function(read)
 
+    def watch_skipped(self, skipped: Callable[[], Iterable[tuple[str, int]]]) -> None:
+        """Objects that a cache could not read, by resource."""
+        self.registry.register(_Skipped(skipped))
+
     def watch_ages(self, ages_s: Callable[[], Iterable[tuple[str, float]]]) -> None:
         """Seconds since each cache last heard from the API server."""
         self.registry.register(_Ages(ages_s))
@@ -58,4 +65,19 @@ class _Ages:
         )
         for resource, age_s in self._ages_s():
             family.add_metric([resource], age_s)
+        yield family
+
+
+class _Skipped:
+    def __init__(self, skipped: Callable[[], Iterable[tuple[str, int]]]) -> None:
+        self._skipped = skipped
+
+    def collect(self) -> Iterable[CounterMetricFamily]:
+        family = CounterMetricFamily(
+            "conclave_skipped_objects",
+            "Versions of objects that could not be read and count as absent, or whose change could not be passed on.",
+            labels=["resource"],
+        )
+        for resource, count in self._skipped():
+            family.add_metric([resource], count)
         yield family

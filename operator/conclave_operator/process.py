@@ -12,6 +12,7 @@ import os
 import signal
 import socket
 import uuid
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,6 +23,7 @@ from pydantic import BaseModel, ConfigDict
 
 from conclave import __version__
 from conclave.errors import EnvironmentUnfit
+from conclave.kubernetes.shapes import read_job, read_raycluster
 from conclave.manifests import names
 from conclave.manifests.settings import OperatorSettings
 from conclave.observation import JsonObject
@@ -123,6 +125,7 @@ class _Leader:
         fleet, queue = self._controller.fleet, self._controller.queue
         metrics.watch(queue.__len__, fleet.__len__, lambda: lease.is_held, fleet.lag_s)
         metrics.watch_ages(self._ages_s)
+        metrics.watch_skipped(self._skipped)
 
     def _ages_s(self) -> Iterable[tuple[str, float]]:
         """The greatest of each resource, which several caches may watch."""
@@ -130,6 +133,13 @@ class _Leader:
         for cache in self._cluster.caches:
             ages_s[cache.resource.plural] = max(cache.age_s, ages_s.get(cache.resource.plural, 0.0))
         return ages_s.items()
+
+    def _skipped(self) -> Iterable[tuple[str, int]]:
+        """Of each resource, over the caches that watch it."""
+        skipped: Counter[str] = Counter()
+        for cache in self._cluster.caches:
+            skipped[cache.resource.plural] += cache.skipped
+        return skipped.items()
 
     def problem(self) -> str:
         """Why this process should be restarted; empty while it hears what it should hear."""
@@ -189,10 +199,11 @@ class _Leader:
 
     def _watch(self) -> Iterator[Cache]:
         heard = self._controller.heard
-        for resource in (RAY_SERVICE, RAY_CLUSTER):
-            yield from self._cluster.watch(resource, heard, whole)
-        for resource in (REVISION, NETWORK_POLICY, JOB):
+        yield from self._cluster.watch(RAY_SERVICE, heard, whole)  # whole where an apply compares
+        yield from self._cluster.watch(RAY_CLUSTER, heard, read_raycluster)
+        for resource in (REVISION, NETWORK_POLICY):
             yield from self._cluster.watch(resource, heard, whole, OURS)
+        yield from self._cluster.watch(JOB, heard, read_job, OURS)
         yield from self._cluster.watch(POD, heard, keep_pod)
         yield from self._cluster.watch(NODE, heard, keep_node)
         for selection in EVENT_SELECTIONS:

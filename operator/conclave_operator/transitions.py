@@ -26,8 +26,7 @@ LONGEST_MESSAGE = 1024
 
 def build_events(deployment: JsonObject, status: JsonObject, now: datetime) -> list[JsonObject]:
     """For each reported condition whose status or reason differs from what the object showed before."""
-    before = {condition["type"]: condition for condition in (deployment.get("status") or {}).get("conditions", [])}
-    after = {condition["type"]: condition for condition in status.get("conditions", [])}
+    before, after = conditions_of(deployment.get("status")), conditions_of(status)
     is_stalled = after.get(ConditionType.STALLED, {}).get("status") == "True"
     events = []
     for kind in REPORTED:
@@ -41,6 +40,13 @@ def build_events(deployment: JsonObject, status: JsonObject, now: datetime) -> l
         is_bad = new["status"] == "False" and _is_warned_of(kind, is_stalled)
         events.append(_event(deployment, new, "Warning" if is_bad else "Normal", now))
     return events
+
+
+def conditions_of(status: object) -> dict[str, JsonObject]:
+    """By type. Nothing is believed of a status that is there: anybody may have forged it."""
+    listed = status.get("conditions") if isinstance(status, dict) else None
+    conditions = listed if isinstance(listed, list) else []
+    return {str(known["type"]): known for known in conditions if isinstance(known, dict) and "type" in known}
 
 
 class Budget:

@@ -1,7 +1,8 @@
 """Keys that wait for a reconcile: each at most once, never two passes of one key at a time, a bounded number of passes.
 
 What comes in for a key that waits is coalesced; what comes in while it is worked on is worked on once more afterwards.
-Kopf's own worker limit is no such bound: an idle worker holds its place for its whole time-out.
+Kopf's own worker limit is no such bound: an idle worker holds its place for its whole time-out. An exception of a pass
+concerns its key alone.
 """
 
 from __future__ import annotations
@@ -16,11 +17,22 @@ FIRST_RETRY_S, LONGEST_RETRY_S = 1.0, 60.0
 
 
 class WorkQueue(Generic[Key]):
-    """`work(key)` answers whether it is done; if not, it is tried again after a growing delay."""
+    """`work(key)` answers whether it is done; if not, or if it raises, it is tried again after a growing delay.
 
-    def __init__(self, work: Callable[[Key], Awaitable[bool]], concurrency: int) -> None:
+    `failed` is told what it raised. What is `fatal` ends the queue instead.
+    """
+
+    def __init__(
+        self,
+        work: Callable[[Key], Awaitable[bool]],
+        concurrency: int,
+        failed: Callable[[Key, Exception], None],
+        fatal: tuple[type[Exception], ...] = (),
+    ) -> None:
         self._work = work
         self._concurrency = concurrency
+        self._failed = failed
+        self._fatal = fatal
         self._waiting: asyncio.Queue[Key] = asyncio.Queue()
         self._dirty: set[Key] = set()
         self._busy: set[Key] = set()
@@ -38,7 +50,7 @@ class WorkQueue(Generic[Key]):
                 self._waiting.put_nowait(key)
 
     async def run(self) -> None:
-        """Works for ever; the first exception of the work ends it."""
+        """Works for ever; a fatal exception of the work ends it."""
         async with asyncio.TaskGroup() as workers:
             for _ in range(self._concurrency):
                 workers.create_task(self._serve())
@@ -56,6 +68,11 @@ class WorkQueue(Generic[Key]):
             self._cancel_timer(key)
             try:
                 is_done = await self._work(key)
+            except self._fatal:
+                raise
+            except Exception as error:  # noqa: BLE001 - one key must not end the passes of all others
+                self._failed(key, error)
+                is_done = False
             finally:
                 self._busy.discard(key)
             if is_done:

@@ -74,6 +74,9 @@ class Reason(StrEnum):
     POD_REJECTED = "PodRejected"
     CLUSTER_REJECTED = "ClusterRejected"
 
+    # The operator itself.
+    INTERNAL_ERROR = "InternalError"
+
     # Weights.
     CLAIM_MISSING = "ClaimMissing"
     CLAIM_PENDING = "ClaimPending"

@@ -344,6 +344,8 @@ def _config(deployment: ModelDeployment, observed: Observed) -> dict[str, object
         )
     try:
         config: object = json.loads(text)
+    except RecursionError as error:
+        raise _RefusedError(Reason.CONFIG_INVALID, f"{where}: config.json is nested too deeply") from error
     except ValueError as error:
         raise _RefusedError(Reason.CONFIG_INVALID, f"{where}: config.json is no JSON: {error}") from error
     if not isinstance(config, dict):

@@ -15,6 +15,7 @@ from conclave.api.reasons import Reason
 from conclave.catalogue.inspected import LONGEST_REPORT_BYTES, InspectedWeights, read_report
 from conclave.catalogue.models import find_model
 from conclave.errors import InvalidInput
+from conclave.kubernetes.text import one_line
 from conclave.manifests import names
 from conclave.manifests.inspection_job import build_inspection_job, build_inspection_policy, inspection_key
 from conclave.manifests.settings import OperatorSettings
@@ -132,13 +133,13 @@ def _read_fault(message: str) -> dict[str, object]:
 
 def _refusal(reason: Reason, where: str, words: str, remedy: str) -> Refusal:
     """A pod's words are cut and cleaned: they end up in a status."""
-    shown = "".join(sign if sign.isprintable() else " " for sign in words[:_LONGEST_WORDS]).strip()
+    shown = one_line(words, _LONGEST_WORDS).strip()
     return Refusal(reason=reason, message=f"{where}: {shown}; {remedy}")
 
 
 def _pods(observed: Observed, job: JsonObject) -> list[JsonObject]:
     """Not those of an earlier Job of the same name."""
-    uid = job["metadata"]["uid"]
+    uid = job["metadata"].get("uid")
     return [
         pod
         for pod in observed.inspection_pods

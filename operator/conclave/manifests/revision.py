@@ -99,9 +99,12 @@ def read_records(revisions: Iterable[JsonObject]) -> tuple[Record, ...]:
     """Oldest first. What an edit made unreadable counts as absent."""
     records = []
     for revision in revisions:
+        data = revision.get("data")
+        if not isinstance(data, dict):
+            continue
         try:
-            about = {"number": revision["revision"], "name": revision["metadata"]["name"]}
-            records.append(Record.model_validate({**revision.get("data", {}), **about}))
+            about = {"number": revision.get("revision"), "name": revision["metadata"]["name"]}
+            records.append(Record.model_validate({**data, **about}))
         except ValidationError:
             continue
     return tuple(sorted(records, key=lambda record: record.number))
@@ -111,7 +114,7 @@ def superseded(revisions: Iterable[JsonObject], current: JsonObject) -> tuple[Js
     """Revisions beyond the history, the current one not counted."""
     name = current["metadata"]["name"]
     others = [revision for revision in revisions if revision["metadata"]["name"] != name]
-    others.sort(key=lambda revision: int(revision["revision"]), reverse=True)
+    others.sort(key=lambda revision: int(revision.get("revision", 0)), reverse=True)
     return tuple(others[HISTORY - 1 :])
 
 

@@ -5,11 +5,11 @@ The directory's name is a hash of what was asked for, so that another address or
 
 from __future__ import annotations
 
-from decimal import Decimal
 from ipaddress import AddressValueError, IPv4Address
 from urllib.parse import urlsplit
 
 from conclave.api.modeldeployment import Cache, ModelDeployment, ObjectStoreSource, PersistentVolumeClaimSource
+from conclave.kubernetes.quantities import BINARY, DECIMAL, parse_quantity
 from conclave.manifests import names
 from conclave.manifests.network_policy import dns_rule
 from conclave.manifests.objects import content_hash, metadata, without_empty
@@ -17,12 +17,6 @@ from conclave.manifests.settings import OperatorSettings
 from conclave.observation import JsonObject
 
 _DEFAULT_PORTS = {"http": 80, "https": 443}
-_BINARY, _DECIMAL = ("", "Ki", "Mi", "Gi", "Ti", "Pi"), ("", "k", "M", "G", "T", "P")
-_UNITS = {
-    "m": Decimal("0.001"),
-    **{suffix: Decimal(1000**power) for power, suffix in enumerate(_DECIMAL)},
-    **{suffix: Decimal(1024**power) for power, suffix in enumerate(_BINARY)},
-}
 
 
 def weights_key(deployment: ModelDeployment) -> str:
@@ -59,10 +53,10 @@ def build_cache_claim(deployment: ModelDeployment, cache: Cache) -> JsonObject:
 
 def canonical(quantity: str) -> str:
     """As the API server writes it, so that a claim of 1024Gi, which it calls 1Ti, is not taken for a changed one."""
-    digits = quantity.rstrip("mkKMGTi")
-    unit = quantity[len(digits) :]
-    amount = Decimal(digits) * _UNITS[unit]
-    step, suffixes = (1024, _BINARY) if unit in _BINARY[1:] and amount >= 1024 else (1000, _DECIMAL)
+    amount = parse_quantity(quantity)
+    if amount is None:
+        return quantity
+    step, suffixes = (1024, BINARY) if quantity.endswith("i") and amount >= 1024 else (1000, DECIMAL)
     if amount % 1:
         return f"{amount * 1000:f}".partition(".")[0] + "m"
     power = 0
@@ -72,9 +66,8 @@ def canonical(quantity: str) -> str:
 
 
 def size_gib(quantity: str) -> float:
-    """A quantity of bytes in GiB."""
-    digits = quantity.rstrip("mkKMGTi")
-    return float(Decimal(digits) * _UNITS[quantity[len(digits) :]] / 2**30)
+    """A quantity of bytes in GiB; 0 where it is none."""
+    return float((parse_quantity(quantity) or 0) / 2**30)
 
 
 def build_download_policy(

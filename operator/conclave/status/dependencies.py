@@ -157,7 +157,7 @@ def cluster_rejected(scene: Scene) -> Finding | None:
         return Finding(
             condition=ConditionType.PROVISIONED,
             reason=Reason.CLUSTER_REJECTED,
-            subject=scene.name_of(item["kind"], item["metadata"]["name"]),
+            subject=scene.name_of(item.get("kind", "object"), item["metadata"]["name"]),
             seen=f"KubeRay refuses it: {words}",
             remedy=f"the installed KubeRay may be another than {kuberay.TRIED_VERSION}, for which it was built",
         )

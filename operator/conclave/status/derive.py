@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from conclave.api.modeldeployment import Condition, ModelDeployment, ModelDeploymentStatus
 from conclave.api.plan import Plan
 from conclave.api.reasons import ConditionType, Reason
+from conclave.kubernetes.text import one_line
 from conclave.manifests import names
 from conclave.observation import Decision, JsonObject, Observed, Outcome
 from conclave.status.egress import egress_enforced
@@ -210,11 +211,7 @@ def _condition(deployment: ModelDeployment, kind: ConditionType, verdict: Verdic
         type=kind,
         status=verdict.status,
         reason=verdict.reason,
-        message=_bounded(verdict.message),
+        message=one_line(verdict.message, _LONGEST_MESSAGE),
         observed_generation=deployment.metadata.generation,
         last_transition_time=since,
     )
-
-
-def _bounded(message: str) -> str:
-    return message if len(message) <= _LONGEST_MESSAGE else message[: _LONGEST_MESSAGE - 1] + "…"

@@ -90,7 +90,7 @@ def _untested(workers: list[JsonObject]) -> str:
 
 
 def _has_canary(pod: JsonObject) -> bool:
-    return any(item["name"] == names.CANARY_CONTAINER for item in pod.get("spec", {}).get("initContainers", []))
+    return any(item.get("name") == names.CANARY_CONTAINER for item in pod.get("spec", {}).get("initContainers", []))
 
 
 def _ports_to_anywhere(scene: Scene) -> set[int]:
@@ -100,7 +100,7 @@ def _ports_to_anywhere(scene: Scene) -> set[int]:
         port["port"]
         for policy in scene.observed.network_policies
         if policy["metadata"]["name"] == name
-        for rule in policy["spec"].get("egress", [])
+        for rule in policy.get("spec", {}).get("egress", [])
         if not rule.get("to")
         for port in rule.get("ports", [])
         if isinstance(port.get("port"), int)

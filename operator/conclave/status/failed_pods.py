@@ -19,7 +19,8 @@ from conclave.status.pods import LONGEST_MESSAGE, events_about, find_raycluster,
 
 _FAILED = re.compile(
     r"Deleted (?P<kind>head|worker) Pod [^/\s]+/(?P<pod>[^;\s]+); .*?"
-    r"Ray container terminated status: &ContainerStateTerminated\{ExitCode:(?P<code>-?\d+),Signal:-?\d+,"
+    r"Ray container terminated status: &ContainerStateTerminated\{"
+    r"ExitCode:(?P<code>-?[0-9]{1,10}),Signal:-?[0-9]{1,10},"
     r"Reason:(?P<reason>\w*),Message:(?P<message>.*),"
     r"StartedAt:(?P<started>[^,]*),FinishedAt:(?P<finished>[^,]*),ContainerID:[^,]*,\}",
     re.DOTALL,

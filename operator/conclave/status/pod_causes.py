@@ -165,7 +165,7 @@ def _mending(scene: Scene, container: ContainerState, reason: Reason) -> str:
 
 
 def _what_follows_mending(scene: Scene, pod: JsonObject) -> str:
-    if all(item["name"] != names.AWAIT_CONTAINER for item in pod.get("spec", {}).get("initContainers", [])):
+    if all(item.get("name") != names.AWAIT_CONTAINER for item in pod.get("spec", {}).get("initContainers", [])):
         return "they are looked at again whenever the pod is made anew"  # of an older build
     command = f"kubectl -n {scene.deployment.metadata.namespace} logs {pod['metadata']['name']}"
     return (
@@ -301,7 +301,7 @@ def head_unreachable(scene: Scene) -> Finding | None:
 
 def _awaited_address(pod: JsonObject) -> str:
     for container in pod.get("spec", {}).get("initContainers", []):
-        if container["name"] == names.HEAD_WAIT_CONTAINER:
+        if container.get("name") == names.HEAD_WAIT_CONTAINER:
             found = _AWAITED_ADDRESS.search(" ".join((*container.get("command", []), *container.get("args", []))))
             return f"at {found[1]}" if found else "of its head"
     return "of its head"
@@ -353,7 +353,7 @@ def _ran_out_of_memory(container: ContainerState) -> bool:
 def _memory_limit(pod: JsonObject, name: str) -> str:
     spec = pod.get("spec", {})
     for container in (*spec.get("initContainers", []), *spec.get("containers", [])):
-        if container["name"] == name:
+        if container.get("name") == name:
             return str(container.get("resources", {}).get("limits", {}).get("memory", "unknown size"))
     return "unknown size"
 
@@ -365,7 +365,7 @@ def _wants(pod: JsonObject) -> str:
         f"{amount} {resource}"
         for container in spec.get("containers", [])
         for resource, amount in sorted(container.get("resources", {}).get("requests", {}).items())
-        if container["name"] == names.RAY_CONTAINER
+        if container.get("name") == names.RAY_CONTAINER
     ]
     required = spec.get("affinity", {}).get("nodeAffinity", {}).get("requiredDuringSchedulingIgnoredDuringExecution")
     terms = [

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from conclave.api.modeldeployment import Toleration
-from conclave_cluster.inventory import gpus_of, make_inventory
+from conclave_cluster.inventory import MOST_GPUS, gpus_of, make_inventory
 
 Json = dict[str, Any]
 H100 = "NVIDIA-H100-80GB-HBM3"
@@ -26,7 +26,7 @@ def pod(uid: str, *limits: str, node_name: str = "n", phase: str = "Running", in
         return [{"resources": {"limits": {"nvidia.com/gpu": amount}}} for amount in amounts]
 
     spec = {"nodeName": node_name, "containers": containers(limits), "initContainers": containers(init)}
-    return {"metadata": {"uid": uid}, "spec": spec, "status": {"phase": phase}}
+    return {"metadata": {"name": f"pod-{uid}", "uid": uid}, "spec": spec, "status": {"phase": phase}}
 
 
 @pytest.mark.parametrize(
@@ -40,6 +40,11 @@ def pod(uid: str, *limits: str, node_name: str = "n", phase: str = "Running", in
         ([pod("a", "2", node_name="elsewhere")], 8),
         ([pod("a", "1", init=("4",))], 4),
         ([pod("a", "8"), pod("b", "8")], 0),
+        ([pod("a", "1k")], 0),
+        ([pod("a", "3000m")], 5),
+        ([pod("a", "-8")], 8),
+        ([pod("a", "1e999999999")], 0),
+        ([pod("a", "many")], 0),
     ],
     ids=[
         "nobody is there",
@@ -50,6 +55,11 @@ def pod(uid: str, *limits: str, node_name: str = "n", phase: str = "Running", in
         "a pod of another node",
         "an init container's larger share counts",
         "never below none",
+        "1k is a thousand",
+        "3000m are three",
+        "fewer than none is none",
+        "more than there are is all",
+        "what is no quantity may be all",
     ],
 )
 def test_free_is_what_no_other_pod_holds(pods: list[Json], free: int) -> None:
@@ -125,6 +135,32 @@ def test_memory_of_one_gpu(labels: Json, resource: str, accelerator: str, gib: t
     (found,) = make_inventory([node(labels, resource=resource)], []).nodes
     assert found.accelerator == accelerator
     assert gib[0] <= found.memory_bytes / 2**30 <= gib[1]
+
+
+@pytest.mark.parametrize(
+    ("amount", "gpus"),
+    [
+        ("8", 8),
+        ("1k", 1000),
+        ("8000m", 8),
+        (8, 8),
+        ("-8", None),
+        ("0", None),
+        ("many", None),
+        ("1e999999999", MOST_GPUS),
+    ],
+)
+def test_gpus_of_a_node_are_a_quantity(amount: object, gpus: int | None) -> None:
+    told = node()
+    told["status"]["allocatable"] = {"nvidia.com/gpu": amount}
+    assert [found.gpus for found in make_inventory([told], []).nodes] == ([] if gpus is None else [gpus])
+
+
+@pytest.mark.parametrize("memory", ["²", "9" * 5000, "-1", "8e4", "1Ki", ""])
+def test_memory_that_is_none_is_the_catalogue_s(memory: str) -> None:
+    labels = {"nvidia.com/gpu.product": H100, "nvidia.com/gpu.memory": memory}
+    (found,) = make_inventory([node(labels)], []).nodes
+    assert 79 <= found.memory_bytes / 2**30 <= 79.7
 
 
 def test_nodes_without_a_product_or_without_gpus_do_not_count() -> None:

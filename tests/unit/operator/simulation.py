@@ -32,7 +32,7 @@ H100 = "NVIDIA-H100-80GB-HBM3"
 WATCHED = (CLAIM, CONFIG_MAP, EVENT, NETWORK_POLICY, NODE, POD, RAY_CLUSTER, RAY_SERVICE, REVISION, SECRET)
 
 
-class Crash(Exception):
+class Crash(BaseException):
     """The operator dies here."""
 
 

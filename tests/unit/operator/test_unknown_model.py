@@ -200,7 +200,7 @@ VERDICTS = {
     "words that break lines": (
         fault("ConfigInvalid", "a\n\x1b[31mb\ud800"),
         "ConfigInvalid",
-        "path own: a  [31mb; it is",
+        "path own: a b; it is",
     ),
     "words without an end": (
         fault("ConfigInvalid", "x" * 3900),

@@ -5,20 +5,26 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from conclave_cluster.lease import LeadershipLost
 from conclave_operator import work_queue
 from conclave_operator.work_queue import WorkQueue
+
+
+def unexpected(key: str, error: Exception) -> None:
+    raise AssertionError(f"the work on {key} failed") from error
 
 
 def run(
     work: Callable[[str], Awaitable[bool]], drive: Callable[[WorkQueue[str]], Awaitable[None]], workers: int = 4
 ) -> None:
     async def main() -> None:
-        queue: WorkQueue[str] = WorkQueue(work, workers)
+        queue: WorkQueue[str] = WorkQueue(work, workers, unexpected)
         running = asyncio.create_task(queue.run())
         try:
             async with asyncio.timeout(20):
@@ -102,15 +108,55 @@ def test_what_is_not_done_is_tried_again_and_a_success_forgets_the_delay(monkeyp
     assert tries == 3
 
 
-def test_an_error_of_the_work_ends_the_queue() -> None:
+def test_an_error_concerns_its_key_which_is_tried_again_later_and_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(work_queue, "FIRST_RETRY_S", 0.01)
+    failed: list[tuple[str, str]] = []
+    tries: Counter[str] = Counter()
+    delays_s: list[float] = []
+
+    async def work(key: str) -> bool:
+        tries[key] += 1
+        if key == "hostile" and tries[key] <= 3:
+            raise KeyError("metadata")
+        return True
+
+    async def main() -> None:
+        queue: WorkQueue[str] = WorkQueue(work, 1, lambda key, error: failed.append((key, type(error).__name__)))
+        loop = asyncio.get_running_loop()
+        call_later = loop.call_later
+
+        def noted(delay_s: float, *arguments: Any) -> asyncio.TimerHandle:
+            delays_s.append(delay_s)
+            return call_later(delay_s, *arguments)
+
+        running = asyncio.create_task(queue.run())
+        async with asyncio.timeout(20):
+            for key in ("hostile", "other"):
+                queue.add(key)
+            await asyncio.sleep(0)
+            monkeypatch.setattr(loop, "call_later", noted)
+            while tries["hostile"] < 4 or tries["other"] < 1:  # noqa: ASYNC110 - between two tries nothing is in the queue
+                await asyncio.sleep(0.002)
+            await queue.idle()
+        assert not running.done()
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+
+    asyncio.run(main())
+    assert failed == [("hostile", "KeyError")] * 3
+    assert tries == {"hostile": 4, "other": 1}
+    assert [delay_s for delay_s in delays_s if delay_s >= 0.01] == [0.01, 0.02, 0.04]
+
+
+def test_what_is_fatal_ends_the_queue() -> None:
     async def main() -> None:
         async def work(_: str) -> bool:
-            raise KeyError("programming error")
+            raise LeadershipLost("another one leads")
 
-        queue: WorkQueue[str] = WorkQueue(work, 2)
+        queue: WorkQueue[str] = WorkQueue(work, 2, unexpected, (LeadershipLost,))
         queue.add("a")
         with pytest.raises(ExceptionGroup) as raised:
             await asyncio.wait_for(queue.run(), 5)
-        assert raised.group_contains(KeyError)
+        assert raised.group_contains(LeadershipLost)
 
     asyncio.run(main())
