@@ -7,6 +7,7 @@ look. Read by `record_check`. What builds once wrote stays allowed for ever: mod
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Annotated, Literal
 
@@ -15,7 +16,7 @@ from pydantic.alias_generators import to_camel
 
 from conclave.api.rules import BrokenRulesError
 from conclave.manifests import names
-from conclave.manifests.pods import FIXED_ENVIRONMENT, HOME, api_token_volume, engine_probe
+from conclave.manifests.pods import FIXED_ENVIRONMENT, HOME, SCRATCH_MOUNTS, api_token_volume, engine_probe
 from conclave.manifests.serving_arguments import (
     CONNECTIONS_EXEMPT_VARIABLE,
     CONNECTIONS_PER_ADDRESS_VARIABLE,
@@ -42,6 +43,17 @@ FREE_VARIABLES = (
     "RAY_SERVE_TRACING_SAMPLING_RATIO",
 )
 """Those whose value the spec or the operator's settings say."""
+_PATHS = {
+    **{mount["name"]: mount["mountPath"] for mount in SCRATCH_MOUNTS},
+    "shared-memory": "/dev/shm",  # noqa: S108 - a volume of the pod's own
+    names.TOKEN_VOLUME: names.TOKEN_DIRECTORY,
+    names.API_TOKEN_VOLUME: names.API_TOKEN_DIRECTORY,
+}
+"""Where each volume is mounted; those of weights below /models, where nothing looks for programs."""
+_EMPTY = (*(mount["name"] for mount in SCRATCH_MOUNTS), "shared-memory")
+"""Volumes of the pod's own."""
+_WEIGHTS_VOLUME = re.compile(rf"{names.WEIGHTS_VOLUME}(-[0-9]+)?")
+_WEIGHTS_PATH = re.compile(r"/models(/(?!\.)[A-Za-z0-9._+=@-]+)+")
 PROGRAMS = ("conclave_serving.egress_canary", "conclave_weights")
 """What init containers run: `python -m` one of these."""
 
@@ -118,6 +130,15 @@ class _Mount(_Recorded):
     mount_path: str
     read_only: bool = False
     sub_path: str = ""
+
+    @model_validator(mode="after")
+    def _is_where_builds_mount_it(self) -> _Mount:
+        path = _PATHS.get(self.name)
+        if path != self.mount_path and not (
+            path is None and _WEIGHTS_VOLUME.fullmatch(self.name) and _WEIGHTS_PATH.fullmatch(self.mount_path)
+        ):
+            raise BrokenRulesError([f"no build mounts the volume {self.name!r} at {self.mount_path!r}"])
+        return self
 
 
 class _Port(_Recorded):
@@ -212,6 +233,16 @@ class Volume(_Recorded):
     persistent_volume_claim: _ClaimVolume | None = None
     image: _ImageVolume | None = None
     projected: Annotated[JsonObject, AfterValidator(_is_api_token)] | None = None
+
+    @model_validator(mode="after")
+    def _is_of_its_kind(self) -> Volume:
+        kinds = {"secret": (names.TOKEN_VOLUME,), "projected": (names.API_TOKEN_VOLUME,), "empty_dir": _EMPTY}
+        for kind in self.model_fields_set - {"name"}:
+            if self.name not in kinds.get(kind, ()) and not (
+                kind not in kinds and _WEIGHTS_VOLUME.fullmatch(self.name)
+            ):
+                raise BrokenRulesError([f"the volume {self.name!r} of no build is of the kind {to_camel(kind)}"])
+        return self
 
 
 class _Named(_Recorded):

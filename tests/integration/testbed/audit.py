@@ -60,7 +60,9 @@ class AuditLog:
         """Requests after a mark, by one user (whole name) or all; a long watch appears as soon as it has begun."""
         found: dict[str, Request] = {}
         with self.path.open("rb") as log:
-            log.seek(since)
+            log.seek(max(since - 1, 0))
+            if since:
+                log.readline()  # nothing but its end, or the rest of a line that was still being written
             for line in log:
                 if not line.endswith(b"\n"):
                     break  # still being written

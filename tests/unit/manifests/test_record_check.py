@@ -56,8 +56,8 @@ ENGINE = (*WORKER, "spec", "containers", 0)
 STEP = (*WORKER, "spec", "initContainers", 0)
 
 
-def adds_volume(**kind: Any) -> Forgery:
-    return lambda data: pods(data["rayservice"])[1]["volumes"].append({"name": "forged", **kind})
+def adds_volume(name: str = "weights-9", **kind: Any) -> Forgery:
+    return lambda data: pods(data["rayservice"])[1]["volumes"].append({"name": name, **kind})
 
 
 def goes_back_to_the_former_secret(data: JsonObject) -> None:
@@ -135,7 +135,14 @@ FORGED: dict[str, tuple[Forgery, str]] = {
     "a directory of the host": (adds_volume(hostPath={"path": "/"}), "hostPath: no build has written this field"),
     "a directory of another machine": (adds_volume(nfs={"server": "a", "path": "/"}), "nfs: no build has written"),
     "a volume of a driver": (adds_volume(csi={"driver": "secrets-store.csi.k8s.io"}), "csi: no build has written"),
-    "another Secret": (adds_volume(secret={"secretName": "admin", "defaultMode": 288}), "mount Secret admin, expected"),
+    "another Secret": (
+        adds_volume("endpoint-token", secret={"secretName": "admin", "defaultMode": 288}),
+        "mount Secret admin, expected",
+    ),
+    "a Secret as weights": (
+        adds_volume(secret={"secretName": "admin", "defaultMode": 288}),
+        "the volume 'weights-9' of no build is of the kind secret",
+    ),
     "another Secret as the token": (sets("admin", "token_secret"), "expected admin"),
     "a Secret whose name anybody can guess": (
         goes_back_to_the_former_secret,
@@ -144,6 +151,30 @@ FORGED: dict[str, tuple[Forgery, str]] = {
     "a claim that it may write": (
         adds_volume(persistentVolumeClaim={"claimName": "weights", "readOnly": False}),
         "persistentVolumeClaim.readOnly",
+    ),
+    "a claim in place of the home": (
+        lambda data: pods(data["rayservice"])[1]["volumes"].append(
+            {"name": "home", "persistentVolumeClaim": {"claimName": "weights", "readOnly": True}}
+        ),
+        "the volume 'home' of no build is of the kind persistentVolumeClaim",
+    ),
+    "weights where Python looks for modules": (
+        lambda data: pods(data["rayservice"])[1]["containers"][0]["volumeMounts"].append(
+            {"name": "weights", "mountPath": "/home/conclave/.local", "readOnly": True}
+        ),
+        "no build mounts the volume 'weights' at '/home/conclave/.local'",
+    ),
+    "weights above their directory": (
+        lambda data: pods(data["rayservice"])[1]["containers"][0]["volumeMounts"].append(
+            {"name": "weights", "mountPath": "/models/../usr/lib", "readOnly": True}
+        ),
+        "no build mounts the volume 'weights' at '/models/../usr/lib'",
+    ),
+    "a Secret at another place": (
+        lambda data: pods(data["rayservice"])[1]["containers"][0]["volumeMounts"].append(
+            {"name": "endpoint-token", "mountPath": "/models/weights", "readOnly": True}
+        ),
+        "no build mounts the volume 'endpoint-token' at '/models/weights'",
     ),
     "a token for another audience": (
         adds_volume(projected={"sources": [{"serviceAccountToken": {"path": "token", "audience": "vault"}}]}),
