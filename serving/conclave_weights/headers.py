@@ -19,6 +19,8 @@ from conclave_weights.regular_files import open_to_read
 
 MAX_HEADER_BYTES = 100_000_000
 """The safetensors format's own limit."""
+_MOST_DIMENSIONS = 64
+"""As torch has it; the product of very many takes hours."""
 DTYPE_BITS = {
     "F64": 64, "I64": 64, "U64": 64, "C64": 64, "F32": 32, "I32": 32, "U32": 32,
     "BF16": 16, "F16": 16, "I16": 16, "U16": 16,
@@ -88,7 +90,7 @@ def _parse(text: bytes) -> tuple[dict[str, TensorHeader], int]:
     reached = 0
     for name, (begin, end) in sorted(spans.items(), key=lambda item: item[1]):
         if begin != reached:
-            raise ValueError(f"{name}: data from byte {begin}, expected {reached}")
+            raise ValueError(f"{name:.100}: data from byte {begin}, expected {reached}")
         reached = end
     tensors = {
         name: TensorHeader(str(header[name]["dtype"]), tuple(header[name]["shape"]), end - begin)
@@ -100,11 +102,15 @@ def _parse(text: bytes) -> tuple[dict[str, TensorHeader], int]:
 def _span(name: str, entry: Mapping[str, Any]) -> tuple[int, int]:
     """Begin and end of the tensor's data, counted from the header's end."""
     (begin, end), shape = entry["data_offsets"], entry["shape"]
-    if not all(type(number) is int and number >= 0 for number in (begin, end - begin, *shape)):
-        raise ValueError(f"{name}: offsets {begin}, {end} and shape {shape}, expected whole numbers in order")
+    if len(shape) > _MOST_DIMENSIONS:
+        raise ValueError(f"{name:.100}: {len(shape)} dimensions, expected at most {_MOST_DIMENSIONS}")
+    if not all(type(number) is int and 0 <= number < 2**63 for number in (begin, end - begin, *shape)):
+        raise ValueError(
+            f"{name:.100}: offsets {begin!r:.40}, {end!r:.40} and shape {shape!r:.200}, expected whole numbers in order"
+        )
     bits = DTYPE_BITS.get(entry["dtype"])
     if bits is not None and (end - begin) * 8 != bits * math.prod(shape):
-        raise ValueError(f"{name}: {end - begin} bytes for shape {shape} of {entry['dtype']}")
+        raise ValueError(f"{name:.100}: {end - begin} bytes for shape {shape} of {entry['dtype']}")
     return begin, end
 
 

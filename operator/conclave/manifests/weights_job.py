@@ -2,7 +2,7 @@
 
 Its pod holds no Kubernetes token, so it tells how far it is by ending: the download is cut into init containers, each
 of which ends at so many percent (docs/adr/0009). It is created once under a name made of its content, and kept: a Job
-that is gone is made again and ends at once, since the weights bear their name only when they are whole.
+that is gone is made again, compares what is there with the digest, and fetches nothing where that is what it was.
 """
 
 from __future__ import annotations

@@ -210,6 +210,30 @@ WEIGHTS_FILES = st.lists(
 )
 
 
+ANY_NAMES = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1)
+"""As a file system takes them: with the line feeds that end the digest's lines."""
+SPLICES = st.sampled_from(["a", "a\n", "a\nb", "1", f"1\n{'0' * 64}", f"{'0' * 64}\na"])
+
+
+@given(
+    *[
+        st.lists(
+            st.builds(
+                WeightsFile,
+                path=ANY_NAMES | SPLICES,
+                size_bytes=st.integers(0, 3),
+                sha256=st.sampled_from(["0" * 64, "1" * 64]),
+            ),
+            max_size=4,
+            unique_by=lambda file: file.path,
+        )
+    ]
+    * 2
+)
+def test_no_name_makes_two_sets_one_digest(one: list[WeightsFile], other: list[WeightsFile]) -> None:
+    assert (digest_of(one) == digest_of(other)) == (sorted(one) == sorted(other))
+
+
 @given(WEIGHTS_FILES, WEIGHTS_FILES)
 def test_two_sets_have_one_digest_exactly_when_nothing_differs(
     one: list[WeightsFile], other: list[WeightsFile]

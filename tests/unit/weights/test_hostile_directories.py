@@ -13,8 +13,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from conclave_weights import regular_files
+from conclave_weights.__main__ import _failure, _write
 from conclave_weights.adapter import check_adapter
 from conclave_weights.awaiting import look, verify_whole
 from conclave_weights.convert.arrays import find_arrays
@@ -202,6 +205,19 @@ def test_a_message_about_very_many_files_is_cut_at_once(weights: Path, tmp_path:
     report = (tmp_path / "report").read_bytes()
     assert len(report) <= 4096
     assert json.loads(report)["error"] == "DigestMismatch"
+
+
+@given(st.text(st.characters(exclude_categories=[]), max_size=300), st.integers(1, 10_000))
+def test_whatever_an_error_says_its_report_is_json_that_kubernetes_keeps_whole(
+    tmp_path_factory: pytest.TempPathFactory, words: str, times: int
+) -> None:
+    """A file's name may hold half a surrogate pair, an escape sequence, or any number of signs of many bytes."""
+    path = tmp_path_factory.getbasetemp() / "report"
+    _write(path, _failure(WeightsUnfit(words * times)))
+    assert len(path.read_bytes()) <= 4096
+    told = json.loads(path.read_bytes())
+    assert told["error"] == "WeightsUnfit"
+    assert (words * times).startswith(told["message"])
 
 
 OPENERS = {"open", "read_bytes", "read_text", "write_bytes", "write_text", "fromfile", "memmap", "load", "copyfile"}
