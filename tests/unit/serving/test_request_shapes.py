@@ -240,6 +240,8 @@ def test_what_real_clients_send_gets_through(name: str) -> None:
     left = json.dumps(kept)
     assert not [key for key in dropped if f'"{key}":' in left]
     assert [message["role"] for message in kept["messages"]] == [m["role"] for m in REAL[name]["messages"]]
+    calls = [call for message in kept["messages"] for call in message.get("tool_calls") or ()]
+    assert {call["type"] for call in calls} <= {"function"}  # vLLM refuses a call without a type
 
 
 @given(st.from_regex(r"[A-Za-z0-9_.-]{1,64}", fullmatch=True))
@@ -255,7 +257,7 @@ NAMED: dict[str, Callable[[str], dict[str, Any]]] = {
         tool_choice={"type": "function", "function": {"name": name}},
     ),
     "an earlier call": lambda name: chat(
-        {"role": "assistant", "tool_calls": [{"function": {"name": name, "arguments": "{}"}}]}
+        {"role": "assistant", "tool_calls": [{"id": "1", "function": {"name": name, "arguments": "{}"}}]}
     ),
     "a tool's answer": lambda name: chat({"role": "tool", "content": "x", "name": name}),
 }
@@ -306,6 +308,10 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "a function call of the old kind": (
         chat({"role": "assistant", "content": "x", "function_call": {"name": "f", "arguments": "{}"}}),
         "'messages[0].function_call' is not accepted: tool_calls has taken its place.",
+    ),
+    "a call without an id": (
+        chat({"role": "assistant", "tool_calls": [{k: v for k, v in CALL.items() if k != "id"}]}),
+        "'messages[0].tool_calls[0].id' is required.",
     ),
     "a custom call": (
         chat(
