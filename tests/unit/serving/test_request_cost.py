@@ -85,7 +85,7 @@ COSTLIEST: dict[str, tuple[Endpoint, Callable[[], bytes]]] = {
                 "messages": [{"role": "user", "content": "x"}],
                 "tools": [
                     {"type": "function", "function": {"name": "f", "parameters": {"items": [{}] * 600}}}
-                    for _ in range(120)
+                    for _ in range(100)
                 ],
             }
         ),
