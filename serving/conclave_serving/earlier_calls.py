@@ -10,23 +10,22 @@ from collections.abc import Iterator
 from typing import Any
 
 from conclave_serving.field_limits import refusal
-from conclave_serving.strict_json import PAIR, Outline, decode
+from conclave_serving.strict_json import PAIR, Bounds, Outline, decode
 
 NOTHING = "{}"
 
 
-def mend_arguments(messages: list[dict[str, Any]], *, max_values: int, max_depth: int) -> None:
+def mend_arguments(messages: list[dict[str, Any]], bounds: Bounds) -> None:
     """Replace in place what is no JSON object; a RequestError where all together are too large, or one is too deep."""
-    values = 0
-    for place, function in _calls(messages):
-        text = function["arguments"].encode()
-        outline = Outline.of(text)
-        values += outline.values
-        if values > max_values:
-            raise refusal("messages", f"holds more than {max_values} JSON values in the arguments of tool calls")
-        beyond = outline.beyond(max_depth)
+    calls = [(place, function, function["arguments"].encode()) for place, function in _calls(messages)]
+    outlines = [Outline.of(text) for _, _, text in calls]
+    excess = Outline(b"".join(outline.marks for outline in outlines)).excess(bounds)
+    if excess is not None:
+        raise refusal("messages", f"holds {excess} in the arguments of tool calls")
+    for (place, function, text), outline in zip(calls, outlines, strict=True):
+        beyond = outline.beyond(bounds.depth)
         if PAIR in beyond:
-            raise refusal(f"{place}.arguments", f"is nested deeper than {max_depth} levels")
+            raise refusal(f"{place}.arguments", f"is nested deeper than {bounds.depth} levels")
         if beyond or not isinstance(decode(text), dict):
             function["arguments"] = NOTHING
 

@@ -98,8 +98,7 @@ class Edge:
             return await asyncio.get_running_loop().run_in_executor(self._thread, self._check, endpoint, body)
 
     def _check(self, endpoint: Endpoint, body: bytes) -> dict[str, Any]:
-        request = parse_object(body, max_depth=LIMITS.json_depth, max_values=LIMITS.json_values[endpoint])
-        return LIMITS.check(endpoint, request, self._models)
+        return LIMITS.check(endpoint, parse_object(body, LIMITS.json_bounds(endpoint)), self._models)
 
     async def _pass_on(self, inner: Scope, receive: Receive, reply: Send) -> None:
         request = inner.get(REQUEST)

@@ -107,7 +107,7 @@ class Shape(Data):
 
     told_by: str | None = None
     default: str | None = None
-    """The kind where the key that tells it is absent."""
+    """The kind where the key that tells it is absent; the key is added, since vLLM wants it."""
     keys: dict[str, FieldLimit] = {}
     kinds: dict[str, dict[str, FieldLimit]] = {}
     dropped: dict[str, str] = {}
@@ -118,11 +118,11 @@ class Shape(Data):
         _check_type(place, value, ("object",))
         kind = self._kind(place, value)
         keys = self.keys if kind is None else {**self.keys, **self.kinds[kind]}
-        kept = {}
+        kept: dict[str, Any] = {} if self.told_by is None else {self.told_by: kind}
         for key, item in value.items():
             if key == self.told_by:
-                kept[key] = kind
-            elif key in keys:
+                continue
+            if key in keys:
                 limit = keys[key]
                 absent = item is None and not limit.required
                 kept[key] = None if absent else limit.kept(f"{place}.{key}", item, shapes)

@@ -16,8 +16,16 @@ from conclave_serving.earlier_calls import mend_arguments
 from conclave_serving.errors import invalid, unknown_model
 from conclave_serving.field_limits import Data, Endpoint, FieldLimit, Shape, check_number, refusal
 from conclave_serving.schema_limits import SchemaLimits
+from conclave_serving.strict_json import Bounds
 
 FIELD_NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")
+
+
+class Cost(Data):
+    """What one request takes at the edge at most: measured, and no figure that anything is refused by."""
+
+    cpu_ms: int
+    memory_bytes: int
 
 
 class RequestLimits(Data):
@@ -28,13 +36,19 @@ class RequestLimits(Data):
     bodies_bytes: int
     inline_bytes: int
     json_depth: int
+    json_containers: int
     json_values: dict[Endpoint, int]
+    cost: dict[Endpoint, Cost]
     sequences: int
     fields: dict[str, FieldLimit]
     shapes: dict[str, Shape]
     schema_: SchemaLimits
     ignored: dict[str, str]
     forbidden: dict[str, str]
+
+    def json_bounds(self, endpoint: Endpoint) -> Bounds:
+        """Of a body, and of all tool arguments in it together."""
+        return Bounds(self.json_depth, self.json_containers, self.json_values[endpoint])
 
     def check(self, endpoint: Endpoint, request: dict[str, Any], models: Collection[str]) -> dict[str, Any]:
         """The request without what is ignored; a RequestError where anything is out of bounds."""
@@ -69,7 +83,7 @@ class RequestLimits(Data):
         """Rules over more than one field."""
         prompts = 1
         if endpoint == "chat":
-            mend_arguments(request["messages"], max_values=self.json_values[endpoint], max_depth=self.json_depth)
+            mend_arguments(request["messages"], self.json_bounds(endpoint))
         else:
             prompts = _count_prompts(request["prompt"], self.fields["prompt"])
             if request.get("echo") and request.get("logprobs") is not None:
@@ -116,6 +130,9 @@ def limits_page() -> str:
         f"| `{name}` | {', '.join(limit.endpoints)} | {' or '.join(limit.types)} | {_bounds(limit)} |"
         for name, limit in limits.fields.items()
     ]
+    edge_costs = "; ".join(
+        f"{endpoint} {cost.cpu_ms} ms and {cost.memory_bytes} bytes" for endpoint, cost in limits.cost.items()
+    )
     return "\n".join(
         [
             "# Request limits",
@@ -129,7 +146,10 @@ def limits_page() -> str:
             f"- all bodies that an ingress replica reads at one time: {limits.bodies_bytes} bytes together (503)",
             f"- JSON: nested at most {limits.json_depth} levels; no duplicate keys, NaN, infinity or lone surrogates",
             f"- JSON values and keys, counted before parsing: at most {limits.json_values['chat']} in a chat,"
-            f" {limits.json_values['completions']} in a completion; as many again in the arguments of tool calls",
+            f" {limits.json_values['completions']} in a completion; at most {limits.json_containers} are containers;"
+            " as many again in the arguments of tool calls",
+            f"- CPU and memory of a whole request at the edge, its answer included in neither: {edge_costs}; shown by"
+            " `.venv/bin/python -m pytest -rP tests/unit/serving/test_request_cost.py`",
             f"- sequences (prompts times `n`): at most {limits.sequences}",
             "",
             "## Fields",

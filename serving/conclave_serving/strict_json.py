@@ -24,6 +24,15 @@ _PIECE_BYTES = 65536
 
 
 @dataclass(frozen=True)
+class Bounds:
+    """What a JSON text may hold at most."""
+
+    depth: int
+    containers: int
+    values: int
+
+
+@dataclass(frozen=True)
 class Outline:
     """The brackets, commas and colons of a JSON text, outside of its strings.
 
@@ -55,6 +64,11 @@ class Outline:
         return self.marks.count(b"{")
 
     @property
+    def containers(self) -> int:
+        """Objects and arrays, empty ones too."""
+        return self.objects + self.marks.count(b"[")
+
+    @property
     def members(self) -> int:
         """Members of all objects."""
         return self.marks.count(b":")
@@ -62,7 +76,15 @@ class Outline:
     @property
     def values(self) -> int:
         """Scalars, containers and keys, at most: each but the first follows a comma, a colon or an opening bracket."""
-        return 1 + self.objects + self.members + self.marks.count(b"[") + self.marks.count(b",")
+        return 1 + self.containers + self.members + self.marks.count(b",")
+
+    def excess(self, bounds: Bounds) -> str | None:
+        """The bound that is exceeded, in words; depth is told by `beyond`."""
+        if self.values > bounds.values:
+            return f"more than {bounds.values} JSON values and keys"
+        if self.containers > bounds.containers:
+            return f"more than {bounds.containers} JSON arrays and objects"
+        return None
 
     def beyond(self, levels: int) -> bytes:
         """What is left of the brackets when the innermost pairs are taken away so many times.
@@ -80,14 +102,15 @@ class Outline:
         return brackets
 
 
-def parse_object(body: bytes, *, max_depth: int, max_values: int) -> dict[str, Any]:
+def parse_object(body: bytes, bounds: Bounds) -> dict[str, Any]:
     """The JSON object that the body holds; every other body is a 400."""
     outline = Outline.of(body)
-    if outline.values > max_values:
-        raise invalid(f"The request body holds more than {max_values} JSON values and keys.", code="invalid_json")
-    beyond = outline.beyond(max_depth)
+    excess = outline.excess(bounds)
+    if excess is not None:
+        raise invalid(f"The request body holds {excess}.", code="invalid_json")
+    beyond = outline.beyond(bounds.depth)
     if PAIR in beyond:
-        raise invalid(f"The request body is nested deeper than {max_depth} levels.", code="invalid_json")
+        raise invalid(f"The request body is nested deeper than {bounds.depth} levels.", code="invalid_json")
     parsed = None if beyond else decode(body)
     if parsed is None:
         raise invalid("The request body is not valid JSON in UTF-8.", code="invalid_json")

@@ -114,6 +114,55 @@ def test_a_bad_body_is_400_without_echo(endpoint: Endpoint, name: str) -> None:
     assert CANARY not in answer.body.decode()
 
 
+@pytest.mark.parametrize("role", ["system", "developer", "user", "assistant", "tool"])
+def test_no_address_in_a_message_is_fetched(endpoint: Endpoint, role: str) -> None:
+    """vLLM reads these of any part with a `uuid`, whatever its type; a connection would come to the listener."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.settimeout(0.5)
+        address = f"http://127.0.0.1:{listener.getsockname()[1]}/{CANARY}"
+        for key in ("image_url", "video_url", "audio_url", "input_audio", "image_embeds", "image_pil", "prompt_embeds"):
+            for value in (address, {"url": address}, "file:///etc/passwd"):
+                part = {"type": "text", "text": "hi", "uuid": "1", key: value}
+                answer = endpoint.request(
+                    "POST", "/v1/chat/completions", endpoint.chat(messages=[{"role": role, "content": [part]}])
+                )
+                assert (answer.status, answer.error["param"]) == (400, "messages")
+                assert CANARY not in answer.body.decode()
+        with pytest.raises(TimeoutError):
+            listener.accept()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    ['{"city": "Ber', "", "[]", CANARY, '{"a": ' + "9" * 5000 + "}", '{"a": "\\ud800"}', "[" * 5000],
+    ids=["cut short", "nothing", "an array", "a word", "5000 digits", "half a surrogate pair", "5000 open brackets"],
+)
+def test_a_conversation_goes_on_after_a_call_with_malformed_arguments(endpoint: Endpoint, arguments: str) -> None:
+    name = f"{CANARY}-tool"
+    messages = [
+        {"role": "user", "content": "Weather?"},
+        {
+            "role": "assistant",
+            "content": None,
+            "tool_calls": [{"id": "1", "type": "function", "function": {"name": name, "arguments": arguments}}],
+        },
+        {"role": "tool", "tool_call_id": "1", "name": name, "content": "rain"},
+        {"role": "user", "content": "And tomorrow?"},
+    ]
+    answer = endpoint.request("POST", "/v1/chat/completions", endpoint.chat(messages=messages, max_tokens=2))
+    assert answer.status == 200, answer.body
+    assert name not in log_text(endpoint.logs)
+
+
+def test_an_answer_can_be_sent_back_as_openais_client_keeps_it(endpoint: Endpoint) -> None:
+    client = endpoint.openai()
+    messages: list[Any] = [{"role": "user", "content": "Good morning!"}]
+    for _ in range(2):
+        answer = client.chat.completions.create(model=endpoint.model, messages=messages, max_tokens=2)
+        messages += [answer.choices[0].message.model_dump(), {"role": "user", "content": "And?"}]
+    assert len(messages) == 5
+
+
 @pytest.mark.parametrize(
     ("fields", "status"),
     [
@@ -187,6 +236,7 @@ def test_another_model_is_404(endpoint: Endpoint) -> None:
         pytest.param(b'{"prompt": "\\ud800"}', 400, id="a lone surrogate"),
         pytest.param(b'"\xff"', 400, id="not UTF-8"),
         pytest.param(b" " * 9_000_000, 413, id="9 MB"),
+        pytest.param(b'{"x":[' + b"[]," * 2_500_000 + b"1]}", 400, id="5 million values"),
     ],
 )
 @pytest.mark.parametrize("chunked", [False, True], ids=["announced", "chunked"])
@@ -340,6 +390,10 @@ def _bodies_with_canary(endpoint: Endpoint) -> Iterator[dict[str, object]]:
     yield endpoint.chat(messages=[{"role": "user", "content": f"{CANARY} " * 400}])
     yield endpoint.chat(messages=[{"role": CANARY, "content": CANARY}])
     yield endpoint.chat(messages=messages, tools=[{"type": "function", "function": {"name": CANARY}}])
+    yield endpoint.chat(messages=[{"role": "user", "content": "x", CANARY: CANARY}])
+    call = {"id": CANARY, "type": "function", "function": {"name": CANARY, "arguments": f"{{{CANARY}"}}
+    yield endpoint.chat(messages=[{"role": "assistant", "tool_calls": [call]}, *messages], max_tokens=2)
+    yield endpoint.chat(messages=[{"role": "user", "content": [{"type": "text", "text": None, "x": CANARY}]}])
     yield endpoint.chat(messages=messages, structured_outputs={"regex": f"({CANARY}"})
     yield endpoint.chat(messages=messages, tool_choice={"type": CANARY})
     for fields in _content_fields():

@@ -11,16 +11,17 @@ from hypothesis import strategies as st
 
 from conclave_serving.earlier_calls import mend_arguments
 from conclave_serving.errors import RequestError
+from conclave_serving.strict_json import Bounds
 
 
-def mended(*arguments: str, max_values: int = 1000, max_depth: int = 64) -> list[str]:
+def mended(*arguments: str, values: int = 1000, containers: int = 10**6, depth: int = 64) -> list[str]:
     calls = [{"function": {"name": "f", "arguments": text}} for text in arguments]
     messages: list[dict[str, Any]] = [
         {"role": "user", "content": "x"},
         {"role": "assistant", "tool_calls": calls},
         {"role": "assistant", "tool_calls": None},
     ]
-    mend_arguments(messages, max_values=max_values, max_depth=max_depth)
+    mend_arguments(messages, Bounds(depth, containers, values))
     return [call["function"]["arguments"] for call in calls]
 
 
@@ -53,7 +54,7 @@ def test_sound_arguments_pass_unchanged(arguments: str) -> None:
     ],
 )
 def test_malformed_arguments_are_read_as_an_empty_object(arguments: str) -> None:
-    assert mended('{"a": 1}', arguments, "{}", max_values=10**6) == ['{"a": 1}', "{}", "{}"]
+    assert mended('{"a": 1}', arguments, "{}", values=10**6) == ['{"a": 1}', "{}", "{}"]
 
 
 @given(st.text(max_size=40) | st.text('{}[],:"\\ntrue01.', max_size=40))
@@ -66,13 +67,15 @@ def test_what_is_passed_on_is_an_object_for_vllm_too(arguments: str) -> None:
 def test_values_are_bounded_over_all_calls_together() -> None:
     hundred = json.dumps({"a": [0] * 97})
     assert mended(*[hundred] * 9) == [hundred] * 9
-    with pytest.raises(RequestError, match="more than 1000 JSON values in the arguments of tool calls"):
+    with pytest.raises(RequestError, match="more than 1000 JSON values and keys in the arguments of tool calls"):
         mended(*[hundred] * 11)
+    with pytest.raises(RequestError, match="more than 9 JSON arrays and objects in the arguments of tool calls"):
+        mended(*[hundred] * 5, containers=9)
 
 
 @pytest.mark.parametrize("levels", [65, 100_000])
 def test_deep_arguments_are_refused_by_their_place(levels: int) -> None:
     with pytest.raises(RequestError) as refused:
-        mended("{}", '{"a":' + "[" * (levels - 1) + "]" * (levels - 1) + "}", max_values=10**6)
+        mended("{}", '{"a":' + "[" * (levels - 1) + "]" * (levels - 1) + "}", values=10**6)
     assert str(refused.value) == "'messages[1].tool_calls[1].function.arguments' is nested deeper than 64 levels."
     assert refused.value.param == "messages"

@@ -561,7 +561,7 @@ def test_a_body_of_many_small_values_is_refused_before_it_is_parsed(
     body = b'{"%s":[%s]}' % (key.encode(), b",".join([item] * min(1_200_000, 7_000_000 // (len(item) + 1))))
     answer = client.send("POST", path, body)
     assert (answer.status, answer.error["code"]) == (400, "invalid_json")
-    assert "JSON values" in answer.error["message"]
+    assert answer.error["message"].startswith("The request body holds more than ")
 
 
 def test_a_large_body_is_checked_beside_the_event_loop(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:

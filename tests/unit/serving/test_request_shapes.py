@@ -10,6 +10,13 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from openai.types import chat as types
+from openai.types.shared_params import (
+    FunctionDefinition,
+    ResponseFormatJSONObject,
+    ResponseFormatJSONSchema,
+    ResponseFormatText,
+)
 
 from conclave_serving.errors import RequestError
 from conclave_serving.request_limits import LIMITS
@@ -206,7 +213,9 @@ REAL: dict[str, dict[str, Any]] = {
         {"role": "assistant", "content": "hi", "provider_specific_fields": {"refusal": None}, "thinking_blocks": []}
     ),
     "Mistral's client": chat({"role": "assistant", "content": "hi", "prefix": False}),
-    "CodeCompanion, which numbers messages": chat({"role": "user", "content": "hi", "id": 1947269257}),
+    "CodeCompanion, which numbers messages": chat(
+        {"role": "user", "content": "hi", "id": 1947269257, "opts": {"visible": False}}
+    ),
     "Semantic Kernel, one class for all roles": chat(
         {"role": "user", "content": "hi", "name": None, "tool_calls": None, "tool_call_id": None, "refusal": None}
     ),
@@ -240,6 +249,35 @@ def test_what_real_clients_send_gets_through(name: str) -> None:
     left = json.dumps(kept)
     assert not [key for key in dropped if f'"{key}":' in left]
     assert [message["role"] for message in kept["messages"]] == [m["role"] for m in REAL[name]["messages"]]
+    calls = [call for message in kept["messages"] for call in message.get("tool_calls") or ()]
+    assert {call["type"] for call in calls} <= {"function"}  # vLLM refuses a call without a type
+
+
+OPENAI: dict[str, tuple[Any, ...]] = {
+    "message": (
+        types.ChatCompletionSystemMessageParam,
+        types.ChatCompletionDeveloperMessageParam,
+        types.ChatCompletionUserMessageParam,
+        types.ChatCompletionAssistantMessageParam,
+        types.ChatCompletionToolMessageParam,
+    ),
+    "content_part": (types.ChatCompletionContentPartTextParam, types.ChatCompletionContentPartRefusalParam),
+    "tool_call": (types.ChatCompletionMessageFunctionToolCallParam,),
+    "tool": (types.ChatCompletionFunctionToolParam,),
+    "tool_function": (FunctionDefinition,),
+    "tool_choice": (types.ChatCompletionNamedToolChoiceParam,),
+    "stream_options": (types.ChatCompletionStreamOptionsParam,),
+    "response_format": (ResponseFormatText, ResponseFormatJSONObject, ResponseFormatJSONSchema),
+}
+
+
+@pytest.mark.parametrize("name", OPENAI)
+def test_every_key_of_openais_own_library_has_been_judged(name: str) -> None:
+    shape = LIMITS.shapes[name]
+    judged = {shape.told_by, *shape.keys, *shape.dropped, *shape.refused}
+    judged |= {key for keys in shape.kinds.values() for key in keys}
+    sent = {key for kind in OPENAI[name] for key in kind.__required_keys__ | kind.__optional_keys__}
+    assert sent <= judged
 
 
 @given(st.from_regex(r"[A-Za-z0-9_.-]{1,64}", fullmatch=True))
@@ -255,7 +293,7 @@ NAMED: dict[str, Callable[[str], dict[str, Any]]] = {
         tool_choice={"type": "function", "function": {"name": name}},
     ),
     "an earlier call": lambda name: chat(
-        {"role": "assistant", "tool_calls": [{"function": {"name": name, "arguments": "{}"}}]}
+        {"role": "assistant", "tool_calls": [{"id": "1", "function": {"name": name, "arguments": "{}"}}]}
     ),
     "a tool's answer": lambda name: chat({"role": "tool", "content": "x", "name": name}),
 }
@@ -306,6 +344,10 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "a function call of the old kind": (
         chat({"role": "assistant", "content": "x", "function_call": {"name": "f", "arguments": "{}"}}),
         "'messages[0].function_call' is not accepted: tool_calls has taken its place.",
+    ),
+    "a call without an id": (
+        chat({"role": "assistant", "tool_calls": [{k: v for k, v in CALL.items() if k != "id"}]}),
+        "'messages[0].tool_calls[0].id' is required.",
     ),
     "a custom call": (
         chat(

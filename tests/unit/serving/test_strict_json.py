@@ -10,7 +10,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from conclave_serving.errors import RequestError
-from conclave_serving.strict_json import Outline, decode, parse_object
+from conclave_serving.strict_json import Bounds, Outline, decode, parse_object
 
 ANY_TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=12) | st.sampled_from(
     ["", ",", "[", "]", '"', "\\", '\\"', '",', "[{", "}:]", '","', "\\\\", '\\\\"', "\x00", "\u2028", "😀"]
@@ -42,8 +42,14 @@ def depth(value: object) -> int:
     return 0
 
 
-def parse(body: bytes, *, max_depth: int = 64, max_values: int = 10_000) -> dict[str, Any]:
-    return parse_object(body, max_depth=max_depth, max_values=max_values)
+def containers(value: object) -> int:
+    if isinstance(value, dict | list):
+        return 1 + sum(containers(item) for item in (value.values() if isinstance(value, dict) else value))
+    return 0
+
+
+def parse(body: bytes, *, max_depth: int = 64, max_containers: int = 10**9, max_values: int = 10_000) -> dict[str, Any]:
+    return parse_object(body, Bounds(max_depth, max_containers, max_values))
 
 
 @given(OBJECTS, st.booleans(), st.sampled_from([None, 1]))
@@ -60,6 +66,14 @@ def test_values_are_counted_outside_of_strings(value: dict[str, Any]) -> None:
     assert parse(body, max_values=count(value)) == value
     with pytest.raises(RequestError, match="JSON values"):
         parse(body, max_values=count(value) - 1)
+
+
+@given(OBJECTS)
+def test_arrays_and_objects_are_counted_outside_of_strings(value: dict[str, Any]) -> None:
+    body = json.dumps(value).encode()
+    assert parse(body, max_containers=containers(value)) == value
+    with pytest.raises(RequestError, match="arrays and objects"):
+        parse(body, max_containers=containers(value) - 1)
 
 
 @given(OBJECTS)
