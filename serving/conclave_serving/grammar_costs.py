@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict
 
 NUMBER_BOUNDS = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum")
 ITEM_COUNTS = ("minItems", "maxItems")
+OPENING = ("additionalProperties", "unevaluatedProperties")
 PROPERTY_COUNTS = ("minProperties", "maxProperties")
 
 _ATOM = re.compile(
@@ -32,6 +33,7 @@ _NARROW = re.compile(
     r"\\[ds]|\[(?!\^)-?(?:[a-z]-[a-z]|[A-Z]-[A-Z]|[0-9]-[0-9]|\\[^sSwWDpPuxc0-9]|[^\\\]\s-]|-(?=\]))*\]"
 )
 _MANY = 10**6
+_LONG_NAME = 64
 
 
 class UnreadPattern(ValueError):
@@ -51,6 +53,7 @@ class GrammarCosts(BaseModel):
     length_character: float
     length_characters: int
     property_pair: float
+    open_name_beginning: float
     counted_property_triple: float
     pattern_wide: float
     pattern_class: float
@@ -75,6 +78,16 @@ class GrammarCosts(BaseModel):
                 cost += self.counted_property_triple * properties**3
         cost += self.of_values([node["const"]] if "const" in node else [])
         return cost + self.of_values(node["enum"] if isinstance(node.get("enum"), list) else [])
+
+    def of_open_names(self, node: dict[str, Any]) -> float:
+        """What an object that takes other properties too costs: a name is another one at each place where it leaves
+        the names that are given, so each of their different beginnings is a state of its own."""
+        properties = node.get("properties")
+        if not isinstance(properties, dict) or all(node.get(key) in (None, False) for key in OPENING):
+            return 0
+        beginnings = {name[:end] for name in properties for end in range(min(len(name), _LONG_NAME) + 1)}
+        excess = sum(max(0, len(name) - _LONG_NAME) for name in properties)
+        return self.open_name_beginning * (len(beginnings) + excess)
 
     def of_values(self, values: list[Any]) -> float:
         """The literals of an `enum`, a `const` or a `choice`."""

@@ -15,6 +15,7 @@ import select
 import signal
 import sys
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any
 
 ACCEPTED, DECLINED = 0, 3
@@ -27,6 +28,7 @@ def main() -> int:
     """Serve until the parent is gone."""
     _end_with(int(sys.argv[1]))
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to everybody; the parent decides
+    _go_first_when_memory_runs_out()
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core would hold what clients sent
     setting = _read()
     if setting is None:
@@ -155,6 +157,11 @@ def _give_cpu(milliseconds: float) -> None:
 def _data_bytes() -> int:
     with open("/proc/self/status", encoding="ascii") as status:  # noqa: PTH123 - a file of the kernel's
         return next(1024 * int(line.split()[1]) for line in status if line.startswith("VmData:"))
+
+
+def _go_first_when_memory_runs_out() -> None:
+    with suppress(OSError), open("/proc/self/oom_score_adj", "w", encoding="ascii") as score:  # noqa: PTH123 - the same
+        score.write("1000")
 
 
 def _end_with(parent: int) -> None:

@@ -55,11 +55,15 @@ class _Bill:
     def __init__(self, costs: GrammarCosts) -> None:
         self.costs = costs
         self.ms = 0.0
+        self.forced = True
+        """Whether what is added is compiled, or is a tool that no answer is held to."""
         self._lengths: set[tuple[int, int]] = set()
 
     def add_node(self, node: dict[str, Any]) -> None:
         """One object of a JSON schema, without its children."""
         self.ms += self.costs.of_node(node)
+        if self.forced:
+            self.ms += self.costs.of_open_names(node)
         lengths = (_length(node.get("minLength")), _length(node.get("maxLength")))
         if lengths not in self._lengths:
             self._lengths.add(lengths)
@@ -133,8 +137,9 @@ class SchemaLimits(BaseModel):
             "- of `tools`, all schemas together get the conversion's CPU; what is compiled of them for a forced call"
             " is tried like any other grammar",
             "",
-            "The process starts and ends with the replica. It takes about 5 s of CPU at a low priority while the model"
-            " loads, and holds about 350 MB of memory of its own (torch, transformers and the vocabulary).",
+            "The process starts and ends with the replica. While the model loads it takes about 6 s of CPU, at a lower",
+            "priority; then it holds about 400 MB of memory (torch, transformers and the model's vocabulary) beside",
+            "what the grammars take that it tries. Where memory runs out the kernel ends those first.",
             "",
         ]
 
@@ -147,6 +152,7 @@ class SchemaLimits(BaseModel):
         structured = request.get("structured_outputs")
         if structured is not None:
             self._check_structured_outputs(structured, bill)
+        bill.forced = _forces_tools(request)
         for tool in request.get("tools") or ():
             function = tool.get("function")
             if tool.get("type") != "function" or not isinstance(function, dict):
@@ -254,6 +260,13 @@ class SchemaLimits(BaseModel):
             return self.costs_ms.of_pattern(pattern)
         except UnreadPattern as unread:
             raise invalid(f"A regular expression {unread}.", param) from None
+
+
+def _forces_tools(request: dict[str, Any]) -> bool:
+    """Whether calls are held to the schemas of the tools; by the model's parser others may be, which the trial sees."""
+    functions = [tool.get("function") for tool in request.get("tools") or () if isinstance(tool, dict)]
+    strict = any(isinstance(function, dict) and function.get("strict") for function in functions)
+    return strict or request.get("tool_choice") not in (None, "auto", "none")
 
 
 def _code(names: frozenset[str]) -> str:

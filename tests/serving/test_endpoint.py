@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import socket
 import stat
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -99,6 +101,10 @@ BAD: dict[str, tuple[dict[str, object], str]] = {
                 "json_schema": {"name": "x", "schema": {"patternProperties": {f"^{i}.*$": {} for i in range(900)}}},
             }
         },
+        "response_format",
+    ),
+    "a quantifier that only xgrammar reads": (
+        {"response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": {"pattern": "a{ 20000 }"}}}},
         "response_format",
     ),
     "a tool choice of nothing": ({"tool_choice": {"type": "function", "function": {"name": CANARY}}}, "tool_choice"),
@@ -208,6 +214,57 @@ def test_a_recursive_schema_is_followed(endpoint: Endpoint) -> None:
     answer = endpoint.request("POST", "/v1/chat/completions", endpoint.chat(max_tokens=8, response_format=schema))
     assert answer.status == 200, answer.body
     assert json.loads(answer.body)["choices"][0]["message"]["content"].startswith("{")
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
+@pytest.mark.parametrize(
+    "fields",
+    [
+        pytest.param({"structured_outputs": {"regex": f"({CANARY}"}}, id="a broken pattern"),
+        pytest.param({"structured_outputs": {"regex": f"(?<={CANARY})b"}}, id="a look-behind"),
+        pytest.param(
+            {"structured_outputs": {"json": {"type": "array", "uniqueItems": True}}}, id="a keyword of others"
+        ),
+        pytest.param({"structured_outputs": {"json": {"$ref": f"#/$defs/{CANARY}"}}}, id="a reference to nothing"),
+    ],
+)
+def test_what_xgrammar_declines_goes_to_no_other_compiler(
+    endpoint: Endpoint, fields: dict[str, object], stream: bool
+) -> None:
+    answer = endpoint.request("POST", "/v1/chat/completions", endpoint.chat(stream=stream, **fields))
+    assert (answer.status, answer.error["type"]) == (400, "invalid_request_error")
+    assert answer.error["message"].startswith("The grammar of the request")
+    assert CANARY not in log_text(endpoint.logs)
+
+
+def test_others_are_answered_while_a_grammar_is_compiled(endpoint: Endpoint) -> None:
+    """The process that compiles is held, as a grammar without end would hold it."""
+    (trials,) = _processes(endpoint, "conclave_serving.grammar_trial")
+    hostile = endpoint.chat(max_tokens=4, structured_outputs={"regex": "(held|back)+"})
+    plain = endpoint.chat(max_tokens=4)
+    with ThreadPoolExecutor(2) as pool:
+        os.kill(trials, signal.SIGSTOP)
+        try:
+            held = [pool.submit(endpoint.request, "POST", "/v1/chat/completions", hostile) for _ in range(2)]
+            answers = [endpoint.request("POST", "/v1/chat/completions", plain).status for _ in range(5)]
+            waiting = [not one.done() for one in held]
+        finally:
+            os.kill(trials, signal.SIGCONT)
+    assert answers == [200] * 5
+    assert waiting == [True] * 2
+    assert [one.result().status for one in held] == [200] * 2
+
+
+def _processes(endpoint: Endpoint, module: str) -> list[int]:
+    """Of the endpoint's Ray, which gives all its processes a directory of its own."""
+    directory = f"TMPDIR={endpoint.logs.parents[1]}\0".encode()
+    found = []
+    for path in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            of_module = module.encode() in (path / "cmdline").read_bytes().split(b"\0")
+            if of_module and directory in (path / "environ").read_bytes():
+                found.append(int(path.name))
+    return found
 
 
 @pytest.mark.parametrize("target", ["/-/routes", "/-/%72outes"])

@@ -195,6 +195,23 @@ class Node(BaseModel):
     extra: dict[str, int] = Field(default={}, deprecated=True)
 
 
+@pytest.mark.parametrize("key", ["additionalProperties", "unevaluatedProperties"])
+@pytest.mark.parametrize("value", [True, {}, {"type": "string"}], ids=repr)
+def test_an_open_object_costs_by_the_beginnings_of_its_names(key: str, value: object) -> None:
+    few, many = ({"type": OBJECT, "properties": {f"name{i}": {} for i in range(n)}, key: value} for n in (10, 400))
+    check(few)
+    assert "ms of CPU" in refusal(many)
+    check({**many, key: False})
+    tool = {"type": "function", "function": {"name": "f", "parameters": many}}
+    LIMITS.schema_.check_request({"tools": [tool], "tool_choice": "auto"})
+    for forced in (
+        {"tool_choice": "required"},
+        {"tools": [{**tool, "function": {**tool["function"], "strict": True}}]},
+    ):
+        with pytest.raises(RequestError):
+            LIMITS.schema_.check_request({"tools": [tool], **forced})
+
+
 TAKEN: dict[str, object] = {
     "pydantic's": Node.model_json_schema(),
     "pydantic's for answers": Node.model_json_schema(mode="serialization"),
