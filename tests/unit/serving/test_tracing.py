@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from opentelemetry.context import Context
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor, SpanExporter, SpanExportResult
@@ -17,7 +19,7 @@ from opentelemetry.trace.span import TraceState
 
 from conclave_serving.errors import invalid
 from conclave_serving.generation import SCOPE, SPAN_ATTRIBUTES, generation
-from conclave_serving.tracing import PROXY_SPAN, QUEUED_SPANS, Bounded, allowlisted, sampler
+from conclave_serving.tracing import ATTRIBUTES, PROXY_SPAN, QUEUED_SPANS, Bounded, allowlisted, sampler
 
 CANARY = "canary-91bd"
 URL = "http://collector:4318/v1/traces"
@@ -68,6 +70,22 @@ def test_of_a_span_only_what_is_listed_leaves() -> None:
     assert (left.status.status_code, left.events, left.start_time) == (StatusCode.ERROR, (), span.start_time)
     assert left.parent is not None
     assert (left.parent.trace_id, left.parent.span_id) == (1, 2)
+
+
+@given(st.dictionaries(st.text(min_size=1), st.text()))
+def test_no_attribute_leaves_that_is_not_listed(attributes: dict[str, str]) -> None:
+    left = allowlisted(ReadableSpan(name=PROXY_SPAN, attributes=attributes))
+    assert set(left.attributes or {}) <= set(ATTRIBUTES.values()) | {"error.type"}
+
+
+def test_no_attribute_of_content_is_listed() -> None:
+    """OpenTelemetry's names for what a client wrote or a model answered, and for what HTTP takes from a client."""
+    content = ("messages", "instructions", "definitions", "stop_sequences", "prompt", "completion.", "tool", "content")
+    of_client = ("http.route", "http.target", "http.url", "url.", "user_agent", "http.request", "client.", "enduser")
+    listed = [*ATTRIBUTES, *ATTRIBUTES.values()]
+    assert [name for name in listed if any(part in name for part in (*content, *of_client))] == [
+        name for name in listed if name.endswith("prompt_tokens")
+    ]
 
 
 def test_what_vllm_names_in_its_own_way_leaves_under_todays_names() -> None:
