@@ -15,8 +15,6 @@ from conclave.planning.inventory import Inventory
 
 JsonObject = dict[str, Any]
 """An object as the Kubernetes API gives it."""
-EVICTED = "Evicted"
-"""Reason of a pod's status, and of an event about it: its node's kubelet has ended it."""
 
 
 class _Observation(BaseModel):

@@ -11,9 +11,10 @@ import asyncio
 import logging
 import random
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from typing import Any
+from typing import Any, NamedTuple
 
 from conclave.kubernetes.text import one_line
 from conclave.observation import ApiFailure, JsonObject
@@ -22,7 +23,8 @@ from conclave_cluster.resources import Resource
 
 logger = logging.getLogger(__name__)
 
-PAGE = "500"
+PAGE, SMALL_PAGE = "500", "50"
+"""Objects of one answer; the small one is for what anybody may make as large as the API server takes it."""
 LONGEST_VERSION = 20
 """Digits of a resource version, which is a number of 64 bits."""
 FIRST_RETRY_S, LONGEST_RETRY_S = 0.5, 5.0
@@ -31,6 +33,15 @@ MOST_COMPLAINTS = 1000
 """Objects of which it is remembered that they were complained of."""
 LONGEST_LOGGED = 200
 """Characters of what an object's failure says: they may be anybody's."""
+
+
+class Bound(NamedTuple):
+    """How many objects are kept, the newest: of one group of a namespace, and of one namespace."""
+
+    group: Callable[[JsonObject], str]
+    most_of_group: int
+    most_of_namespace: int
+
 
 Projection = Callable[[JsonObject], JsonObject | None]
 """What of an object is kept, None for an object that is of no interest."""
@@ -64,6 +75,7 @@ class Cache:
         listener: Listener,
         projection: Projection = whole,
         selectors: dict[str, str] | None = None,
+        bound: Bound | None = None,
     ) -> None:
         self.resource = resource
         self.namespace = namespace
@@ -78,6 +90,9 @@ class Cache:
         self._project = projection
         self._selectors = selectors or {}
         self._objects: dict[tuple[str, str], JsonObject] = {}
+        self._bound = bound
+        self._groups: defaultdict[tuple[str, ...], set[tuple[str, str]]] = defaultdict(set)
+        """Keys by what they are bounded by."""
         self._told_until = 0
         """The newest resource version that list or watch has told; what they tell comes in the order of versions."""
         self._heard_at = time.monotonic()
@@ -133,6 +148,7 @@ class Cache:
         gone = list(self._objects.values())
         first = self.failure is None or not self.synced.is_set()
         self._objects.clear()
+        self._groups.clear()
         self.failure = failure
         self.synced.set()
         if first:
@@ -143,7 +159,7 @@ class Cache:
 
     async def _list(self) -> str:
         seen: set[tuple[str, str]] = set()
-        query = {"limit": PAGE, **self._selectors}
+        query = {"limit": PAGE if self._bound is None else SMALL_PAGE, **self._selectors}
         was_failing = self.failure is not None
         while True:
             page = await self._client.list(self.resource, self.namespace, **query)
@@ -230,14 +246,35 @@ class Cache:
             return
         # Items of a list carry neither.
         kept |= {"apiVersion": self.resource.api_version, "kind": self.resource.kind}
+        self._forget(key)
         self._objects[key] = kept
+        for group, most in self._groups_of(kept):
+            self._groups[group].add(key)
+            if len(self._groups[group]) > most + most // 10:  # a tenth at once, so that a flood costs little
+                oldest = sorted(self._groups[group], key=lambda known: version_of(self._objects[known]))
+                for surplus in oldest[:-most]:
+                    self._forget(surplus)
         if announce and (known is None or _content(known) != _content(kept)):
             self._tell(kept)
 
     def _drop(self, key: tuple[str, str]) -> None:
-        gone = self._objects.pop(key, None)
+        gone = self._forget(key)
         if gone is not None:
             self._tell(gone)
+
+    def _forget(self, key: tuple[str, str]) -> JsonObject | None:
+        gone = self._objects.pop(key, None)
+        for group, _ in self._groups_of(gone) if gone is not None else ():
+            self._groups[group].discard(key)
+            if not self._groups[group]:
+                del self._groups[group]
+        return gone
+
+    def _groups_of(self, kept: JsonObject) -> Iterator[tuple[tuple[str, ...], int]]:
+        if self._bound is not None:
+            namespace, _ = _key(kept)
+            yield (namespace, self._bound.group(kept)), self._bound.most_of_group
+            yield (namespace,), self._bound.most_of_namespace
 
 
 def labels_of(item: JsonObject) -> dict[str, str]:

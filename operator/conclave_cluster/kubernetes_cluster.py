@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 
 from conclave.manifests.names import FIELD_MANAGER
 from conclave.observation import FOREIGN_OWNER, ApiFailure, JsonObject
-from conclave_cluster.cache import Cache, Listener, Projection, labels_of, unheard, whole
+from conclave_cluster.cache import Bound, Cache, Listener, Projection, labels_of, unheard, whole
 from conclave_cluster.client import APPLY, JSON_PATCH, Client, RequestError
 from conclave_cluster.cluster import Reading, Written
 from conclave_cluster.comparison import has_foreign_spec, is_owned_by, needs_apply
@@ -50,13 +50,14 @@ class KubernetesCluster:
         listener: Listener = unheard,
         projection: Projection = whole,
         selectors: dict[str, str] | None = None,
+        bound: Bound | None = None,
     ) -> tuple[Cache, ...]:
         """Reads of this resource are answered from memory from now on; the caller runs the caches.
 
         A second call adds what other selectors find, none of it twice: it is for resources that are only listed.
         """
         scopes = self._namespaces if resource.namespaced else ("",)
-        caches = tuple(Cache(self._client, resource, scope, listener, projection, selectors) for scope in scopes)
+        caches = tuple(Cache(self._client, resource, scope, listener, projection, selectors, bound) for scope in scopes)
         self._caches[resource] = (*self._caches.get(resource, ()), *caches)
         return caches
 
@@ -108,8 +109,8 @@ class KubernetesCluster:
                 document = await self._client.open_api(resource.group, resource.version)
             except RequestError as error:
                 return Reading((), None if error.failure.code == 404 else error.failure)
-            for schema in document["components"]["schemas"].values():
-                kinds = [known["kind"] for known in schema.get("x-kubernetes-group-version-kind", [])]
+            for schema in document.get("components", {}).get("schemas", {}).values():
+                kinds = [known.get("kind") for known in schema.get("x-kubernetes-group-version-kind", [])]
                 if resource.kind in kinds:
                     self._schemas[resource] = schema
         found = self._schemas.get(resource)

@@ -6,6 +6,7 @@ Called by the operator at every reconcile and by `conclave explain`. It reads no
 from __future__ import annotations
 
 from conclave.api.modeldeployment import ModelDeployment
+from conclave.kubernetes import events
 from conclave.kubernetes.shapes import (
     Read,
     read_claim,
@@ -20,9 +21,9 @@ from conclave.kubernetes.shapes import (
     read_revision,
 )
 from conclave.manifests import names
-from conclave.manifests.kuberay import FAILED_POD_EVENTS, missing_fields
-from conclave.observation import EVICTED, ApiFailure, JsonObject, KubeRay, Observed
-from conclave_cluster.cache import Projection, whole
+from conclave.manifests.kuberay import missing_fields
+from conclave.observation import ApiFailure, JsonObject, KubeRay, Observed
+from conclave_cluster.cache import Bound, Projection, whole
 from conclave_cluster.cluster import Cluster, Reading
 from conclave_cluster.inventory import make_inventory
 from conclave_cluster.resources import (
@@ -77,7 +78,7 @@ async def observe(cluster: Cluster, deployment: ModelDeployment) -> Observed:
     }
     pod_prefixes = tuple(f"{cluster['metadata']['name']}-" for cluster in rayclusters)
     own_pods = frozenset(pod["metadata"].get("uid", "") for pod in pods)
-    events = found(await cluster.list(EVENT, namespace), read_event)
+    told = found(await cluster.list(EVENT, namespace), read_event)
     revisions = found(await cluster.list(REVISION, namespace, {names.MODEL_DEPLOYMENT: name}), read_revision)
     policies = found(await cluster.list(NETWORK_POLICY, namespace, {names.MODEL_DEPLOYMENT: name}), read_network_policy)
     model = deployment.spec.model
@@ -97,7 +98,7 @@ async def observe(cluster: Cluster, deployment: ModelDeployment) -> Observed:
         pods=pods,
         events=tuple(
             event
-            for event in events
+            for event in told
             if event["involvedObject"].get("uid", "") in about or _tells_an_eviction(event, pod_prefixes)
         ),
         revisions=tuple(item for item in revisions if _is_owned(item, deployment)),
@@ -164,17 +165,24 @@ EVENT_SELECTIONS = ({"fieldSelector": "type=Warning"}, {"fieldSelector": "type=N
 def keep_event(event: JsonObject) -> JsonObject | None:
     """Of those, warnings about what may be ours and how pods ended that KubeRay deleted."""
     read = read_event(event)
-    if read is None or read["involvedObject"]["kind"] not in _EXPLAINED:
+    if read is None or read["involvedObject"]["kind"] not in _EXPLAINED or read.get("reason") not in events.READ:
         return None
-    if read.get("type") != "Warning" and read.get("reason") not in FAILED_POD_EVENTS:
-        return None
-    return read
+    return read if read.get("type") == "Warning" or read.get("reason") in events.DELETED_PODS else None
+
+
+def about_whom(event: JsonObject) -> str:
+    """What a flood of events is counted by."""
+    involved = event["involvedObject"]
+    return f"{involved['kind']} {involved['name']}"
+
+
+EVENT_BOUND = Bound(about_whom, events.MOST_OF_AN_OBJECT, events.MOST_OF_A_NAMESPACE)
 
 
 def _tells_an_eviction(event: JsonObject, pod_prefixes: tuple[str, ...]) -> bool:
     """Of a RayCluster's pod that may be gone: KubeRay deletes it at once, and does not say why it had failed."""
     pod = event["involvedObject"]
-    return event.get("reason") == EVICTED and pod["kind"] == "Pod" and pod["name"].startswith(pod_prefixes)
+    return event.get("reason") == events.EVICTED and pod["kind"] == "Pod" and pod["name"].startswith(pod_prefixes)
 
 
 def _is_absent(reading: Reading) -> bool:

@@ -31,7 +31,7 @@ from conclave_cluster.cache import Cache, whole
 from conclave_cluster.client import WATCH_SILENCE_S, Client, RequestError, load_configuration
 from conclave_cluster.kubernetes_cluster import KubernetesCluster
 from conclave_cluster.lease import DURATION_S, LeadershipLost, Lease
-from conclave_cluster.observe import EVENT_SELECTIONS, keep_event, keep_node, keep_pod
+from conclave_cluster.observe import EVENT_BOUND, EVENT_SELECTIONS, keep_event, keep_node, keep_pod
 from conclave_cluster.resources import (
     EVENT,
     JOB,
@@ -207,7 +207,7 @@ class _Leader:
         yield from self._cluster.watch(POD, heard, keep_pod)
         yield from self._cluster.watch(NODE, heard, keep_node)
         for selection in EVENT_SELECTIONS:
-            yield from self._cluster.watch(EVENT, heard, keep_event, selection)
+            yield from self._cluster.watch(EVENT, heard, keep_event, selection, EVENT_BOUND)
 
     async def _wait_for_crd(self) -> None:
         while True:

@@ -32,7 +32,7 @@ LONGEST_NAME = 1024
 """Characters of a name, a label's value, a reason; what is longer is none."""
 LONGEST_MESSAGE = 4096
 """Characters of a message that are kept. It is what Kubernetes keeps of a container's last words."""
-LONGEST_REPORT = 2**16
+LONGEST_REPORT = 2**15
 """Characters of Serve's messages, which hold tracebacks of many processes: the first and the last half are kept."""
 UNREADABLE_AMOUNT = "of unreadable size"
 MOST_ITEMS = 2000

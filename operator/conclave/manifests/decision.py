@@ -14,6 +14,7 @@ from conclave.api.plan import Plan
 from conclave.api.reasons import Reason
 from conclave.catalogue.facts import ModelFacts
 from conclave.errors import InvalidInput, UnknownModel
+from conclave.kubernetes.events import MOUNT_FAILED
 from conclave.manifests import names
 from conclave.manifests.inspection import InspectionPlan, files_of, needs_inspection, plan_inspection
 from conclave.manifests.network_policy import build_network_policies
@@ -294,7 +295,7 @@ def _is_missing(token_secret: str, observed: Observed) -> bool:
     waiting = {pod["metadata"]["name"] for pod in observed.pods if pod.get("status", {}).get("phase") == "Pending"}
     words = f'secret "{token_secret}" not found'
     return any(
-        event.get("reason") == "FailedMount"
+        event.get("reason") == MOUNT_FAILED
         and event.get("involvedObject", {}).get("name") in waiting
         and words in event.get("message", "")
         for event in observed.events

@@ -1,5 +1,4 @@
-"""What the builder needs of KubeRay's RayService CRD, of which the cluster room asks what the installed one lacks, and
-where KubeRay tells of pods that are gone."""
+"""What the builder needs of KubeRay's RayService CRD, of which the cluster room asks what the installed one lacks."""
 
 from __future__ import annotations
 
@@ -15,8 +14,6 @@ REQUIRED_FIELDS = (
 )
 """An unknown field is refused by server-side apply; these came last, KubeRay 1.5 and 1.6 have them all."""
 TRIED_VERSION = "1.6.2"
-FAILED_POD_EVENTS = ("DeletedHeadPod", "DeletedWorkerPod")
-"""Normal events about a RayCluster: KubeRay tells there how a pod ended that it deleted because it had failed."""
 
 
 def missing_fields(schema: JsonObject) -> tuple[str, ...]:
@@ -24,10 +21,14 @@ def missing_fields(schema: JsonObject) -> tuple[str, ...]:
     return tuple(field for field in REQUIRED_FIELDS if not _has(schema, field.split(".")))
 
 
-def _has(schema: JsonObject, path: list[str]) -> bool:
+def _has(schema: object, path: list[str]) -> bool:
     for step in path:
-        properties: JsonObject = schema.get("items", schema).get("properties", {})
-        if step not in properties:
+        schema = _below(_below(schema, "items") or schema, "properties")
+        if not isinstance(schema, dict) or step not in schema:
             return False
-        schema = properties[step]
+        schema = schema[step]
     return True
+
+
+def _below(schema: object, field: str) -> object:
+    return schema.get(field) if isinstance(schema, dict) else None

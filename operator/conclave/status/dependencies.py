@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from conclave.api.reasons import ConditionType, Reason
+from conclave.kubernetes.events import INVALID_OBJECTS, POD_REFUSALS
 from conclave.manifests import kuberay, names
 from conclave.observation import FOREIGN_OWNER, ApiFailure, JsonObject
 from conclave.status.finding import Finding, Scene
@@ -148,9 +149,7 @@ def cluster_rejected(scene: Scene) -> Finding | None:
     for item in filter(None, (scene.observed.rayservice, *scene.observed.rayclusters)):
         condition = _condition(item, "Ready")
         invalid = condition is not None and condition.get("reason") == "ValidationFailed"
-        events = events_about(
-            scene.observed, item, "InvalidRayServiceSpec", "InvalidRayServiceMetadata", "InvalidRayClusterSpec"
-        )
+        events = events_about(scene.observed, item, *INVALID_OBJECTS)
         if not invalid and not (events and not item.get("status")):
             continue
         words = condition.get("message", "") if invalid and condition else events[0].get("message", "")
@@ -169,13 +168,7 @@ def pods_rejected(scene: Scene) -> Finding | None:
     for cluster in scene.observed.rayclusters:
         condition = _condition(cluster, "ReplicaFailure")
         failed = condition is not None and condition.get("status") == "True"
-        events = events_about(
-            scene.observed,
-            cluster,
-            "FailedToCreateHeadPod",
-            "FailedToCreateWorkerPod",
-            "AutoscalerServiceAccountNotFound",
-        )
+        events = events_about(scene.observed, cluster, *POD_REFUSALS)
         has_pods = any(
             pod["metadata"].get("labels", {}).get(names.RAY_CLUSTER) == cluster["metadata"]["name"]
             for pod in scene.observed.pods

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import islice
 from typing import NamedTuple
 
 from conclave.api.reasons import ConditionType, Reason
@@ -12,6 +13,8 @@ from conclave.status.exceptions import find_cause
 from conclave.status.finding import Finding, Scene
 from conclave.status.pods import count_running, in_trouble, is_leaving, is_ready, is_running, is_verifying, is_worker
 
+MOST_REPORTS = 32
+"""Messages of Serve that are looked through for an exception; an application of ours has three."""
 _FAILED = ("DEPLOY_FAILED", "UNHEALTHY")
 _CONDITIONS = {
     Reason.WEIGHTS_MISSING: ConditionType.WEIGHTS_READY,
@@ -38,7 +41,7 @@ class _Report(NamedTuple):
 
 def replica_failed(scene: Scene) -> Finding | None:
     """The exception that killed an engine or kept it from starting, out of Serve's messages."""
-    reports = list(_reports(scene))
+    reports = list(islice(_reports(scene), MOST_REPORTS))
     for report in reports:
         cause = find_cause(report.message)
         if cause is None:
@@ -191,7 +194,7 @@ def engine_starting(scene: Scene) -> Finding | None:
         return None
     engines, least = count_engines(scene), scene.deployment.spec.scaling.min_replicas
     answers = f"{engines} of {least} replicas answer" if is_serving(scene) else "the model does not answer yet"
-    reports = [report for report in _reports(scene) if report.status]
+    reports = [report for report in islice(_reports(scene), MOST_REPORTS) if report.status]
     words = ", ".join(f"{report.deployment or report.application} {report.status}" for report in reports)
     return Finding(
         condition=ConditionType.SERVING,

@@ -19,13 +19,19 @@ _EXCEPTION = re.compile(
     r"(?:\(['\"].*|(?:\([^)]*\))?(?::.*)?)$"
 )
 """`Name: message`, `Name(pid=1): message`, or the first line of a representation, `Name('message`."""
-_COUNTED = re.compile(r"\d+ validation errors? for \w+$")
+_COUNTED = re.compile(r"\d validation errors? for \w+$")
 _DETAIL = re.compile(r"(?:Value error|Assertion failed), ")
-_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+_COLOUR = re.compile(r"\x1b\[[0-9;]{0,32}m")
 _PREFIX = re.compile(
-    r"^\s*(?:\(\w[^)]*pid=\d+[^)]*\)\s*)?(?:(?:ERROR|WARNING|INFO) [\d:., -]+(?:\[[^\]]*\]|.*? --)\s*)?"
+    r"^\s*(?:\(\w(?=[^)]{0,200}?pid=\d)[^)]{0,300}+\)\s*)?"
+    r"(?:(?:ERROR|WARNING|INFO) [\d:., -]{1,64}(?:\[[^\]]{0,200}+\]|.{0,200}? --)\s*)?"
 )
 """What Ray, vLLM and Serve put before a line: the process, then level, time and place."""
+LONGEST_LINE = 2048
+"""Characters of a line that are looked at, and MOST_LINES of those that hold an exception, the first and the last: the
+text is anybody's, and each pattern is tried on each line.
+"""
+MOST_LINES = 64
 
 
 class _Failure(BaseModel):
@@ -59,10 +65,13 @@ def find_cause(text: str) -> Cause | None:
 
     A traceback that was put into another exception's representation has its line breaks as two characters.
     """
-    lines = [_PREFIX.sub("", _COLOUR.sub("", line)).strip() for line in text.replace("\\n", "\n").splitlines()]
+    broken = (line[:LONGEST_LINE] for line in text.replace("\\n", "\n").splitlines())
+    lines = [_PREFIX.sub("", _COLOUR.sub("", line)).strip() for line in broken]
     raised = [line for line in _with_details(lines) if _EXCEPTION.match(line)]
     if not raised:
         return None
+    if len(raised) > MOST_LINES:
+        raised = raised[: MOST_LINES // 2] + raised[-MOST_LINES // 2 :]
     wrappers = [line for line in raised if any(wrapper.search(line) for wrapper in _failures().wrappers)]
     causes = [line for line in raised if line not in wrappers] or wrappers[-1:]
     for failure in _failures().failures:

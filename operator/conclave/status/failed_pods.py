@@ -11,21 +11,21 @@ from collections.abc import Iterator
 from datetime import datetime, timedelta
 from typing import NamedTuple
 
+from conclave.kubernetes.events import DELETED_PODS, EVICTED
 from conclave.manifests import names
-from conclave.manifests.kuberay import FAILED_POD_EVENTS
-from conclave.observation import EVICTED, JsonObject
+from conclave.observation import JsonObject
 from conclave.status.finding import Scene
 from conclave.status.pods import LONGEST_MESSAGE, events_about, find_raycluster, is_leaving, is_ready, is_worker
 
-_FAILED = re.compile(
-    r"Deleted (?P<kind>head|worker) Pod [^/\s]+/(?P<pod>[^;\s]+); .*?"
+_SUBJECT = re.compile(r"Deleted (?P<kind>head|worker) Pod [^/\s]{1,253}/(?P<pod>[^;\s]{1,253}); ")
+_END = re.compile(
     r"Ray container terminated status: &ContainerStateTerminated\{"
-    r"ExitCode:(?P<code>-?[0-9]{1,10}),Signal:-?[0-9]{1,10},"
-    r"Reason:(?P<reason>\w*),Message:(?P<message>.*),"
-    r"StartedAt:(?P<started>[^,]*),FinishedAt:(?P<finished>[^,]*),ContainerID:[^,]*,\}",
-    re.DOTALL,
+    r"ExitCode:(?P<code>-?[0-9]{1,10}),Signal:-?[0-9]{1,10},Reason:(?P<reason>\w{0,128}),Message:"
 )
-"""As KubeRay 1.6.2 writes it; client-go puts words before it where one event stands for many."""
+_TIMES = re.compile(r"(?P<started>[^,]{0,64}),FinishedAt:(?P<finished>[^,]{0,64}),ContainerID:[^,]{0,512},\}")
+"""As KubeRay 1.6.2 writes it; client-go puts words before it where one event stands for many. Three patterns, since one
+would try each beginning with each end: anybody may write such an event.
+"""
 _GO_TIME, _GO_TIME_LENGTH = "%Y-%m-%d %H:%M:%S %z", len("2026-11-23 12:00:00 +0000")
 _TOLD_AT_LEAST = timedelta(minutes=10)
 
@@ -55,7 +55,7 @@ def failed_pods(scene: Scene) -> Iterator[JsonObject]:
         for pod in scene.observed.pods
         if pod["metadata"]["labels"].get(names.RAY_CLUSTER) == cluster["metadata"]["name"] and not is_leaving(pod)
     ]
-    failures = filter(None, map(_read, events_about(scene.observed, cluster, *FAILED_POD_EVENTS)))
+    failures = filter(None, map(_read, events_about(scene.observed, cluster, *DELETED_PODS)))
     for failure in sorted(failures, key=lambda failure: failure.is_worker):
         is_old = scene.now - failure.at > max(failure.lived, _TOLD_AT_LEAST)
         is_replaced = any(
@@ -77,20 +77,24 @@ def _wanted_cluster(scene: Scene) -> JsonObject | None:
 
 
 def _read(event: JsonObject) -> _Failure | None:
-    found = _FAILED.search(event.get("message", "")[: 2 * LONGEST_MESSAGE])
+    text = event.get("message", "")[: 2 * LONGEST_MESSAGE]
+    subject = _SUBJECT.search(text)
+    end = _END.search(text, subject.end()) if subject else None
+    message, _, rest = text[end.end() :].rpartition(",StartedAt:") if end else ("", "", "")
+    times = _TIMES.match(rest)
     at = event.get("lastTimestamp") or event.get("eventTime")
-    if found is None or not at:
+    if subject is None or end is None or times is None or not at:
         return None
     told_at = datetime.fromisoformat(at)
-    started, finished = (_time(found[name]) or told_at for name in ("started", "finished"))
+    started, finished = (_time(times[name]) or told_at for name in ("started", "finished"))
     return _Failure(
         at=told_at,
-        pod=found["pod"],
-        is_worker=found["kind"] == "worker",
+        pod=subject["pod"],
+        is_worker=subject["kind"] == "worker",
         end={
-            "exitCode": int(found["code"]),
-            "reason": found["reason"],
-            "message": found["message"][:LONGEST_MESSAGE],
+            "exitCode": int(end["code"]),
+            "reason": end["reason"],
+            "message": message[:LONGEST_MESSAGE],
         },
         started=started,
         lived=finished - started,

@@ -6,10 +6,11 @@ import re
 from datetime import timedelta
 
 from conclave.api.reasons import ConditionType, Reason
+from conclave.kubernetes.events import CONTAINER_FAILURE, EVICTED, VOLUME_FAILURES
 from conclave.manifests import names
 from conclave.manifests.pods import USER_ID
 from conclave.manifests.weights import find_download
-from conclave.observation import EVICTED, JsonObject
+from conclave.observation import JsonObject
 from conclave.status.exceptions import find_cause
 from conclave.status.failed_pods import failed_pods
 from conclave.status.finding import Finding, Scene
@@ -31,7 +32,6 @@ from conclave.status.pods import (
 
 _PULL_FAILURES = ("ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "RegistryUnavailable")
 _CREATE_FAILURES = ("CreateContainerConfigError", "CreateContainerError", "RunContainerError", "CreatePodSandboxError")
-_WATCHED_MOUNTS = ("FailedMount", "FailedAttachVolume", "FailedMapVolume")
 _MISSING_SECRET = re.compile(r"""secret "([^"]+)" not found|couldn't find key \S+ in Secret [^/ ]+/(\S+)""")
 _AWAITED_ADDRESS = re.compile(r"--address (\S+)")
 _LONGEST_WAIT_FOR_HEAD = timedelta(minutes=2)
@@ -54,7 +54,7 @@ _REMEDIES_OF_WEIGHTS = {
 def volume_not_mounted(scene: Scene) -> Finding | None:
     """A Secret, claim or volume that a pod waits for."""
     for pod in in_trouble(scene.observed):
-        events = [] if is_mounted(pod) else events_about(scene.observed, pod, *_WATCHED_MOUNTS)
+        events = [] if is_mounted(pod) else events_about(scene.observed, pod, *VOLUME_FAILURES)
         for event in events[:1]:
             return _unmounted(scene, pod, event.get("message", ""))
     return None
@@ -85,7 +85,7 @@ def image_not_pulled(scene: Scene) -> Finding | None:
                 continue
             words = container.message
             if container.reason == "ImagePullBackOff":  # the first failure says why, the back-off only that it waits
-                failed = events_about(scene.observed, pod, "Failed")
+                failed = events_about(scene.observed, pod, CONTAINER_FAILURE)
                 words = next((event["message"] for event in failed if "pull" in event.get("message", "")), words)
             return _on_pod(
                 scene,

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from datetime import datetime
 from typing import Any, NamedTuple
 
+from conclave.kubernetes.events import MOST_OF_AN_OBJECT
 from conclave.manifests import names
 from conclave.observation import JsonObject, Observed
 
@@ -146,7 +147,7 @@ def unschedulable_message(pod: JsonObject) -> str:
 
 
 def events_about(observed: Observed, item: JsonObject, *reasons: str) -> list[JsonObject]:
-    """Events of these reasons about an object, the newest first."""
+    """Events of these reasons about an object, the newest first, and no more of them than are worth a look."""
     metadata = item["metadata"]
     found = [
         event
@@ -155,7 +156,8 @@ def events_about(observed: Observed, item: JsonObject, *reasons: str) -> list[Js
         and event.get("involvedObject", {}).get("name") == metadata["name"]
         and event["involvedObject"].get("uid", metadata.get("uid")) == metadata.get("uid")
     ]
-    return sorted(found, key=lambda event: event.get("lastTimestamp") or event.get("eventTime") or "", reverse=True)
+    found.sort(key=lambda event: event.get("lastTimestamp") or event.get("eventTime") or "", reverse=True)
+    return found[:MOST_OF_AN_OBJECT]
 
 
 def _statuses(pod: JsonObject) -> Iterator[JsonObject]:

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from conclave.api.reasons import ConditionType, Reason
+from conclave.kubernetes.events import JOB_FAILURE
 from conclave.manifests import names
 from conclave.manifests.weights_job import is_complete
 from conclave.observation import JsonObject
@@ -41,7 +42,7 @@ def not_downloaded(scene: Scene) -> Finding | None:
 def job_rejected(scene: Scene) -> Finding | None:
     """The API server refused the Job's pod: quota, admission, priority class."""
     for job in scene.observed.jobs:
-        events = events_about(scene.observed, job, "FailedCreate")
+        events = events_about(scene.observed, job, JOB_FAILURE)
         if events and not scene.observed.weights_pods:
             words = events[0].get("message", "")
             is_quota = "exceeded quota" in words

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 from collections.abc import AsyncIterator, Callable
 from typing import Any, cast
@@ -11,9 +12,9 @@ import pytest
 from prometheus_client import generate_latest
 
 from conclave.observation import JsonObject
-from conclave_cluster.cache import Cache
+from conclave_cluster.cache import Bound, Cache
 from conclave_cluster.client import Client
-from conclave_cluster.observe import keep_event, keep_node, keep_pod
+from conclave_cluster.observe import EVENT_BOUND, keep_event, keep_node, keep_pod
 from conclave_cluster.resources import EVENT, NODE, POD, Resource
 from conclave_operator.metrics import Metrics
 
@@ -149,3 +150,88 @@ def test_a_warning_about_a_pod_without_a_name_is_passed_over() -> None:
     bad = named("bad", type="Warning", reason="Failed", involvedObject=about)
     cache = after(lambda: Script([bad], [("ADDED", bad), ("ADDED", good)]), keep_event, resource=EVENT)
     assert names_in(cache) == ["good"]
+
+
+def told_event(name: str, about: str, *, reason: str = "Failed", **fields: Any) -> JsonObject:
+    involved = {"kind": "Pod", "name": about, "namespace": "llm", "uid": "u"}
+    return named(name, type="Warning", reason=reason, involvedObject=involved, **fields)
+
+
+def flood(*told: JsonObject, listed: tuple[JsonObject, ...] = (), bound: Bound = EVENT_BOUND) -> Cache:
+    async def main() -> Cache:
+        client = Script(list(listed), [("ADDED", item) for item in told])
+        cache = Cache(cast("Client", client), EVENT, "", lambda *_: None, keep_event, bound=bound)
+        running = asyncio.create_task(cache.run())
+        async with asyncio.timeout(30):
+            await client.is_told.wait()
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+        return cache
+
+    return asyncio.run(main())
+
+
+def test_of_a_flood_about_one_object_the_newest_are_kept_and_no_other_object_s_are_lost() -> None:
+    events = [told_event(f"e{number:04}", "victim") for number in range(500)]
+    cache = flood(told_event("older", "other"), *events)
+    kept = names_in(cache)
+    assert "older" in kept
+    assert "e0499" in kept
+    assert "e0000" not in kept
+    assert len(kept) <= 1 + 1.1 * EVENT_BOUND.most_of_group
+    assert kept[-15:-1] == [f"e{number:04}" for number in range(486, 500)]
+
+
+def test_of_a_flood_about_many_objects_a_namespace_keeps_so_many_and_other_namespaces_theirs() -> None:
+    bound = EVENT_BOUND._replace(most_of_namespace=100)
+    events = [told_event(f"e{number:04}", f"pod-{number}") for number in range(500)]
+    far = told_event("far", "pod")
+    far["metadata"]["namespace"] = "elsewhere"
+    kept = names_in(flood(far, *events, bound=bound))
+    assert {"far", "e0499"} <= set(kept)
+    assert 100 <= len(kept) <= 111
+
+
+def test_an_event_that_is_told_again_is_one() -> None:
+    again = [told_event("same", f"pod-{number % 7}") for number in range(300)]
+    for number, item in enumerate(again):
+        item["metadata"]["resourceVersion"] = str(11 + number)
+    cache = flood(*again)
+    assert names_in(cache) == ["same"]
+    assert sum(map(len, cache._groups.values())) == 2
+
+
+def test_of_an_event_what_is_read_is_kept_and_its_text_is_cut() -> None:
+    event = told_event("big", "pod", message="<" * 1_000_000, action="x" * 100_000, source={"component": "y" * 100_000})
+    event["metadata"]["annotations"] = {"a": "x" * 100_000}
+    event["metadata"]["managedFields"] = [{"manager": "x"}]
+    kept = keep_event(event)
+    assert kept is not None
+    assert len(json.dumps(kept)) < 9000
+    assert kept["message"] == "<" * 8192
+
+
+@pytest.mark.parametrize("reason", ["BackOff", "Unhealthy", "FailedScheduling", "x" * 100_000, ["Failed"], None])
+def test_events_of_reasons_that_nobody_reads_are_not_kept(reason: Any) -> None:
+    assert keep_event(told_event("e", "pod", reason=reason)) is None
+
+
+def test_what_anybody_may_make_large_is_listed_in_small_pages() -> None:
+    asked: list[str] = []
+
+    class Listing(Script):
+        async def list(self, *_: object, **query: str) -> JsonObject:
+            asked.append(query["limit"])
+            return await super().list()
+
+    async def main(bound: Bound | None) -> None:
+        client = Listing([], [])
+        cache = Cache(cast("Client", client), EVENT, "", lambda *_: None, keep_event, bound=bound)
+        running = asyncio.create_task(cache.run())
+        await client.is_told.wait()
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+
+    asyncio.run(main(EVENT_BOUND))
+    asyncio.run(main(None))
+    assert asked == ["50", "500"]

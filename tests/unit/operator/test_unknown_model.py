@@ -205,7 +205,7 @@ VERDICTS = {
     "words without an end": (
         fault("ConfigInvalid", "x" * 3900),
         "ConfigInvalid",
-        "path own: " + "x" * 1500 + "; it is",
+        "path own: " + "x" * 1499 + "…; it is",
     ),
     "words that are none": (
         json.dumps({"error": "ConfigInvalid", "message": [1]}),
