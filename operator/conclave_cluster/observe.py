@@ -78,7 +78,11 @@ async def observe(cluster: Cluster, deployment: ModelDeployment) -> Observed:
     }
     pod_prefixes = tuple(f"{cluster['metadata']['name']}-" for cluster in rayclusters)
     own_pods = frozenset(pod["metadata"].get("uid", "") for pod in pods)
-    told = found(await cluster.list(EVENT, namespace), read_event)
+    relevant = [
+        event
+        for event in found(await cluster.list(EVENT, namespace), read_event)
+        if event["involvedObject"].get("uid", "") in about or _tells_an_eviction(event, pod_prefixes)
+    ]
     revisions = found(await cluster.list(REVISION, namespace, {names.MODEL_DEPLOYMENT: name}), read_revision)
     policies = found(await cluster.list(NETWORK_POLICY, namespace, {names.MODEL_DEPLOYMENT: name}), read_network_policy)
     model = deployment.spec.model
@@ -96,11 +100,7 @@ async def observe(cluster: Cluster, deployment: ModelDeployment) -> Observed:
         rayservice=rayservice,
         rayclusters=tuple(rayclusters),
         pods=pods,
-        events=tuple(
-            event
-            for event in told
-            if event["involvedObject"].get("uid", "") in about or _tells_an_eviction(event, pod_prefixes)
-        ),
+        events=tuple(sorted(relevant, key=events.told_at, reverse=True)[: events.MOST_OF_A_PASS]),
         revisions=tuple(item for item in revisions if _is_owned(item, deployment)),
         network_policies=tuple(item for item in policies if _is_owned(item, deployment)),
         jobs=tuple(item for item in jobs if _is_owned(item, deployment) and not _is_inspection(item)),

@@ -5,6 +5,8 @@ Anybody may write events, in any number, about any object. Of those that are of 
 
 from __future__ import annotations
 
+from typing import Any
+
 EVICTED = "Evicted"
 """Reason of a pod's status, and of an event about it: its node's kubelet has ended it."""
 MOUNT_FAILED = "FailedMount"
@@ -22,5 +24,12 @@ READ = frozenset(
 
 MOST_OF_AN_OBJECT = 20
 """Events about one object that are kept and looked at, the newest."""
+MOST_OF_A_PASS = 500
+"""Events about a deployment's objects that one pass looks at, the newest."""
 MOST_OF_A_NAMESPACE = 2000
 """Events of one namespace that are kept, the newest: a flood harms explanations in the namespace that it comes from."""
+
+
+def told_at(event: dict[str, Any]) -> str:
+    """When an event was told last; both spellings are of the same form, so that they sort."""
+    return event.get("lastTimestamp") or event.get("eventTime") or ""

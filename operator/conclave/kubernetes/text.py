@@ -11,7 +11,7 @@ _SEQUENCE = re.compile(r"\x1b\[[0-?]{0,64}[ -/]{0,8}[@-~]")
 def one_line(text: str, longest: int) -> str:
     """On one line and printable; of at most `longest` characters, the last an ellipsis where something is missing."""
     shown = printable(text[: longest + 1].replace("\n", " "))
-    return shown if len(shown) <= longest else shown[: longest - 1] + "…"
+    return shown if len(text) <= longest else shown[: longest - 1] + "…"
 
 
 def printable(text: str) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from datetime import datetime
 from typing import Any, NamedTuple
 
-from conclave.kubernetes.events import MOST_OF_AN_OBJECT
+from conclave.kubernetes.events import MOST_OF_AN_OBJECT, told_at
 from conclave.manifests import names
 from conclave.observation import JsonObject, Observed
 
@@ -156,7 +156,7 @@ def events_about(observed: Observed, item: JsonObject, *reasons: str) -> list[Js
         and event.get("involvedObject", {}).get("name") == metadata["name"]
         and event["involvedObject"].get("uid", metadata.get("uid")) == metadata.get("uid")
     ]
-    found.sort(key=lambda event: event.get("lastTimestamp") or event.get("eventTime") or "", reverse=True)
+    found.sort(key=told_at, reverse=True)
     return found[:MOST_OF_AN_OBJECT]
 
 

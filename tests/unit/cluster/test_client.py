@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -11,7 +12,8 @@ import pytest
 from kubernetes.aio.client import Configuration
 
 from conclave.observation import UNREACHABLE, ApiFailure
-from conclave_cluster.client import Client, RequestError
+from conclave_cluster.client import LONGEST_MESSAGE, Client, RequestError
+from conclave_cluster.resources import POD
 
 
 @pytest.fixture
@@ -62,3 +64,62 @@ def test_an_answer_that_is_no_json_is_a_failure_and_no_crash(
 
     failure = asyncio.run(ask())
     assert (failure.verb, failure.resource, failure.code, failure.reason) == ("get", "openapi", code, reason)
+
+
+@pytest.mark.parametrize("body", [b"{}", b'{"items": {}}', b'{"items": null, "metadata": {}}', b'{"items": []}', b"[]"])
+def test_a_list_that_is_none_is_a_failure(answers: tuple[str, list[tuple[int, bytes]]], body: bytes) -> None:
+    address, given = answers
+    given.append((200, body))
+
+    async def ask() -> ApiFailure:
+        async with Client(Configuration(host=address)) as client:
+            with pytest.raises(RequestError) as raised:
+                await client.list(POD)
+            return raised.value.failure
+
+    assert asyncio.run(ask()).code == 0
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        pytest.param(b'{"object": "' + b"\\u003c" * 1_000_000 + b'"}', 1, id="a line that is too long to be read"),
+        pytest.param(b"<html>", 1, id="a line that is no JSON"),
+        pytest.param(b'{"object": [' + b"[" * 5000 + b"]" * 5000 + b"]}", 2, id="a line nested too deeply, as null"),
+    ],
+)
+def test_a_watch_that_cannot_go_on_asks_for_a_new_list(
+    answers: tuple[str, list[tuple[int, bytes]]], line: bytes, told: int
+) -> None:
+    address, given = answers
+    given.append((200, b'{"type": "ADDED"}\n' + line + b"\n"))
+
+    async def ask() -> tuple[int, int]:
+        count, code = 0, 200
+        async with Client(Configuration(host=address)) as client:
+            try:
+                async for _ in client.watch(POD, "", lambda: None):
+                    count += 1
+            except RequestError as error:
+                code = error.failure.code
+        return count, code
+
+    assert asyncio.run(ask()) == (told, 410 if told == 1 else 200)
+
+
+def test_words_of_a_refusal_are_cut_and_on_one_line(answers: tuple[str, list[tuple[int, bytes]]]) -> None:
+    address, given = answers
+    words = "no\n\x1b[31m" + "x" * 100_000
+    given.append((422, json.dumps({"reason": "Invalid", "message": words}).encode()))
+
+    async def ask() -> ApiFailure:
+        async with Client(Configuration(host=address)) as client:
+            with pytest.raises(RequestError) as raised:
+                await client.list(POD)
+            return raised.value.failure
+
+    message = asyncio.run(ask()).message
+    assert message.startswith("no xxx")
+    assert message.isprintable()
+    assert message.endswith("x…")
+    assert len(message) <= LONGEST_MESSAGE

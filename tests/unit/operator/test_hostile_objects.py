@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 from tests.unit.operator.simulation import NAMESPACE, Simulation, gpu_node, model_deployment
 
-from conclave_cluster.observe import keep_event, keep_pod
+from conclave.api.modeldeployment import ModelDeployment
+from conclave_cluster.observe import keep_event, keep_pod, observe
 from conclave_cluster.resources import EVENT, MODEL_DEPLOYMENT, POD, RAY_SERVICE
 
 Json = dict[str, Any]
@@ -212,4 +214,19 @@ def test_a_revision_that_cannot_be_read(data: Callable[[], object]) -> None:
     world.put(revision(data(), world.cluster.objects[MODEL_DEPLOYMENT, NAMESPACE, "mixtral"]))
     world.settle()
     assert {key: value for key, value in world.children().items() if key[1] != "hostile"} == before
+    goes_on(world)
+
+
+def test_of_a_flood_of_events_a_pass_looks_at_the_newest() -> None:
+    world = settled()
+    rayservice = world.cluster.objects[RAY_SERVICE, NAMESPACE, "mixtral"]
+    for number in range(1000):
+        event = warning(kind="RayService", name="mixtral", uid=rayservice["metadata"]["uid"])
+        event["metadata"]["name"] = f"flood-{number}"
+        world.put(event | {"lastTimestamp": f"2026-11-23T00:{number // 60:02}:{number % 60:02}Z"})
+    deployment = ModelDeployment.model_validate(world.deployment())
+    observed = asyncio.run(observe(world.cluster, deployment))
+    assert [event["metadata"]["name"] for event in observed.events] == [
+        f"flood-{number}" for number in range(999, 499, -1)
+    ]
     goes_on(world)
