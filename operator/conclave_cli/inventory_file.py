@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from conclave.api.modeldeployment import Toleration
 from conclave.catalogue.accelerators import all_accelerators, find_accelerator
 from conclave.errors import InvalidInput
+from conclave.kubernetes.shapes import read_node, read_pod
 from conclave.planning.inventory import Inventory, Node
 from conclave.planning.settings import CPU
 from conclave.policy.admission import explain
@@ -24,6 +25,7 @@ MOST_MEMORY_GIB = 65536
 """Of one accelerator, far beyond any."""
 
 _GIB = 2**30
+_READERS = {"Node": read_node, "Pod": read_pod}
 _MOST_GPUS = 4096
 
 
@@ -98,19 +100,24 @@ def _nodes(file: str, value: object, tolerations: Sequence[Toleration]) -> list[
     items = [value] if kind == "Node" else value.get("items")
     if kind not in ("Node", "NodeList", "List") or not isinstance(items, list):
         raise InvalidInput(f"{file}: kind is {kind!r}; expected `nodes`, or kind List, NodeList or Node")
-    of_kind: dict[object, list[Any]] = {"Node": [], "Pod": []}
-    for item in items:
-        of_kind.setdefault(item.get("kind") if isinstance(item, Mapping) else None, []).append(item)
-    try:
-        machines = [_ready_unless_said(node) for node in of_kind["Node"]]
-        return list(make_inventory(machines, of_kind["Pod"], tolerations=tolerations).nodes)
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise InvalidInput(f"{file}: not what kubectl get nodes prints: {type(error).__name__} {error}") from error
+    of_kind: dict[str, list[Any]] = {"Node": [], "Pod": []}
+    for index, item in enumerate(items):
+        of_this = item.get("kind") if isinstance(item, Mapping) else None
+        if of_this in of_kind:
+            if _READERS[of_this](item) is None:
+                raise InvalidInput(
+                    f"{file}: items[{index}] is a {of_this} without metadata.name: not what kubectl get nodes prints; "
+                    "expected the output of `kubectl get nodes -o yaml`"
+                )
+            of_kind[of_this].append(item)
+    machines = [_ready_unless_said(node) for node in of_kind["Node"]]
+    return list(make_inventory(machines, of_kind["Pod"], tolerations=tolerations).nodes)
 
 
 def _ready_unless_said(node: dict[str, Any]) -> dict[str, Any]:
     """A node written by hand has no conditions; one of a cluster always has."""
     status = node.get("status", {})
+    status = status if isinstance(status, dict) else {}
     return node | {"status": {"conditions": [{"type": "Ready", "status": "True"}]} | status}
 
 

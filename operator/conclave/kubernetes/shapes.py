@@ -181,6 +181,7 @@ class _Resources(TypedDict, total=False):
 
 class _Container(TypedDict, total=False):
     name: OnErrorOmit[Name]
+    image: OnErrorOmit[Name]
     command: OnErrorOmit[Items[Words]]
     args: OnErrorOmit[Items[Words]]
     resources: OnErrorOmit[_Resources]
@@ -208,8 +209,19 @@ class _Affinity(TypedDict, total=False):
     nodeAffinity: OnErrorOmit[_NodeAffinity]
 
 
+class _SecretVolume(TypedDict, total=False):
+    secretName: OnErrorOmit[Name]
+
+
+class _Volume(TypedDict, total=False):
+    name: Required[Name]
+    secret: OnErrorOmit[_SecretVolume]
+
+
 class _PodSpec(TypedDict, total=False):
     nodeName: OnErrorOmit[Name]
+    serviceAccountName: OnErrorOmit[Name]
+    volumes: OnErrorOmit[Items[_Volume]]
     restartPolicy: OnErrorOmit[Name]
     containers: OnErrorOmit[Items[_Container]]
     initContainers: OnErrorOmit[Items[_Container]]
@@ -323,11 +335,6 @@ class _RayServiceStatus(TypedDict, total=False):
     pendingServiceStatus: OnErrorOmit[_ServiceStatus]
 
 
-class _RayService(TypedDict, total=False):
-    metadata: Required[_Metadata]
-    status: OnErrorOmit[_RayServiceStatus]
-
-
 class _Template(TypedDict, total=False):
     spec: OnErrorOmit[_PodSpec]
 
@@ -340,6 +347,16 @@ class _Group(TypedDict, total=False):
 class _RayClusterSpec(TypedDict, total=False):
     headGroupSpec: OnErrorOmit[_Group]
     workerGroupSpecs: OnErrorOmit[Items[_Group]]
+
+
+class _RayServiceSpec(TypedDict, total=False):
+    rayClusterConfig: OnErrorOmit[_RayClusterSpec]
+
+
+class _RayService(TypedDict, total=False):
+    metadata: Required[_Metadata]
+    spec: OnErrorOmit[_RayServiceSpec]
+    status: OnErrorOmit[_RayServiceStatus]
 
 
 class _RayClusterStatus(TypedDict, total=False):
