@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -12,6 +14,7 @@ from tests.integration.testbed.operator import end_pod, model_deployment, patch_
 from tests.integration.testbed.world import World
 
 Json = dict[str, Any]
+DIGEST = "sha256:" + "ab" * 32
 SELECTOR = "conclave.dev/weights-of=mixtral"
 
 
@@ -77,6 +80,61 @@ def test_weights_are_fetched_once_and_then_served(restricted: str, world: World)
     eventually(lambda: world.load_bounds("mixtral")["autoscaling_config"]["max_replicas"] == 2)
     written = {resource for _, resource, namespace, _ in world.writes(mark) if namespace == restricted}
     assert not written & {"jobs", "persistentvolumeclaims"}
+
+
+def the_worker(world: World) -> Json:
+    """Made by the real KubeRay."""
+    found = [pod for pod in world.pods("mixtral") if pod["metadata"]["labels"]["ray.io/node-type"] == "worker"]
+    assert len(found) == 1, found
+    return found[0]
+
+
+def report(world: World, worker: Json, verified: Json, awaited: Json, **status: Any) -> None:
+    """How the init containers of a worker are, as its kubelet would write it."""
+    shape = {"image": "x", "imageID": "", "ready": False, "restartCount": 0}
+    init = [
+        shape | {"name": name, "state": state}
+        for name, state in (("verify-weights", verified), ("await-weights", awaited))
+    ]
+    told = {"phase": "Pending", "initContainerStatuses": init} | status
+    patch_pod_status(world.kube, world.namespace, worker["metadata"]["name"], told)
+
+
+def test_files_that_were_changed_in_the_cache_are_downloaded_anew_by_the_command_that_the_condition_gives(
+    world: World,
+) -> None:
+    world.apply(model_deployment("mixtral", model=stored_model(size="10Gi") | {"digest": DIGEST}))
+    (job,) = eventually(lambda: jobs(world), timeout=60)
+    end_pod(world.kube, world.namespace, eventually(lambda: the_pod(world, job["metadata"]["name"])))
+    world.becomes("mixtral", "WeightsReady", "Downloaded")
+    worker = eventually(lambda: the_worker(world), timeout=60)
+    verify = next(item for item in worker["spec"]["initContainers"] if item["name"] == "verify-weights")
+    assert verify["command"][-2:] == [DIGEST, "/models/weights"]
+
+    now = {"running": {"startedAt": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")}}
+    message = json.dumps({"error": "DigestMismatch", "message": "weights /models/weights: digest sha256:1"})
+    unfit = {"terminated": {"exitCode": 0, "reason": "Completed", "message": message}}
+    report(world, worker, unfit, now)
+    condition = world.becomes("mixtral", "WeightsReady", "DigestMismatch")
+    command = re.search("`kubectl (.* delete job [^`]*)`", condition["message"])
+    assert command is not None, condition
+
+    uid = job["metadata"]["uid"]
+    world.kube.kubectl(*command[1].split())
+    world.becomes("mixtral", "WeightsReady", "Downloading")
+    (again,) = eventually(lambda: [new for new in jobs(world) if new["metadata"]["uid"] != uid], timeout=60)
+
+    def pod_of_its_own() -> Json | None:
+        pod = the_pod(world, again["metadata"]["name"])
+        return pod if pod["metadata"]["ownerReferences"][0]["uid"] == again["metadata"]["uid"] else None
+
+    end_pod(world.kube, world.namespace, eventually(pod_of_its_own, timeout=60))
+    world.becomes("mixtral", "WeightsReady", "DigestMismatch")
+    well = {"terminated": {"exitCode": 0, "reason": "Completed", "message": "{}"}}
+    ray = {"name": "ray", "image": "x", "imageID": "", "ready": False, "restartCount": 0, "state": now}
+    report(world, worker, unfit, well, phase="Running", containerStatuses=[ray])
+    world.becomes("mixtral", "WeightsReady", "Verified")
+    assert the_worker(world)["metadata"]["uid"] == worker["metadata"]["uid"], "nothing is rolled"
 
 
 def test_a_claim_that_is_bound_is_left_alone(world: World) -> None:
