@@ -85,8 +85,11 @@ def _or_unreadable(value: object, inner: ValidatorFunctionWrapHandler) -> object
         return UNREADABLE_AMOUNT
 
 
-def _shallow(value: dict[str, Any]) -> dict[str, Any]:
-    level: list[Any] = [value]
+def is_shallow(value: object) -> bool:
+    """Whether it is nested so little that whatever walks through it ends well; how deep Python's own JSON reader goes
+    differs with its version.
+    """
+    level: list[Any] = [value] if isinstance(value, dict | list) else []
     for _ in range(DEEPEST):
         level = [
             below
@@ -95,8 +98,14 @@ def _shallow(value: dict[str, Any]) -> dict[str, Any]:
             if isinstance(below, dict | list)
         ]
         if not level:
-            return value
-    raise ValueError("nested too deeply")
+            return True
+    return False
+
+
+def _shallow(value: dict[str, Any]) -> dict[str, Any]:
+    if not is_shallow(value):
+        raise ValueError("nested too deeply")
+    return value
 
 
 Name = Annotated[str, Strict(), Field(max_length=LONGEST_NAME), AfterValidator(_printable)]

@@ -15,6 +15,7 @@ from conclave.api.reasons import Reason
 from conclave.catalogue.facts import ModelFacts
 from conclave.errors import InvalidInput, UnknownModel
 from conclave.kubernetes.events import MOUNT_FAILED
+from conclave.kubernetes.shapes import is_shallow
 from conclave.manifests import names
 from conclave.manifests.inspection import InspectionPlan, files_of, needs_inspection, plan_inspection
 from conclave.manifests.network_policy import build_network_policies
@@ -345,10 +346,13 @@ def _config(deployment: ModelDeployment, observed: Observed) -> dict[str, object
         )
     try:
         config: object = json.loads(text)
-    except RecursionError as error:
-        raise _RefusedError(Reason.CONFIG_INVALID, f"{where}: config.json is nested too deeply") from error
+        is_too_deep = not is_shallow(config)
+    except RecursionError:
+        is_too_deep = True
     except ValueError as error:
         raise _RefusedError(Reason.CONFIG_INVALID, f"{where}: config.json is no JSON: {error}") from error
+    if is_too_deep:
+        raise _RefusedError(Reason.CONFIG_INVALID, f"{where}: config.json is nested too deeply, expected a model's")
     if not isinstance(config, dict):
         raise _RefusedError(
             Reason.CONFIG_INVALID, f"{where}: config.json is a {type(config).__name__}, expected an object"

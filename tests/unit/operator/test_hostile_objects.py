@@ -150,10 +150,11 @@ def test_a_warning_about_a_pod_without_a_name(about: Json) -> None:
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        pytest.param("[" * LEVELS, "nested too deeply", id="lists without an end"),
+        pytest.param("[" * LEVELS, "config.json is n", id="lists without an end"),
         pytest.param('{"a":' * LEVELS + "1" + "}" * LEVELS, "nested too deeply", id="objects"),
         pytest.param('{"hidden_size": ' + "9" * 5000 + "}", "is no JSON", id="a number of 5000 digits"),
-        pytest.param("\ud800", "does not exist", id="half a surrogate pair"),
+        pytest.param("null", "config.json is a NoneType", id="null"),
+        pytest.param("\ud800", "config.json is no JSON", id="half a surrogate pair"),
     ],
 )
 def test_a_config_that_cannot_be_read(text: str, words: str) -> None:
@@ -166,6 +167,7 @@ def test_a_config_that_cannot_be_read(text: str, words: str) -> None:
     ready = world.condition("Ready")
     assert ready["reason"] in ("ConfigInvalid", "ConfigMissing")
     assert "ConfigMap llm/own" in ready["message"]
+    assert words in ready["message"]
     assert len(ready["message"]) < 500
     goes_on(world)
 
