@@ -12,7 +12,8 @@ from pathlib import Path
 from conclave_serving.environment import CLOSED_ENVIRONMENT, PLUGIN
 
 ROOT = Path(__file__).parents[3]
-GROUPS = ("general", "platform", "io_processor", "stat_logger", "endpoint")
+GROUPS = ("platform", "io_processor", "stat_logger", "endpoint", "general")
+"""The general one last: to load ours from it closes the process."""
 LOADED = f"""
 import json
 from vllm.plugins import load_plugins_by_group
@@ -20,11 +21,17 @@ print(json.dumps({{group: sorted(load_plugins_by_group(f"vllm.{{group}}_plugins"
 """
 
 
-def loaded(installed: Path, **variables: str) -> dict[str, list[str]]:
+def loaded(installed: Path, before: str = "", **variables: str) -> dict[str, list[str]]:
     """By group, what the real vLLM loads with these variables and the packages of one more directory."""
-    environment = {**os.environ, "PYTHONPATH": str(installed), "VLLM_LOGGING_LEVEL": "ERROR", **variables}
+    inherited = {name: value for name, value in os.environ.items() if name != "VLLM_PLUGINS"}
+    environment = {**inherited, "PYTHONPATH": str(installed), "VLLM_LOGGING_LEVEL": "ERROR", **variables}
     ended = subprocess.run(
-        [sys.executable, "-c", LOADED], env=environment, capture_output=True, text=True, check=True, timeout=300
+        [sys.executable, "-c", before + LOADED],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=300,
     )
     found: dict[str, list[str]] = json.loads(ended.stdout.splitlines()[-1])
     return found
@@ -40,7 +47,9 @@ def test_an_entry_point_of_another_package_is_not_loaded(tmp_path: Path) -> None
     (tmp_path / "intruder.py").write_text("def run(): return None\n")
     without = {name: value for name, value in CLOSED_ENVIRONMENT.items() if name != "VLLM_PLUGINS"}
     assert all("intruder" in names for names in loaded(tmp_path, **without).values())
-    assert loaded(tmp_path, **CLOSED_ENVIRONMENT) == {**{group: [] for group in GROUPS}, "general": [PLUGIN]}
+    ours = {**{group: [] for group in GROUPS}, "general": [PLUGIN]}
+    assert loaded(tmp_path, **CLOSED_ENVIRONMENT) == ours
+    assert loaded(tmp_path, before="import conclave_serving", **without) == ours, "where Serve builds the application"
 
 
 def test_the_name_is_the_entry_points_the_products_and_the_suites() -> None:
