@@ -11,8 +11,6 @@ import threading
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from watchfiles import watch
-
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - where POSIX puts it
 TIMEOUT_S = 10.0
 
@@ -34,6 +32,8 @@ class SharedMemoryWatch:
         self._begun.wait(TIMEOUT_S)
 
     def _note(self) -> None:
+        from watchfiles import watch  # comes with Ray Serve, which the commands for a cluster do without
+
         for changes in watch(
             SHARED_MEMORY,
             watch_filter=None,
