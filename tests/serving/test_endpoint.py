@@ -14,6 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
 from openai import APIStatusError
 from tests.eventually import eventually
@@ -474,10 +475,25 @@ def test_no_log_holds_what_a_client_sent(endpoint: Endpoint) -> None:
 
 
 def test_everything_listens_on_the_loopback_interface(endpoint: Endpoint, ray: tuple[RayHead, ServeApi, int]) -> None:
+    """But one server of each replica, which Serve binds to every interface: it answers nobody without Ray's token, and
+    so reads no pickle of a stranger's."""
     head, _, port = ray
-    listening = {address for address in listening_addresses(head.processes()) if address.port}
-    assert port in {address.port for address in listening}
-    assert [address for address in listening if not address.host.is_loopback] == []
+    listening = {each: set(listening_addresses([each])) for each in head.processes()}
+    assert port in {address.port for addresses in listening.values() for address in addresses}
+    outside = [
+        (Path(f"/proc/{each}/cmdline").read_bytes().partition(b":mixtral")[0].decode(), address)
+        for each, addresses in listening.items()
+        for address in addresses
+        if not address.host.is_loopback
+    ]
+    assert sorted(name for name, _ in outside) == ["ray::ServeReplica"] * 2
+    for _, address in outside:
+        with grpc.insecure_channel(f"127.0.0.1:{address.port}") as channel:
+            for method in ("HandleRequest", "HandleRequestWithRejection"):
+                call = channel.unary_unary(f"/ray.serve.ASGIService/{method}")
+                with pytest.raises(grpc.RpcError) as refusal:
+                    call(b"", timeout=30)
+                assert refusal.value.code() is grpc.StatusCode.UNAUTHENTICATED
 
 
 def test_no_argument_of_a_process_holds_a_secret(endpoint: Endpoint, ray: tuple[RayHead, ServeApi, int]) -> None:

@@ -34,6 +34,14 @@ LOGICAL_CPUS = 8
 PR_SET_PDEATHSIG = 1
 LIBC = ctypes.CDLL(None)
 """Loaded before any fork: between fork and exec nothing may be loaded."""
+LOOPBACK_ONLY = {
+    # Its name says less than it does: Ray keeps 127.0.0.1 as the node's address, and all its servers listen there only.
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+    # The address that vLLM takes for its own has to be the node's.
+    "VLLM_HOST_IP": "127.0.0.1",
+    "GLOO_SOCKET_IFNAME": "lo",
+    "NCCL_SOCKET_IFNAME": "lo",
+}
 LOST_TOGETHER = ("RAY_ADDRESS", "RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "RAY_TMPDIR", "RAY_NAMESPACE")
 """Variables that would tie this Ray to another one."""
 
@@ -62,9 +70,14 @@ class RayHead:
         self._shared_memory = SharedMemoryWatch(self.processes)
 
     @property
+    def _temp_directory(self) -> Path:
+        """Ray opens its own directory to everybody (mode 0777): it lies in ours, which nobody else can enter."""
+        return self.directory / "r"
+
+    @property
     def logs(self) -> Path:
         """Ray's own directory of logs; exists once the head is up."""
-        return self.directory / "session_latest" / "logs"
+        return self._temp_directory / "session_latest" / "logs"
 
     @property
     def has_ended(self) -> bool:
@@ -80,7 +93,7 @@ class RayHead:
             *("--node-ip-address=127.0.0.1", "--port=0", f"--ray-client-server-port={free_port()}"),
             *("--include-dashboard=true", "--dashboard-host=127.0.0.1", f"--dashboard-port={self.url.rsplit(':')[-1]}"),
             *(f"--dashboard-agent-listen-port={free_port()}", "--min-worker-port=0", "--max-worker-port=0"),
-            *(f"--temp-dir={self.directory}", f"--num-cpus={LOGICAL_CPUS + ranks}"),
+            *(f"--temp-dir={self._temp_directory}", f"--num-cpus={LOGICAL_CPUS + ranks}"),
             *(f"--object-store-memory={OBJECT_STORE_BYTES}", "--no-monitor", "--include-log-monitor=false"),
         ]
 
@@ -136,6 +149,7 @@ def ray_environment(inherited: Mapping[str, str], added: Mapping[str, str], toke
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN": token,
         **RAY_ENVIRONMENT,
+        **LOOPBACK_ONLY,
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
         **added,
     }
@@ -186,9 +200,9 @@ def _end_with_parent() -> None:
 
 def _short_directory() -> str:
     for directory in ("/tmp", tempfile.gettempdir()):  # noqa: S108 - mkdtemp makes a private one in it
-        if len(directory) <= 20 and os.access(directory, os.W_OK):
+        if len(directory) <= 18 and os.access(directory, os.W_OK):
             return directory
     raise EnvironmentUnfit(
-        f"temporary directory {tempfile.gettempdir()}: /tmp is not writable and this path is longer than 20 "
+        f"temporary directory {tempfile.gettempdir()}: /tmp is not writable and this path is longer than 18 "
         "characters, which is too long for Ray's sockets; set TMPDIR to a shorter one"
     )

@@ -9,6 +9,7 @@ import ast
 import os
 import re
 import stat
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -90,6 +91,20 @@ def test_the_arguments_of_a_local_ray_hold_no_secret_and_name_the_loopback_inter
     assert not [argument for argument in command if head.token in argument]
     assert {"--node-ip-address=127.0.0.1", "--dashboard-host=127.0.0.1"} <= set(command)
     assert ray_environment({}, {}, head.token)["RAY_AUTH_TOKEN"] == head.token
+
+
+def test_ray_keeps_the_loopback_address_as_its_nodes() -> None:
+    """Ray's own function: left to itself it takes the machine's address instead, and all its servers listen there."""
+    code = "from ray._private.services import resolve_ip_for_localhost as resolve; print(resolve('127.0.0.1'))"
+    ended = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code],
+        env=ray_environment(os.environ, {}, "x"),
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=300,
+    )
+    assert ended.stdout.split() == ["127.0.0.1"]
 
 
 def containers(node: Any) -> Iterator[dict[str, Any]]:
