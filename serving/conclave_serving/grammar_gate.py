@@ -30,7 +30,8 @@ from conclave_serving.grammar_trials import (
 
 REFUSALS = {
     Verdict.DECLINED: "The grammar of the request is malformed or uses what xgrammar does not support.",
-    Verdict.TOO_DEAR: "The grammar of the request takes more CPU or memory to compile than a grammar is given.",
+    Verdict.TOO_DEAR: "The grammar of the request takes more CPU or memory than a grammar is given, to compile or for"
+    " each token.",
     Verdict.LATE: "The grammar of the request could not be compiled in time; retry later.",
 }
 BUSY = "Too many new grammars are being compiled; retry later."

@@ -10,18 +10,25 @@ from __future__ import annotations
 import ctypes
 import json
 import os
+import random
 import resource
 import select
 import signal
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from typing import Any
 
 ACCEPTED, DECLINED = 0, 3
 HEADER_BYTES = 4
+TEXTS, STEPS = 3, 48
+"""So many texts of so many signs are written with each grammar."""
+ENDINGS = 0.3
+"""How often a text tries first what ends a string or a container, so that it comes to the next."""
 _PR_SET_PDEATHSIG = 1
 _SOCKET = 0
+_SIGNS = [chr(code) for code in range(32, 127)]
+_ENDS = ' ]}:,"'
 
 
 def main() -> int:
@@ -104,12 +111,34 @@ class _Forks:
                 compiled = compiler.compile_structural_tag(grammar)
             else:
                 compiled = compiler.compile_grammar(converted)
-            xgrammar.GrammarMatcher(compiled)
+            self._follow(compiled)
+            for pattern in _patterns(kind, grammar):
+                _give_cpu(setting["compile_ms"])
+                self._follow(compiler.compile_regex(pattern))
         except MemoryError:
             os.abort()
         except Exception:  # noqa: BLE001 - xgrammar raises RuntimeError and others; all mean that it declines
             return DECLINED
         return ACCEPTED
+
+    def _follow(self, compiled: Any) -> None:
+        """Write texts that the grammar allows, as a model does: a grammar that is compiled at once may need seconds of
+        the engine for each token, such as `(.{1,5}){0,10}`, which reads a text in many ways at the same time."""
+        import xgrammar
+
+        mask = xgrammar.allocate_token_bitmask(1, self._tokens.vocab_size)
+        for seed in range(TEXTS):
+            dice = random.Random(seed)  # noqa: S311 - the same texts for the same grammar
+            matcher = xgrammar.GrammarMatcher(compiled)
+            for _ in range(STEPS):
+                _give_cpu(self._setting["step_ms"])
+                matcher.fill_next_token_bitmask(mask)
+                matcher.accept_string(matcher.find_jump_forward_string())
+                signs = dice.sample(_SIGNS, len(_SIGNS))
+                if dice.random() < ENDINGS:
+                    signs.sort(key=_ENDS.find, reverse=True)
+                if matcher.is_terminated() or not any(map(matcher.accept_string, signs)):
+                    break
 
     def _reap(self) -> None:
         while self._running:
@@ -146,6 +175,21 @@ def _convert(kind: str, grammar: Any) -> Any:
         "structural_tag": xgrammar.Grammar.from_structural_tag,
     }
     return conversions[kind](grammar)
+
+
+def _patterns(kind: str, grammar: str) -> Iterator[str]:
+    """Of a schema: a text that is made at random may not come to the places where they stand."""
+    waiting = [json.loads(grammar)] if kind in ("json", "structural_tag") else []
+    seen: set[str] = set()
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, dict):
+            found = [value.get("pattern"), *(value.get("patternProperties") or ())]
+            seen.update(pattern for pattern in found if isinstance(pattern, str))
+            waiting += value.values()
+        elif isinstance(value, list):
+            waiting += value
+    yield from sorted(seen)
 
 
 def _give_cpu(milliseconds: float) -> None:

@@ -42,11 +42,15 @@ class TrialLimits(BaseModel):
     """CPU of the part that vLLM does on its frontend's event loop."""
     compile_ms: int
     """CPU of the rest, over all threads."""
+    step_ms: int
+    """CPU of the engine for one token of an answer."""
     memory_bytes: int
     wall_s: float
     threads: int
     at_once: int
     waiting: int
+    turn_s: float
+    """How long a grammar waits until its trial begins."""
     remembered: int
     start_s: float
 
@@ -70,7 +74,7 @@ class Result:
 
 
 class Overfull(Exception):
-    """More grammars wait to be tried than may."""
+    """More grammars wait to be tried than may, or this one waited too long for its turn."""
 
 
 class TrialsUnavailable(Exception):
@@ -97,6 +101,7 @@ class GrammarTrials:
         self._process: _Process | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._places = asyncio.Semaphore(limits.at_once)
+        self._starting = asyncio.Lock()
         self._number = 0
         self._open: dict[str, asyncio.Future[Result]] = {}
         self._known: OrderedDict[str, Result] = OrderedDict()
@@ -124,7 +129,9 @@ class GrammarTrials:
 
     def set_vocabulary(self, serialized: str, *, any_whitespace: bool) -> None:
         """What grammars are compiled against: xgrammar's `TokenizerInfo.serialize_json()`."""
-        given = self._limits.model_dump(include={"conversion_ms", "compile_ms", "memory_bytes", "wall_s", "threads"})
+        given = self._limits.model_dump(
+            include={"conversion_ms", "compile_ms", "step_ms", "memory_bytes", "wall_s", "threads"}
+        )
         self._setting = {**given, "vocabulary": serialized, "any_whitespace": any_whitespace}
         if self._process is not None:
             _send(self._process.writer, self._setting)
@@ -166,19 +173,30 @@ class GrammarTrials:
             self._known.popitem(last=False)
 
     async def _try(self, kind: Kind, grammar: Any) -> Result:
-        async with self._places:
+        await self._take_place()
+        try:
             process = await self._started()
             self._number += 1
             answer: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
             process.asked[self._number] = answer
             _send(process.writer, {"number": self._number, "kind": kind, "grammar": grammar})
             return await answer
+        finally:
+            self._places.release()
+
+    async def _take_place(self) -> None:
+        try:
+            async with asyncio.timeout(self._limits.turn_s):
+                await self._places.acquire()
+        except TimeoutError:
+            raise Overfull from None
 
     async def _started(self) -> _Process:
         """The other process, ready; a new one where it is gone."""
-        if self._process is None:
-            await self.begin()
-        process = self._process
+        async with self._starting:  # two grammars at once would start two processes, and one of them would never end
+            if self._process is None:
+                await self.begin()
+            process = self._process
         if process is None:
             raise TrialsUnavailable
         try:
@@ -222,5 +240,11 @@ def _send(writer: asyncio.StreamWriter, message: Mapping[str, Any]) -> None:
 
 def _result(message: Mapping[str, Any]) -> Result:
     status = os.waitstatus_to_exitcode(message["status"])
-    verdict = {ACCEPTED: Verdict.ACCEPTED, DECLINED: Verdict.DECLINED, -signal.SIGALRM: Verdict.LATE}
+    verdict = {
+        ACCEPTED: Verdict.ACCEPTED,
+        DECLINED: Verdict.DECLINED,
+        -signal.SIGALRM: Verdict.LATE,
+        # No limit of a trial sends it: the kernel does when the container has no memory left, whoever took it.
+        -signal.SIGKILL: Verdict.LATE,
+    }
     return Result(verdict.get(status, Verdict.TOO_DEAR), message["cpu_ms"])

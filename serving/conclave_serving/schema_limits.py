@@ -129,11 +129,14 @@ class SchemaLimits(BaseModel):
             f"- CPU: {trial.conversion_ms} ms for the conversion, which vLLM repeats on its event loop (at most three"
             f" times for a request), and {trial.compile_ms} ms over {trial.threads} threads for the rest, which the"
             " engine repeats beside its event loop",
+            f"- CPU for each token of an answer: {trial.step_ms} ms, tried with random texts of the grammar and of each"
+            " pattern in it",
             f"- memory: {trial.memory_bytes} bytes above what the process has at its start; in the engine the compiled"
             " grammars stay within `VLLM_XGRAMMAR_CACHE_MB`",
             f"- time: {trial.wall_s:g} s; a grammar that had too little of the machine is answered 429",
             f"- {trial.at_once} grammars of a replica at once, {trial.waiting} with those that wait; one more is"
-            f" answered 429; {trial.remembered} verdicts are remembered, so that a schema of each request costs once",
+            f" answered 429, and so is one whose turn does not come within {trial.turn_s:g} s",
+            f"- {trial.remembered} verdicts are remembered, so that a schema of each request costs once",
             "- of `tools`, all schemas together get the conversion's CPU; what is compiled of them for a forced call"
             " is tried like any other grammar",
             "",

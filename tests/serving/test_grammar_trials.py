@@ -42,7 +42,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::P
 CANARY = "canary-2b77"
 TOKENS = 131_072
 GENEROUS = LIMITS.schema_.trial.model_copy(
-    update={"conversion_ms": 1000, "compile_ms": 2500, "threads": 1, "wall_s": 300}
+    update={"conversion_ms": 1000, "compile_ms": 2500, "threads": 1, "wall_s": 300, "turn_s": 300}
 )
 ESTIMATE_FACTOR = 4
 """The real cost may be so many times the estimate: of another vocabulary, on a slower or busier CPU."""
@@ -131,6 +131,13 @@ DEAR: dict[str, tuple[Kind, object]] = {
     "spaces around a count": ("json", text("a{ 20000 }")),
     "a range with a space": ("json", text("[a-z]{0, 20000}")),
     "one type 250 times": ("json", {"type": ["object"] * 250, "properties": names(50)}),
+    "ranges in a range": ("regex", "(.{1,5}){0,10}"),
+    "an optional sign with a count": ("regex", "(.?){20}"),
+    "ranges in a range, in a schema": ("json", text("([a-z]{0,4}){0,8}")),
+    "ranges in a range, in the last of many properties": (
+        "json",
+        {"properties": {**{f"p{i}": {"type": "string"} for i in range(40)}, "last": text("(.{0,3}){0,6}")}},
+    ),
 }
 
 
@@ -244,6 +251,64 @@ def test_the_next_process_answers_when_one_is_gone(bench: Bench) -> None:
     assert bench.result("regex", "c?").verdict is Verdict.ACCEPTED
     with pytest.raises(ProcessLookupError):  # neither alive nor a zombie
         os.kill(pid, 0)
+
+
+def test_two_grammars_that_find_the_process_gone_start_one(runner: asyncio.Runner) -> None:
+    bench = Bench(runner, GENEROUS, vocabulary(1000))
+    assert bench.result("regex", "before").verdict is Verdict.ACCEPTED
+    assert bench.trials._process is not None
+    gone = bench.trials._process.process
+    gone.kill()
+    eventually(lambda: bench.run(_is_noticed(bench.trials)))
+
+    async def ask() -> list[Verdict]:
+        return list(await asyncio.gather(*(bench.trials.judge("regex", f"after{i}") for i in range(2))))
+
+    assert bench.run(ask()) == [Verdict.ACCEPTED] * 2
+    bench.run(bench.trials.end())  # a second process would keep it waiting for ever
+
+
+async def _is_noticed(trials: GrammarTrials) -> bool:
+    await asyncio.sleep(0.01)
+    return trials._process is None
+
+
+def test_what_the_kernel_kills_for_memory_is_tried_again(runner: asyncio.Runner) -> None:
+    """The container's memory ran out, and the grammar need not be what took it."""
+    bench = Bench(runner, GENEROUS.model_copy(update={"conversion_ms": 200_000}), vocabulary(1000))
+    grammar = json.dumps(text("a{ 20000 }"))
+    assert bench.result("regex", "before").verdict is Verdict.ACCEPTED
+
+    async def ask() -> Verdict:
+        asked = asyncio.create_task(bench.trials.judge("json", grammar))
+        assert bench.trials._process is not None
+        process = bench.trials._process.process.pid
+        await asyncio.to_thread(eventually, lambda: bool(_children(process)))
+        os.kill(_children(process)[0], signal.SIGKILL)
+        return await asked
+
+    try:
+        assert [bench.run(ask()), bench.run(ask())] == [Verdict.LATE, Verdict.LATE]
+    finally:
+        bench.run(bench.trials.end())
+
+
+def test_behind_a_flood_nobody_waits_longer_than_a_turn(runner: asyncio.Runner) -> None:
+    limits = GENEROUS.model_copy(update={"at_once": 1, "turn_s": 0.2})
+    bench = Bench(runner, limits, vocabulary(1000))
+
+    async def ask() -> Verdict:
+        hostile = asyncio.create_task(bench.trials.judge("json", json.dumps(text("a{ 20000 }"))))
+        await asyncio.sleep(0)
+        with pytest.raises(Overfull):
+            await bench.trials.judge("regex", "small")
+        await hostile
+        return await bench.trials.judge("regex", "small")
+
+    try:
+        assert bench.run(ask()) is Verdict.ACCEPTED
+    finally:
+        bench.run(bench.trials.end())
 
 
 def test_nothing_of_a_grammar_is_written(bench: Bench, capfd: pytest.CaptureFixture[str]) -> None:
