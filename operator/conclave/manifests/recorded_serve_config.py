@@ -5,6 +5,7 @@ Read by `record_check`, as `recorded` is.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import lru_cache
 
 import yaml
@@ -17,8 +18,11 @@ from conclave.manifests.serve_config import IMPORT_PATH
 from conclave.manifests.serving_arguments import ServingArguments
 from conclave.policy.arguments import engine_argument_list, environment_list
 
-_OWN_ARGUMENTS = ("kv_cache_memory_bytes", "enforce_eager", "compilation_config")
-"""Engine arguments that builders set themselves where there is no GPU."""
+_COMPILATION = {"mode": 2, "backend": "eager"}
+"""`compilation_config` where builders set it themselves. It can name any function of any module as the compiler."""
+
+_PLANNED = "kv_cache_memory_bytes"
+"""Where there is no GPU, builders set it to what the plan says, be it less than a spec may ask for."""
 
 
 class _Recorded(BaseModel):
@@ -80,7 +84,6 @@ def serve_config_difference(text: str, name: str) -> str:
         return f"it cannot be read as YAML ({type(error).__name__})"
     (application,) = config.applications
     arguments = application.args
-    allowed = {*engine_argument_list().allowed, *_OWN_ARGUMENTS}
     pairs: dict[str, tuple[object, object]] = {
         "application": (application.name, name),
         "import_path": (application.import_path, IMPORT_PATH),
@@ -92,18 +95,25 @@ def serve_config_difference(text: str, name: str) -> str:
             [names.adapter_path(adapter.name) for adapter in arguments.adapters],
         ),
         "deployments": ([deployment.name for deployment in application.deployments], [ENGINE, INGRESS]),
-        "engine arguments outside the allowlist": (sorted(arguments.engine.extra.keys() - allowed), []),
-        "nested engine arguments": (_nested(arguments.engine.extra), []),
-        "environment outside the allowlist": (sorted(arguments.env.keys() - environment_list().allowed.keys()), []),
+        "engine arguments outside the allowlist": (sorted(_outside(arguments.engine.extra)), []),
+        "environment outside the allowlist": (environment_list().problems(arguments.env), []),
     }
     return next((f"{part}: {seen}, expected {wanted}" for part, (seen, wanted) in pairs.items() if seen != wanted), "")
 
 
-def _nested(arguments: dict[str, object]) -> list[str]:
-    """Those whose values are no plain ones; of a dictionary, its own values."""
-    plain = (str, int, float, bool)
-    return sorted(
-        name
-        for name, value in arguments.items()
-        if not all(isinstance(part, plain) for part in (value.values() if isinstance(value, dict) else (value,)))
-    )
+def _outside(arguments: dict[str, object]) -> Iterator[str]:
+    """Names of arguments that no spec can set to their values."""
+    allowed = engine_argument_list().allowed
+    for name, value in arguments.items():
+        if (name == "compilation_config" and value == _COMPILATION) or (name == _PLANNED and isinstance(value, int)):
+            continue
+        setting, text = allowed.get(name), _spelled(value)
+        if setting is None or not setting.accepts(text) or setting.typed(text) != value:
+            yield name
+
+
+def _spelled(value: object) -> str:
+    """As a spec has it."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    return f"{value:f}" if isinstance(value, float) else str(value)

@@ -105,6 +105,10 @@ def arguments(**changes: Any) -> Forgery:
     return serves(lambda config: config["applications"][0]["args"].update(changes))
 
 
+def engine(**extra: Any) -> Forgery:
+    return serves(lambda config: config["applications"][0]["args"]["engine"]["extra"].update(extra))
+
+
 FORGED: dict[str, tuple[Forgery, str]] = {
     "another kind": (sets("ClusterRoleBinding", "rayservice", "kind"), "kind: "),
     "another group": (sets("apps/v1", "rayservice", "apiVersion"), "apiVersion: "),
@@ -293,6 +297,17 @@ FORGED: dict[str, tuple[Forgery, str]] = {
         "engine arguments outside the allowlist: ['trust_remote_code']",
     ),
     "a variable of the engine": (arguments(env={"LD_PRELOAD": "/models/weights/x"}), "outside the allowlist: ['LD_PRE"),
+    "a variable's value that no spec can set": (
+        arguments(env={"NCCL_SOCKET_IFNAME": "eth0;id"}),
+        "NCCL_SOCKET_IFNAME is 'eth0;id'",
+    ),
+    "a compiler of any module": (
+        engine(compilation_config={"mode": 2, "backend": "os.system"}),
+        "outside the allowlist: ['compilation_config']",
+    ),
+    "a parser of any module": (engine(tool_call_parser="evil.parser"), "outside the allowlist: ['tool_call_parser']"),
+    "a nested engine argument": (engine(max_num_seqs={"a": {}}), "outside the allowlist: ['max_num_seqs']"),
+    "an engine argument as another type": (engine(enforce_eager="true"), "outside the allowlist: ['enforce_eager']"),
     "other weights": (arguments(model_path="/proc/self/root"), "model_path: /proc/self/root"),
     "another token's file": (arguments(token_path="/dev/null"), "token_path: /dev/null"),
     "a second application": (
