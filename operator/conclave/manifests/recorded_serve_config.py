@@ -21,6 +21,7 @@ from conclave.policy.arguments import engine_argument_list, environment_list
 _COMPILATION = {"mode": 2, "backend": "eager"}
 """`compilation_config` where builders set it themselves. It can name any function of any module as the compiler."""
 
+_LONGEST_INTEGER_BITS = 64
 _PLANNED = "kv_cache_memory_bytes"
 """Where there is no GPU, builders set it to what the plan says, be it less than a spec may ask for."""
 
@@ -70,6 +71,15 @@ class _ServeConfig(_Recorded):
     applications: list[_Application] = Field(min_length=1, max_length=1)
 
 
+class _Loader(yaml.SafeLoader):
+    """Without aliases, which builders do not write: merged ones make gigabytes of a few lines."""
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError("an alias")
+        return super().compose_node(parent, index)
+
+
 @lru_cache(maxsize=256)
 def serve_config_difference(text: str, name: str) -> str:
     """What no build would have written for a deployment of this name, empty where there is nothing.
@@ -77,7 +87,7 @@ def serve_config_difference(text: str, name: str) -> str:
     Remembered, since reading YAML takes a while and records do not change.
     """
     try:
-        config = _ServeConfig.model_validate(yaml.safe_load(text))
+        config = _ServeConfig.model_validate(yaml.load(text, _Loader))  # noqa: S506 - a SafeLoader that takes less
     except ValidationError as error:
         return first_difference(error)
     except (yaml.YAMLError, ValueError, TypeError, ArithmeticError, RecursionError) as error:
@@ -108,12 +118,16 @@ def _outside(arguments: dict[str, object]) -> Iterator[str]:
         if (name == "compilation_config" and value == _COMPILATION) or (name == _PLANNED and isinstance(value, int)):
             continue
         setting, text = allowed.get(name), _spelled(value)
-        if setting is None or not setting.accepts(text) or setting.typed(text) != value:
+        if setting is None or text is None or not setting.accepts(text) or setting.typed(text) != value:
             yield name
 
 
-def _spelled(value: object) -> str:
-    """As a spec has it."""
+def _spelled(value: object) -> str | None:
+    """As a spec has it; None of what no spec can hold."""
     if isinstance(value, bool):
         return str(value).lower()
-    return f"{value:f}" if isinstance(value, float) else str(value)
+    if isinstance(value, int):
+        return str(value) if value.bit_length() < _LONGEST_INTEGER_BITS else None
+    if isinstance(value, float):
+        return f"{value:f}"
+    return value if isinstance(value, str) else None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,12 @@ HEAD = (*CLUSTER, "headGroupSpec", "template")
 WORKER = (*CLUSTER, "workerGroupSpecs", 0, "template")
 ENGINE = (*WORKER, "spec", "containers", 0)
 STEP = (*WORKER, "spec", "initContainers", 0)
+
+
+SERVE_CONFIG = ("rayservice", "spec", "serveConfigV2")
+MERGES = "a: &a {k: 1}\n" + "".join(
+    f"{name}: &{name} {{<<: [{', '.join([f'*{before}'] * 10)}]}}\n" for before, name in pairwise("abcdefghi")
+)
 
 
 def adds_volume(name: str = "weights-9", **kind: Any) -> Forgery:
@@ -107,6 +114,17 @@ def arguments(**changes: Any) -> Forgery:
 
 def engine(**extra: Any) -> Forgery:
     return serves(lambda config: config["applications"][0]["args"]["engine"]["extra"].update(extra))
+
+
+def engine_text(argument: str) -> Forgery:
+    """As YAML that safe_dump would not write."""
+
+    def forge(data: JsonObject) -> None:
+        engine(seed=1)(data)
+        spec = data["rayservice"]["spec"]
+        spec["serveConfigV2"] = spec["serveConfigV2"].replace("seed: 1", argument)
+
+    return forge
 
 
 FORGED: dict[str, tuple[Forgery, str]] = {
@@ -306,12 +324,17 @@ FORGED: dict[str, tuple[Forgery, str]] = {
         "outside the allowlist: ['compilation_config']",
     ),
     "a parser of any module": (engine(tool_call_parser="evil.parser"), "outside the allowlist: ['tool_call_parser']"),
+    "merges that multiply": (sets(MERGES, *SERVE_CONFIG), "it cannot be read as YAML (YAMLError)"),
     "a nested engine argument": (engine(max_num_seqs={"a": {}}), "outside the allowlist: ['max_num_seqs']"),
+    "a number beyond measure as an engine argument": (
+        engine_text("seed: 0x" + "f" * 20_000),
+        "outside the allowlist: ['seed']",
+    ),
     "an engine argument as another type": (engine(enforce_eager="true"), "outside the allowlist: ['enforce_eager']"),
     "other weights": (arguments(model_path="/proc/self/root"), "model_path: /proc/self/root"),
     "another token's file": (arguments(token_path="/dev/null"), "token_path: /dev/null"),
     "a second application": (
-        serves(lambda config: config["applications"].append(config["applications"][0])),
+        serves(lambda config: config["applications"].append(copy.deepcopy(config["applications"][0]))),
         "applications",
     ),
     "a Serve config that is no YAML": (sets("a: [", "rayservice", "spec", "serveConfigV2"), "cannot be read as YAML"),
