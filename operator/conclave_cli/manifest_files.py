@@ -32,6 +32,8 @@ MAX_LISTING_VALUES = 4_000_000
 
 _NUMBER = re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+")
 """A JSON number that YAML 1.1 takes for a string, because its exponent has no sign."""
+_INTEGERS = 2**63
+"""Python reads longer ones, of 0x and of 1:59 too, and then cannot print them."""
 _TEXT_TAGS = {f"tag:yaml.org,2002:{name}" for name in ("str", "timestamp", "value")}
 """Kubernetes has no timestamps and values: the text stands."""
 _TAGS = _TEXT_TAGS | {f"tag:yaml.org,2002:{name}" for name in ("map", "seq", "null", "bool", "int", "float")}
@@ -249,6 +251,8 @@ class _Reader:
             value = float(text) if is_number else self._constructor.construct_object(node)
         except (ValueError, OverflowError, yaml.YAMLError):
             return self._refuse(path, f"{text[:32]} is not a value of its type: correct it or put it in quotes")
+        if isinstance(value, int) and not -_INTEGERS <= value < _INTEGERS:
+            return self._refuse(path, f"{text[:32]} is no whole number of 64 bits: correct it or put it in quotes")
         if isinstance(value, float) and not math.isfinite(value):
             return self._refuse(path, f"{text} is not a finite number: Kubernetes has no NaN and no infinity")
         return value

@@ -5,6 +5,7 @@ Read by `record_check`, as `recorded` is.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import lru_cache
 
 import yaml
@@ -17,8 +18,12 @@ from conclave.manifests.serve_config import IMPORT_PATH
 from conclave.manifests.serving_arguments import ServingArguments
 from conclave.policy.arguments import engine_argument_list, environment_list
 
-_OWN_ARGUMENTS = ("kv_cache_memory_bytes", "enforce_eager", "compilation_config")
-"""Engine arguments that builders set themselves where there is no GPU."""
+_COMPILATION = {"mode": 2, "backend": "eager"}
+"""`compilation_config` where builders set it themselves. It can name any function of any module as the compiler."""
+
+_LONGEST_INTEGER_BITS = 64
+_PLANNED = "kv_cache_memory_bytes"
+"""Where there is no GPU, builders set it to what the plan says, be it less than a spec may ask for."""
 
 
 class _Recorded(BaseModel):
@@ -66,6 +71,15 @@ class _ServeConfig(_Recorded):
     applications: list[_Application] = Field(min_length=1, max_length=1)
 
 
+class _Loader(yaml.SafeLoader):
+    """Without aliases, which builders do not write: merged ones make gigabytes of a few lines."""
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError("an alias")
+        return super().compose_node(parent, index)
+
+
 @lru_cache(maxsize=256)
 def serve_config_difference(text: str, name: str) -> str:
     """What no build would have written for a deployment of this name, empty where there is nothing.
@@ -73,14 +87,13 @@ def serve_config_difference(text: str, name: str) -> str:
     Remembered, since reading YAML takes a while and records do not change.
     """
     try:
-        config = _ServeConfig.model_validate(yaml.safe_load(text))
+        config = _ServeConfig.model_validate(yaml.load(text, _Loader))  # noqa: S506 - a SafeLoader that takes less
     except ValidationError as error:
         return first_difference(error)
     except (yaml.YAMLError, ValueError, TypeError, ArithmeticError, RecursionError) as error:
         return f"it cannot be read as YAML ({type(error).__name__})"
     (application,) = config.applications
     arguments = application.args
-    allowed = {*engine_argument_list().allowed, *_OWN_ARGUMENTS}
     pairs: dict[str, tuple[object, object]] = {
         "application": (application.name, name),
         "import_path": (application.import_path, IMPORT_PATH),
@@ -92,18 +105,29 @@ def serve_config_difference(text: str, name: str) -> str:
             [names.adapter_path(adapter.name) for adapter in arguments.adapters],
         ),
         "deployments": ([deployment.name for deployment in application.deployments], [ENGINE, INGRESS]),
-        "engine arguments outside the allowlist": (sorted(arguments.engine.extra.keys() - allowed), []),
-        "nested engine arguments": (_nested(arguments.engine.extra), []),
-        "environment outside the allowlist": (sorted(arguments.env.keys() - environment_list().allowed.keys()), []),
+        "engine arguments outside the allowlist": (sorted(_outside(arguments.engine.extra)), []),
+        "environment outside the allowlist": (environment_list().problems(arguments.env), []),
     }
     return next((f"{part}: {seen}, expected {wanted}" for part, (seen, wanted) in pairs.items() if seen != wanted), "")
 
 
-def _nested(arguments: dict[str, object]) -> list[str]:
-    """Those whose values are no plain ones; of a dictionary, its own values."""
-    plain = (str, int, float, bool)
-    return sorted(
-        name
-        for name, value in arguments.items()
-        if not all(isinstance(part, plain) for part in (value.values() if isinstance(value, dict) else (value,)))
-    )
+def _outside(arguments: dict[str, object]) -> Iterator[str]:
+    """Names of arguments that no spec can set to their values."""
+    allowed = engine_argument_list().allowed
+    for name, value in arguments.items():
+        if (name == "compilation_config" and value == _COMPILATION) or (name == _PLANNED and isinstance(value, int)):
+            continue
+        setting, text = allowed.get(name), _spelled(value)
+        if setting is None or text is None or not setting.accepts(text) or setting.typed(text) != value:
+            yield name
+
+
+def _spelled(value: object) -> str | None:
+    """As a spec has it; None of what no spec can hold."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, int):
+        return str(value) if value.bit_length() < _LONGEST_INTEGER_BITS else None
+    if isinstance(value, float):
+        return f"{value:f}"
+    return value if isinstance(value, str) else None

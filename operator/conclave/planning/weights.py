@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from math import ceil
 
+from conclave.catalogue.excluded import excluded_modules
 from conclave.catalogue.shapes import (
     DenseMlp,
     ExpertMlp,
@@ -19,7 +20,6 @@ from conclave.catalogue.shapes import (
     VisionTower,
     WeightFormat,
 )
-from conclave.planning.excluded import is_excluded
 from conclave.planning.layout import Layout
 from conclave.planning.matrices import NO_TILES, ExpertTiles, expert_bytes, linear_bytes
 
@@ -72,14 +72,13 @@ class _Sizes:
         self._dtype_bytes = dtype_bytes
         self._weights = weights
         self._tiles = tiles
+        self._excluded = excluded_modules(weights.excluded if weights else ())
         self._known: dict[tuple[Layer, tuple[bool, ...]], int] = {}
 
     def layer(self, index: int) -> int:
         """One decoder layer."""
         layer = self._facts.layers[index]
-        converted = tuple(
-            self._weights is not None and not is_excluded(self._weights.excluded, index, module) for module in _MODULES
-        )
+        converted = tuple(self._weights is not None and not self._excluded.has(index, module) for module in _MODULES)
         key = (layer, converted)
         if key not in self._known:
             self._known[key] = self._layer(layer, dict(zip(_MODULES, converted, strict=True)))

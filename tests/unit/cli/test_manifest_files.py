@@ -45,6 +45,8 @@ BROKEN = {
     "a binary": ("a: !!binary aGVsbG8=\n", "model.yaml:1: a: has the tag tag:yaml.org,2002:binary"),
     "half a surrogate pair": ('a: b\nc: "\\ud83d"\n', "model.yaml:2: c: holds half a surrogate pair"),
     "half a surrogate pair in a key": ('a:\n  "\\ude00": b\n', "model.yaml:1: a: line 2: a key holds half a surrogate"),
+    "a hexadecimal integer of five thousand digits": (f"a: 0x{'f' * 5000}\n", "is no whole number of 64 bits"),
+    "sixties of sixties": (f"a: {'1:' * 5000}1\n", "is no whole number of 64 bits"),
     "an integer of five thousand digits": (f"a: {'9' * 5000}\n", "is not a value of its type"),
     "aliases that grow": (
         "a: &a [x, x, x, x, x, x, x, x, x]\n"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,12 @@ ENGINE = (*WORKER, "spec", "containers", 0)
 STEP = (*WORKER, "spec", "initContainers", 0)
 
 
+SERVE_CONFIG = ("rayservice", "spec", "serveConfigV2")
+MERGES = "a: &a {k: 1}\n" + "".join(
+    f"{name}: &{name} {{<<: [{', '.join([f'*{before}'] * 10)}]}}\n" for before, name in pairwise("abcdefghi")
+)
+
+
 def adds_volume(name: str = "weights-9", **kind: Any) -> Forgery:
     return lambda data: pods(data["rayservice"])[1]["volumes"].append({"name": name, **kind})
 
@@ -103,6 +110,21 @@ def application(**changes: Any) -> Forgery:
 
 def arguments(**changes: Any) -> Forgery:
     return serves(lambda config: config["applications"][0]["args"].update(changes))
+
+
+def engine(**extra: Any) -> Forgery:
+    return serves(lambda config: config["applications"][0]["args"]["engine"]["extra"].update(extra))
+
+
+def engine_text(argument: str) -> Forgery:
+    """As YAML that safe_dump would not write."""
+
+    def forge(data: JsonObject) -> None:
+        engine(seed=1)(data)
+        spec = data["rayservice"]["spec"]
+        spec["serveConfigV2"] = spec["serveConfigV2"].replace("seed: 1", argument)
+
+    return forge
 
 
 FORGED: dict[str, tuple[Forgery, str]] = {
@@ -293,10 +315,26 @@ FORGED: dict[str, tuple[Forgery, str]] = {
         "engine arguments outside the allowlist: ['trust_remote_code']",
     ),
     "a variable of the engine": (arguments(env={"LD_PRELOAD": "/models/weights/x"}), "outside the allowlist: ['LD_PRE"),
+    "a variable's value that no spec can set": (
+        arguments(env={"NCCL_SOCKET_IFNAME": "eth0;id"}),
+        "NCCL_SOCKET_IFNAME is 'eth0;id'",
+    ),
+    "a compiler of any module": (
+        engine(compilation_config={"mode": 2, "backend": "os.system"}),
+        "outside the allowlist: ['compilation_config']",
+    ),
+    "a parser of any module": (engine(tool_call_parser="evil.parser"), "outside the allowlist: ['tool_call_parser']"),
+    "merges that multiply": (sets(MERGES, *SERVE_CONFIG), "it cannot be read as YAML (YAMLError)"),
+    "a nested engine argument": (engine(max_num_seqs={"a": {}}), "outside the allowlist: ['max_num_seqs']"),
+    "a number beyond measure as an engine argument": (
+        engine_text("seed: 0x" + "f" * 20_000),
+        "outside the allowlist: ['seed']",
+    ),
+    "an engine argument as another type": (engine(enforce_eager="true"), "outside the allowlist: ['enforce_eager']"),
     "other weights": (arguments(model_path="/proc/self/root"), "model_path: /proc/self/root"),
     "another token's file": (arguments(token_path="/dev/null"), "token_path: /dev/null"),
     "a second application": (
-        serves(lambda config: config["applications"].append(config["applications"][0])),
+        serves(lambda config: config["applications"].append(copy.deepcopy(config["applications"][0]))),
         "applications",
     ),
     "a Serve config that is no YAML": (sets("a: [", "rayservice", "spec", "serveConfigV2"), "cannot be read as YAML"),

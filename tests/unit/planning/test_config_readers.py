@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 import yaml
 
+from conclave.catalogue.excluded import excluded_modules
 from conclave.catalogue.facts import known_architectures, read_config
 from conclave.catalogue.shapes import GroupedAttention, LatentAttention, WeightFormat
 from conclave.errors import ConclaveError, InvalidInput, UnknownModel
-from conclave.planning.excluded import is_excluded
 
 TINY: dict[str, dict[str, Any]] = yaml.safe_load(
     (Path(__file__).parents[2] / "serving" / "tiny_configs.yaml").read_text()
@@ -71,10 +71,22 @@ BAD = [
         "rope_scaling: factor is 1e-09; expected a factor that leaves some of",
     ),
     (
-        "an exception that takes for ever to match",
-        {"quantization_config": {"quant_method": "fp8", "ignored_layers": ["re:(a+)+$"]}},
+        "an exception of Python's own regular expressions",
+        {"quantization_config": {"quant_method": "fp8", "ignored_layers": ["re:(?!a)b"]}},
         InvalidInput,
-        "ignored_layers is ['re:(a+)+$']; expected names or regular expressions of at most 3 wildcards",
+        "ignored_layers is ['re:(?!a)b']; expected names, globs or regular expressions without look-around",
+    ),
+    (
+        "an exception that needs much memory",
+        {"quantization_config": {"quant_method": "fp8", "ignored_layers": [r"re:(\w{100}){100}"]}},
+        InvalidInput,
+        "expected names, globs or regular expressions",
+    ),
+    (
+        "exceptions beyond measure",
+        {"quantization_config": {"quant_method": "fp8", "ignored_layers": ["*a"] * 10_000}},
+        InvalidInput,
+        "its patterns have 20000 characters, expected at most 16384",
     ),
     (
         "an exception that is no regular expression",
@@ -271,6 +283,18 @@ EXCLUDED = [
     ("a pattern", "re:.*self_attn.*", 5, "output", True),
     ("a router is not an expert", "re:.*mlp.gate$", 5, "experts", False),
     ("a star", "model.layers.*.self_attn", 5, "qkv", True),
+    ("a name as weights have it", "model.layers.5.self_attn.q_proj.weight", 5, "qkv", True),
+    ("a run of a name's parts", "5.self_attn", 5, "qkv", True),
+    ("half a part", "elf_attn", 5, "qkv", False),
+    ("a name inside a multimodal model", "language_model.model.layers.5.mlp", 5, "down", True),
+    ("nothing", "", 5, "down", False),
+    ("half a character", "re:\ud800.*", 5, "down", False),
+    ("a star with a dot and a dash", "model.layers.5-*.self_attn", 5, "qkv", False),
+    ("an alternative of one pattern only", "re:a|.*mlp", 5, "down", True),
+    ("optional parts without end", "re:" + ".?" * 40 + "Z", 5, "qkv", False),
+    ("alternatives without end", "re:" + "(|.|..)" * 40 + "Z", 5, "qkv", False),
+    ("repeated repetitions", "re:" + "(.*)*" * 40 + "Z", 5, "qkv", False),
+    ("stars without end", "*" * 1000 + "Z", 5, "qkv", False),
     ("a star is not for other modules", "model.layers.*.self_attn", 5, "experts", False),
 ]
 
@@ -279,4 +303,4 @@ EXCLUDED = [
     ("pattern", "layer", "module", "expected"), [row[1:] for row in EXCLUDED], ids=[row[0] for row in EXCLUDED]
 )
 def test_modules_that_stay_unconverted(pattern: str, layer: int, module: str, expected: bool) -> None:
-    assert is_excluded((pattern,), layer, module) is expected
+    assert excluded_modules((pattern,)).has(layer, module) is expected

@@ -6,15 +6,13 @@ mxfp4 and compressed-tensors' packed integers and nvfp4. Used by the readers onl
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 from conclave.catalogue.architectures.fields import Fields
+from conclave.catalogue.excluded import excluded_modules
 from conclave.catalogue.shapes import WeightFormat
+from conclave.errors import InvalidInput
 
-_MOST_WILDCARDS = 3
-_REPEATED_GROUP = re.compile(r"\)[*+{]")
-_QUICK = f"names or regular expressions of at most {_MOST_WILDCARDS} wildcards and no repeated group"
 _KNOWN = "fp8, fbgemm_fp8, awq, gptq, mxfp4, compressed-tensors or modelopt"
 
 
@@ -71,22 +69,14 @@ def _bits(quantization: Fields, name: str, kernels: tuple[int, ...]) -> int:
 def _excluded(quantization: Fields) -> tuple[str, ...]:
     for name in ("modules_to_not_convert", "ignored_layers", "ignore", "exclude_modules"):
         if quantization.has(name):
-            patterns = quantization.texts(name)
-            if not all(map(_is_quick, patterns)):
-                raise quantization.refuse(name, _QUICK)
-            return patterns
+            named = quantization.texts(name)
+            try:
+                excluded_modules(named)
+            except InvalidInput as error:
+                expected = f"names, globs or regular expressions without look-around and back-references: {error}"
+                raise quantization.refuse(name, expected) from error
+            return named
     return ()
-
-
-def _is_quick(pattern: str) -> bool:
-    """Whether a pattern of a stranger's config is matched in time; backtracking grows with each wildcard."""
-    if sum(map(pattern.count, "*+{")) > _MOST_WILDCARDS or _REPEATED_GROUP.search(pattern):
-        return False
-    try:
-        re.compile(pattern.removeprefix("re:") if pattern.startswith("re:") else "")
-    except re.error:
-        return False
-    return True
 
 
 def _fp8(quantization: Fields, excluded: tuple[str, ...]) -> WeightFormat:
