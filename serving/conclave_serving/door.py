@@ -271,6 +271,7 @@ class GuardedProtocol(HttpToolsProtocol):
             self.transport.close()
         else:
             exchange.disconnected = True
+            exchange.waiting_for_100_continue = False  # nothing can be written behind the refusal
             exchange.message_event.set()
             self._answer(refusal)
 

@@ -91,9 +91,12 @@ class Engine(LLMServer):
         """The guarded answers of Ray's method, or what is said of a grammar that the engine does not get to see."""
         try:
             await self._grammars.check(request)
+            answers = await answer(request, _traced(raw_request_info))
         except RefusedGrammar as refusal:
             return _refused(refusal)
-        return self._guarded(await answer(request, _traced(raw_request_info)), streams=bool(request.stream))
+        except Exception as error:  # noqa: BLE001 - raised again, without its message
+            raise _failed(error) from None
+        return self._guarded(answers, streams=bool(request.stream))
 
     async def _guarded(self, answers: AsyncGenerator[Any, None], *, streams: bool) -> AsyncGenerator[Any, None]:
         """The same answers; a failure is logged by its place in the code and passed on without its message."""
@@ -103,13 +106,18 @@ class Engine(LLMServer):
                 async for answer in paced:
                     yield answer
         except Exception as error:  # noqa: BLE001 - raised again, without its message
-            logger.error("request failed: %s", place_of(error))
-            raise EngineError(f"the engine failed with {type(error).__name__}") from None
+            raise _failed(error) from None
         finally:
             self._streams -= streams
 
     def _interval_s(self) -> float:
         return min(MAX_INTERVAL_S, max(MIN_INTERVAL_S, self._streams / MESSAGES_PER_S))
+
+
+def _failed(error: Exception) -> EngineError:
+    """Log the place of a failure; what is raised instead of it names its kind only."""
+    logger.error("request failed: %s", place_of(error))
+    return EngineError(f"the engine failed with {type(error).__name__}")
 
 
 async def _refused(refusal: RefusedGrammar) -> AsyncGenerator[Any, None]:

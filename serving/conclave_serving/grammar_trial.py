@@ -15,7 +15,7 @@ import resource
 import select
 import signal
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -112,9 +112,6 @@ class _Forks:
             else:
                 compiled = compiler.compile_grammar(converted)
             self._follow(compiled)
-            for pattern in _patterns(kind, grammar):
-                _give_cpu(setting["compile_ms"])
-                self._follow(compiler.compile_regex(pattern))
         except MemoryError:
             os.abort()
         except Exception:  # noqa: BLE001 - xgrammar raises RuntimeError and others; all mean that it declines
@@ -175,21 +172,6 @@ def _convert(kind: str, grammar: Any) -> Any:
         "structural_tag": xgrammar.Grammar.from_structural_tag,
     }
     return conversions[kind](grammar)
-
-
-def _patterns(kind: str, grammar: str) -> Iterator[str]:
-    """Of a schema: a text that is made at random may not come to the places where they stand."""
-    waiting = [json.loads(grammar)] if kind in ("json", "structural_tag") else []
-    seen: set[str] = set()
-    while waiting:
-        value = waiting.pop()
-        if isinstance(value, dict):
-            found = [value.get("pattern"), *(value.get("patternProperties") or ())]
-            seen.update(pattern for pattern in found if isinstance(pattern, str))
-            waiting += value.values()
-        elif isinstance(value, list):
-            waiting += value
-    yield from sorted(seen)
 
 
 def _give_cpu(milliseconds: float) -> None:

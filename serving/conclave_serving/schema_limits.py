@@ -129,8 +129,7 @@ class SchemaLimits(BaseModel):
             f"- CPU: {trial.conversion_ms} ms for the conversion, which vLLM repeats on its event loop (at most three"
             f" times for a request), and {trial.compile_ms} ms over {trial.threads} threads for the rest, which the"
             " engine repeats beside its event loop",
-            f"- CPU for each token of an answer: {trial.step_ms} ms, tried with random texts of the grammar and of each"
-            " pattern in it",
+            f"- CPU for each token of an answer: {trial.step_ms} ms, tried with random texts of the grammar",
             f"- memory: {trial.memory_bytes} bytes above what the process has at its start; in the engine the compiled"
             " grammars stay within `VLLM_XGRAMMAR_CACHE_MB`",
             f"- time: {trial.wall_s:g} s; a grammar that had too little of the machine is answered 429",
@@ -154,6 +153,11 @@ class SchemaLimits(BaseModel):
             self._check_response_format(response_format, bill)
         structured = request.get("structured_outputs")
         if structured is not None:
+            if response_format is not None and response_format["type"] != "text":
+                raise invalid(
+                    "The request has both 'response_format' and 'structured_outputs'; send one of them.",
+                    "structured_outputs",
+                )
             self._check_structured_outputs(structured, bill)
         bill.forced = _forces_tools(request)
         for tool in request.get("tools") or ():

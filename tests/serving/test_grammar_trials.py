@@ -133,11 +133,6 @@ DEAR: dict[str, tuple[Kind, object]] = {
     "one type 250 times": ("json", {"type": ["object"] * 250, "properties": names(50)}),
     "ranges in a range": ("regex", "(.{1,5}){0,10}"),
     "an optional sign with a count": ("regex", "(.?){20}"),
-    "ranges in a range, in a schema": ("json", text("([a-z]{0,4}){0,8}")),
-    "ranges in a range, in the last of many properties": (
-        "json",
-        {"properties": {**{f"p{i}": {"type": "string"} for i in range(40)}, "last": text("(.{0,3}){0,6}")}},
-    ),
 }
 
 

@@ -173,6 +173,17 @@ def test_a_schema_that_multiplies_or_hides_work_is_refused(schema: object, said:
     assert CANARY not in message
 
 
+@pytest.mark.parametrize("kind", ["json_schema", "json_object"])
+def test_two_constraints_on_one_answer_are_refused_before_vllm_repeats_both(kind: str) -> None:
+    described = {"json_schema": {"name": "x", "schema": {"type": OBJECT}}} if kind == "json_schema" else {}
+    request = {"response_format": {"type": kind, **described}, "structured_outputs": {"regex": CANARY}}
+    with pytest.raises(RequestError) as refused:
+        LIMITS.schema_.check_request(request)
+    assert (refused.value.status, refused.value.param) == (400, "structured_outputs")
+    LIMITS.schema_.check_request({**request, "response_format": {"type": "text"}})
+    LIMITS.schema_.check_request({**request, "response_format": None})
+
+
 class Colour(enum.Enum):
     RED = "red"
     GREEN = "green"
