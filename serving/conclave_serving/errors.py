@@ -27,7 +27,7 @@ SAFE_ENGINE_MESSAGES = (
 
 TOOLS_UNAVAILABLE = re.compile(r"tool_choice=.* requires --tool-call-parser to be set", re.DOTALL)
 
-_MESSAGE_TAIL = re.compile(r"\s*\((parameter|value)=.*$", re.DOTALL)
+_MESSAGE_TAIL = re.compile(r"\((?:parameter|value)=")
 
 
 class RequestError(Exception):
@@ -194,7 +194,8 @@ def proxy_refusal(status: int) -> RequestError:
 def engine_refusal(status: int, message: str, param: str | None = None) -> RequestError:
     """What vLLM said, where it is known to repeat nothing of the request; its 422 is OpenAI's 400."""
     status = 400 if status == 422 else status
-    stripped = _MESSAGE_TAIL.sub("", message)
+    tail = _MESSAGE_TAIL.search(message)
+    stripped = message[: tail.start()].rstrip() if tail else message
     if TOOLS_UNAVAILABLE.fullmatch(stripped):
         stripped = "Tool calls need the engine argument tool_call_parser, which is not set for this model."
     elif not any(pattern.fullmatch(stripped) for pattern in SAFE_ENGINE_MESSAGES):

@@ -17,7 +17,7 @@ from conclave.api.reasons import Reason
 from conclave.manifests import names
 from conclave.manifests.recorded import Owner, RecordedRayService, Template, first_difference
 from conclave.manifests.recorded_serve_config import serve_config_difference
-from conclave.manifests.revision import Record, read_records
+from conclave.manifests.revision import Record, read_records, shape_hash
 from conclave.manifests.settings import OperatorSettings
 from conclave.observation import JsonObject, Observed, Refusal
 from conclave.policy.runtime_lists import parse_image
@@ -122,7 +122,21 @@ def _differences(
         yield f"revision {record.number} is more than any history has"
     if difference := serve_config_difference(recorded.spec.serve_config_v2, name):
         yield f"in its RayService, spec.serveConfigV2: {difference}"
+    if record.shape == shape_hash(deployment):
+        yield from _outside_of_regions(deployment.spec.access.regions, templates)
     yield from _unlisted(templates, namespace, settings, running)
+
+
+def _outside_of_regions(regions: tuple[str, ...], templates: dict[str, Template]) -> Iterator[str]:
+    """Pods that could start elsewhere. Each term has to keep to the regions, since any one of them suffices."""
+    for component, template in templates.items() if regions else ():
+        terms = template.spec.affinity.terms if template.spec.affinity else []
+        bound = [
+            any(found.key == names.REGION and set(found.values) <= set(regions) for found in term.match_expressions)
+            for term in terms
+        ]
+        if not (bound and all(bound)):
+            yield f"its {component} pods are not bound to the regions {', '.join(regions)} of spec.access.regions"
 
 
 def _token_secrets(name: str, uid: str, running: JsonObject | None) -> tuple[str, ...]:

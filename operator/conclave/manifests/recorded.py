@@ -270,6 +270,10 @@ class _NodeAffinity(_Recorded):
 class _Affinity(_Recorded):
     node_affinity: _NodeAffinity
 
+    @property
+    def terms(self) -> list[_Term]:
+        return self.node_affinity.required_during_scheduling_ignored_during_execution.node_selector_terms
+
 
 class _Toleration(_Recorded):
     key: str | None = None

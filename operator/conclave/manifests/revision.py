@@ -20,6 +20,8 @@ from conclave.observation import JsonObject
 HISTORY = 5
 """Records that are kept: what went before is what a person compares with."""
 
+MOST_DELETED = 20
+
 
 class Record(BaseModel):
     """One decision: for which spec, which plan, which RayService."""
@@ -111,11 +113,14 @@ def read_records(revisions: Iterable[JsonObject]) -> tuple[Record, ...]:
 
 
 def superseded(revisions: Iterable[JsonObject], current: JsonObject) -> tuple[JsonObject, ...]:
-    """Revisions beyond the history, the current one not counted."""
+    """Revisions beyond the history, the current one not counted; no more than one pass may delete.
+
+    Each deletion is heard and leads to another pass, so that a flood of forged ones holds up no other deployment.
+    """
     name = current["metadata"]["name"]
     others = [revision for revision in revisions if revision["metadata"]["name"] != name]
     others.sort(key=lambda revision: int(revision.get("revision", 0)), reverse=True)
-    return tuple(others[HISTORY - 1 :])
+    return tuple(others[HISTORY - 1 :][:MOST_DELETED])
 
 
 def _spec(deployment: ModelDeployment) -> JsonObject:

@@ -76,7 +76,7 @@ def _container_failed(scene: Scene) -> Finding | None:
             else:
                 reason = pod_causes.REASONS_OF_WEIGHTS.get(str(report.get("error")), Reason.DOWNLOAD_FAILED)
                 words = str(report.get("message") or end.get("message") or f"exit code {end['exitCode']}").strip()
-            first, *rest = words.splitlines()
+            first, *rest = words.splitlines() or [f"exit code {end['exitCode']}"]
             return _finding(
                 scene,
                 reason=reason,
@@ -113,8 +113,13 @@ def _progress(pod: JsonObject) -> Iterator[dict[str, Any]]:
         end = status.get("state", {}).get("terminated")
         if end and not end.get("exitCode"):
             report = read_report(end.get("message", ""))
-            if all(isinstance(report.get(key), int) for key in ("doneBytes", "totalBytes")):
+            if all(_is_size(report.get(key)) for key in ("doneBytes", "totalBytes")):
                 yield report
+
+
+def _is_size(value: object) -> bool:
+    """Whether it may be a number of bytes: a pod may report any."""
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**63
 
 
 def _failure(status: JsonObject) -> JsonObject | None:

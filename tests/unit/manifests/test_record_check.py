@@ -14,7 +14,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.scenes import SETTINGS, make_deployment, make_plan
-from tests.unit.manifests.test_decision import Cluster, key
+from tests.unit.manifests.test_decision import Cluster, h100, key
 
 from conclave.api.modeldeployment import ModelDeployment
 from conclave.api.reasons import Reason
@@ -23,7 +23,7 @@ from conclave.manifests.decision import decide
 from conclave.manifests.rayservice import build_rayservice
 from conclave.manifests.record_check import MOST_REFUSED, find_difference
 from conclave.manifests.recorded_serve_config import serve_config_difference
-from conclave.manifests.revision import build_revision, make_record, read_records
+from conclave.manifests.revision import HISTORY, build_revision, make_record, read_records
 from conclave.manifests.settings import OperatorSettings
 from conclave.observation import Decision, JsonObject, Observed
 
@@ -61,6 +61,14 @@ SERVE_CONFIG = ("rayservice", "spec", "serveConfigV2")
 MERGES = "a: &a {k: 1}\n" + "".join(
     f"{name}: &{name} {{<<: [{', '.join([f'*{before}'] * 10)}]}}\n" for before, name in pairwise("abcdefghi")
 )
+
+
+IN_REGION = [{"key": "topology.kubernetes.io/region", "operator": "In", "values": ["eu-west-1"]}]
+
+
+def region_affinity(*terms: list[JsonObject]) -> JsonObject:
+    selector = {"nodeSelectorTerms": [{"matchExpressions": term} for term in terms]}
+    return {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": selector}}
 
 
 def adds_volume(name: str = "weights-9", **kind: Any) -> Forgery:
@@ -360,9 +368,9 @@ FORGED: dict[str, tuple[Forgery, str]] = {
 class Scene(Cluster):
     """A model that runs, and a person with the right to write ControllerRevisions."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.deployment = make_deployment({"model": {"digest": f"sha256:{'a' * 64}"}})
+    def __init__(self, **spec: Any) -> None:
+        super().__init__(h100().model_copy(update={"labels": {"topology.kubernetes.io/region": "eu-west-1"}}))
+        self.deployment = make_deployment({"model": {"digest": f"sha256:{'a' * 64}"}, **spec})
         self.first = self.reconcile(self.deployment)
 
     @property
@@ -482,6 +490,36 @@ def test_a_flood_of_forged_records_is_not_looked_through() -> None:
     assert decision.refusal.reason == Reason.RECORD_REFUSED
     assert len(decision.objections) == MOST_REFUSED
     assert "RayService" not in {item["kind"] for item in decision.apply}
+
+
+def test_a_pass_deletes_few_of_many_records_so_that_others_are_not_held_up() -> None:
+    scene = Scene()
+    for number in range(100):
+        scene.forge(lambda data: None, number=2 + number, name=f"copy{number:03}")
+    first = scene.reconcile(scene.deployment).delete
+    assert [item["metadata"]["name"] for item in first] == [f"copy{number:03}" for number in range(95, 75, -1)]
+    while scene.reconcile(scene.deployment).delete:
+        pass
+    assert len([kind for kind, _ in scene.objects if kind == "ControllerRevision"]) == HISTORY
+
+
+@pytest.mark.parametrize("component", [HEAD, WORKER], ids=["heads", "workers"])
+@pytest.mark.parametrize(
+    "affinity",
+    [
+        None,
+        region_affinity([]),
+        region_affinity([{"key": "topology.kubernetes.io/region", "operator": "In", "values": ["eu-west-1", "us-1"]}]),
+        region_affinity(IN_REGION, [{"key": "zone", "operator": "In", "values": ["a"]}]),
+    ],
+    ids=["nowhere", "anywhere", "another region too", "or another zone"],
+)
+def test_a_record_leads_no_pods_out_of_their_regions(component: tuple[str, ...], affinity: JsonObject | None) -> None:
+    scene = Scene(access={"dataClass": "internal", "regions": ["eu-west-1"]})
+    scene.forge(sets(affinity, *component, "spec", "affinity"), number=7, name="forged")
+    decision = scene.reconcile(scene.deployment)
+    assert "pods are not bound to the regions eu-west-1 of spec.access.regions" in objection(decision)
+    assert decision.apply == scene.first.apply
 
 
 def test_a_number_that_no_history_has_is_refused() -> None:

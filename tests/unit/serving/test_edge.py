@@ -697,6 +697,7 @@ def test_a_stream_that_breaks_ends_in_an_error_event(token_path: Path) -> None:
             f"top_k must be -1 or at least 1, got -5. (parameter=top_k, value={CANARY})",
             "top_k must be -1 or at least 1, got -5.",
         ),
+        (" " * 1_000_000 + "x", None),  # minutes, where each space begins a search
     ],
 )
 def test_only_known_messages_of_the_engine_are_passed_on(said: str, told: str | None) -> None:
