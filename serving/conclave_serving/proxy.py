@@ -76,7 +76,7 @@ class OutermostLayer:
 
 
 class _Bodies:
-    """What Serve holds of bodies: it queues them whole for a replica that may not come to read them."""
+    """Bytes of bodies that Serve queues: Serve reads a body whole before a replica takes the request."""
 
     def __init__(self, most_bytes: int) -> None:
         self.most_bytes = most_bytes
@@ -131,7 +131,7 @@ class _Exchange:
         await self._send(message)
 
     def _release(self) -> None:
-        """An answer that begins has read its body, or needs none of it."""
+        """Give the bytes back: once an answer begins, the application no longer needs the body."""
         self._bodies.held_bytes -= self._held_bytes
         self._held_bytes = 0
 
