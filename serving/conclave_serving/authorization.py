@@ -54,7 +54,7 @@ class BearerToken:
         self._is_told = False
 
     def require(self, headers: Iterable[tuple[bytes, bytes]]) -> None:
-        """Pass, or raise the 401; more than one Authorization header is refused as well. 503 without a token."""
+        """Raise 401 unless the one Authorization header holds the token; raise 503 while the file holds no token."""
         token = self._current()
         if token is None:
             raise token_unavailable()

@@ -40,13 +40,13 @@ logger = logging.getLogger("ray.serve")
 
 
 class Entry(NamedTuple):
-    """How a connection was taken."""
+    """Whether a connection was admitted, and for which address it counts."""
 
     is_admitted: bool
     counted: str | None
     """The address that it counts for; None where that has no bound of its own."""
     is_told: bool = True
-    """A refused one: it is answered, and not only closed."""
+    """A refused connection gets an answer before it is closed."""
 
 
 class Door:
@@ -93,7 +93,7 @@ class Door:
             del self._of_address[entry.counted]
 
     def note(self, status: int, address: str | None) -> None:
-        """A refusal, for the log: one line for many."""
+        """Count a refusal, and log all counted refusals in one line every TOLD_EVERY_S seconds."""
         self._refused[status] += 1
         now = time.monotonic()
         if now - self._told_at >= TOLD_EVERY_S:
@@ -127,13 +127,13 @@ class GuardedProtocol(HttpToolsProtocol):
         self._deadline: asyncio.TimerHandle | None = None
         self._refusal: RequestError | None = None
         self._exchange: RequestResponseCycle | None = None
-        """The request that is not answered, or whose body has not come whole."""
+        """The current request, until it is answered and its body is complete."""
         self._has_begun = False
-        """A byte has come."""
+        """The client has sent a first byte."""
         self._in_body = False
         """A head is complete and its body is not."""
         self._drops_input = False
-        """Nothing more of this connection is read; what still comes is dropped."""
+        """The connection is no longer read; bytes that still arrive are dropped."""
         self._unframed_bytes = 0
         """Fed since the parser reported anything."""
         self._head_bytes = self._head_lines = 0

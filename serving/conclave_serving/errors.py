@@ -89,7 +89,7 @@ def token_unavailable() -> RequestError:
 
 
 def malformed() -> RequestError:
-    """No HTTP/1.1, or ambiguous: two lengths, a bare line feed."""
+    """The bytes are not HTTP/1.1, or are ambiguous: two lengths, a bare line feed."""
     return RequestError(400, "The request is not valid HTTP/1.1.", code="malformed_request")
 
 
@@ -101,12 +101,12 @@ def head_too_large(head_bytes: int, lines: int) -> RequestError:
 
 
 def head_timeout(seconds: float) -> RequestError:
-    """Headers that do not end."""
+    """The headers did not end in time."""
     return RequestError(408, f"The request's headers did not arrive within {seconds:g} s.", code="request_timeout")
 
 
 def too_many_connections() -> RequestError:
-    """Of one address, or of all together."""
+    """One address has too many open connections, or all clients together have."""
     return RequestError(
         503,
         "Too many connections are open, from this address or in all; use fewer, or retry after 5 s.",

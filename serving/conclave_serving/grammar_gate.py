@@ -47,7 +47,7 @@ class RefusedGrammar(VLLMValidationError):
 
 
 class GrammarGate:
-    """Of one replica."""
+    """The gate of one replica: asks for trials and raises refusals."""
 
     def __init__(self, limits: TrialLimits) -> None:
         self._trials = GrammarTrials(limits)

@@ -48,7 +48,7 @@ def main() -> int:
 
 
 class _Forks:
-    """The grammars that are being compiled."""
+    """The forks of this process: one for each grammar that is being tried."""
 
     def __init__(self, setting: Mapping[str, Any]) -> None:
         import xgrammar

@@ -56,18 +56,18 @@ class TrialLimits(BaseModel):
 
 
 class Verdict(Enum):
-    """What is known of a grammar."""
+    """What a trial found out about a grammar."""
 
     ACCEPTED = "accepted"
     DECLINED = "declined"
     TOO_DEAR = "too dear"
     LATE = "late"
-    """It had too little of the machine to say; another time may go better."""
+    """The trial got too little CPU or memory from the machine. The same grammar may pass later."""
 
 
 @dataclass(frozen=True)
 class Result:
-    """Of one trial, with the CPU that it took."""
+    """The verdict of one trial, and the CPU that the trial took."""
 
     verdict: Verdict
     cpu_ms: int = 0
@@ -78,7 +78,7 @@ class Overfull(Exception):
 
 
 class TrialsUnavailable(Exception):
-    """The other process is gone or does not begin."""
+    """The process that tries grammars has ended or has not started in time."""
 
 
 @dataclass
@@ -150,7 +150,7 @@ class GrammarTrials:
         return (await self.result(kind, grammar)).verdict
 
     async def result(self, kind: Kind, grammar: Any) -> Result:
-        """`judge`, with what it took."""
+        """Like `judge`, with the CPU that the trial took."""
         digest = sha256(json.dumps([kind, grammar]).encode()).hexdigest()
         if known := self._known.get(digest):
             self._known.move_to_end(digest)

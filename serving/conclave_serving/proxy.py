@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import os
+from ipaddress import ip_address
 from pathlib import Path
 
 from starlette.middleware import Middleware
@@ -29,6 +30,8 @@ ROUTE_LIST = "/-/routes"
 """Serve's list of applications."""
 HEALTH = "/-/healthz"
 """Its neighbour, the proxy's own health: the kubelet and KubeRay probe it without a token."""
+MESSAGE_BYTES = 512
+"""What Python keeps of each part of a body besides its bytes: a client may send a body in parts of one byte."""
 STRUCTURED = (b"application/json", b"text/event-stream")
 
 logger = logging.getLogger("ray.serve")
@@ -58,8 +61,7 @@ class OutermostLayer:
             self._admit(scope)
         except RequestError as refusal:
             # Serve, which would log it, never sees the request; its path is the client's own words.
-            client = scope.get("client") or ("?",)
-            logger.info("%s %d at the door, from %s", scope["method"], refusal.status, client[0])
+            logger.info("%s %d at the door, from %s", scope["method"], refusal.status, _address(scope))
             await _send_error(send, refusal, dict(refusal.headers))
             return
         headers = [(name, value) for name, value in scope["headers"] if not _steers(name)]
@@ -74,7 +76,7 @@ class OutermostLayer:
 
 
 class _Bodies:
-    """What Serve holds of bodies: it queues them whole for a replica that may not come to read them."""
+    """Bytes of bodies that Serve queues: Serve reads a body whole before a replica takes the request."""
 
     def __init__(self, most_bytes: int) -> None:
         self.most_bytes = most_bytes
@@ -88,7 +90,7 @@ class _Exchange:
         self._receive = receive
         self._send = send
         self._bodies = bodies
-        self._held_bytes = 0
+        self._body_bytes = self._held_bytes = 0
         self._has_begun = False
         self._is_replaced = False
 
@@ -100,13 +102,14 @@ class _Exchange:
 
     async def receive(self) -> Message:
         message = await self._receive()
-        while message["type"] == "http.request" and (self._has_begun or self._held_bytes > LIMITS.body_bytes):
+        while message["type"] == "http.request" and (self._has_begun or self._body_bytes > LIMITS.body_bytes):
             message = await self._receive()  # dropped: nobody reads it, or the edge has had enough to refuse it
         if message["type"] != "http.request":
             return message
         size = len(message.get("body", b""))
-        self._held_bytes += size
-        self._bodies.held_bytes += size
+        self._body_bytes += size
+        self._held_bytes += size + MESSAGE_BYTES
+        self._bodies.held_bytes += size + MESSAGE_BYTES
         if self._bodies.held_bytes <= self._bodies.most_bytes:
             return message
         refusal = bodies_full()
@@ -128,7 +131,7 @@ class _Exchange:
         await self._send(message)
 
     def _release(self) -> None:
-        """An answer that begins has read its body, or needs none of it."""
+        """Give the bytes back: once an answer begins, the application no longer needs the body."""
         self._bodies.held_bytes -= self._held_bytes
         self._held_bytes = 0
 
@@ -139,6 +142,15 @@ async def _send_error(send: Send, refusal: RequestError, headers: dict[bytes, by
     headers = headers | {b"content-type": b"application/json", b"content-length": str(len(body)).encode()}
     await send({"type": "http.response.start", "status": refusal.status, "headers": list(headers.items())})
     await send({"type": "http.response.body", "body": body})
+
+
+def _address(scope: Scope) -> str:
+    """Of the client. uvicorn takes it from X-Forwarded-For where a peer on this machine sends that: any text."""
+    host = str((scope.get("client") or ("",))[0])
+    try:
+        return str(ip_address(host.partition("%")[0]))
+    except ValueError:
+        return "an unknown address"
 
 
 def _steers(name: bytes) -> bool:

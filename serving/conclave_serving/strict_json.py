@@ -25,7 +25,7 @@ _PIECE_BYTES = 65536
 
 @dataclass(frozen=True)
 class Bounds:
-    """What a JSON text may hold at most."""
+    """Upper bounds of one JSON text."""
 
     depth: int
     containers: int

@@ -130,6 +130,25 @@ def test_what_is_no_body_is_refused_before_it_fills_memory(application: Applicat
             assert is_ok(other)
 
 
+def test_a_refused_client_that_waits_to_be_asked_for_its_body_is_not_asked(new_loop: Any) -> None:
+    failures: list[BaseException] = []
+    received: list[str] = []
+
+    async def late(_scope: Any, receive: Any, _send: Any) -> None:
+        await asyncio.sleep(0.5)
+        try:
+            received.append((await receive())["type"])
+        except RuntimeError as error:  # uvicorn would write `100 Continue` where nothing can be written
+            failures.append(error)
+
+    head = CHUNKED.replace(b"\r\n", b"\r\nexpect: 100-continue\r\n", 1)
+    with listening(late, PATIENT, new_loop) as port, connect(port) as connection:
+        connection.sendall(head + b"2;a=" + b"a" * (128 << 10))
+        assert status_of(read_to_end(connection)) == 431
+        eventually(lambda: bool(received or failures))
+    assert (received, failures) == (["http.disconnect"], [])
+
+
 def test_headers_up_to_the_bound_are_taken(application: Application, new_loop: Any) -> None:
     names = [b"x-%02d: " % number for number in range(99)]
     room = LIMITS.head_bytes - len("/") - len(b"host: x\r\n") - sum(len(name) + len(b"\r\n") for name in names)

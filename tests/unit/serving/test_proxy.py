@@ -15,7 +15,7 @@ from uvicorn.config import HTTP_PROTOCOLS
 from conclave.manifests.serving_arguments import CONNECTIONS_PER_ADDRESS_VARIABLE, TOKEN_FILE_VARIABLE
 from conclave_serving.authorization import BearerToken
 from conclave_serving.door import Door
-from conclave_serving.proxy import OutermostLayer, middlewares
+from conclave_serving.proxy import MESSAGE_BYTES, OutermostLayer, middlewares
 from conclave_serving.request_limits import LIMITS
 
 CANARY = "canary-91ab"
@@ -251,9 +251,40 @@ def test_serve_is_given_nothing_of_a_body_that_it_has_answered(layer: Callable[.
     assert serve.body_bytes == 0
 
 
+def test_what_is_kept_of_tiny_parts_is_counted(layer: Callable[..., OutermostLayer]) -> None:
+    serve = Serve()
+    made = exchange(
+        layer(serve, waiting_bodies_bytes=1 << 20), "/v1/completions", BEARER, (b"x" for _ in range(1 << 14))
+    )
+    assert (made.status, made.code) == (503, "overloaded")
+    assert serve.body_bytes <= (1 << 20) // MESSAGE_BYTES
+
+
+@pytest.mark.parametrize(
+    ("client", "said"),
+    [
+        (("10.0.0.7", 1), "10.0.0.7"),
+        (("fe80::1%eth0", 1), "fe80::1"),
+        ((CANARY, 0), "an unknown address"),
+        ((f"fe80::1%{CANARY}", 0), "fe80::1"),
+        (("10.0.0.7\n" + CANARY, 0), "an unknown address"),
+        (None, "an unknown address"),
+    ],
+)
+def test_a_forwarded_address_that_is_none_is_not_logged(
+    layer: Callable[..., OutermostLayer], caplog: pytest.LogCaptureFixture, client: Any, said: str
+) -> None:
+    made = Exchange([])
+    scope = {"type": "http", "method": "GET", "path": "/v1/models", "headers": [], "client": client}
+    with caplog.at_level(logging.INFO, "ray.serve"):
+        asyncio.run(layer(Serve())(scope, made.receive, made.send))
+    assert f"GET 401 at the door, from {said}\n" in caplog.text
+    assert CANARY not in caplog.text
+
+
 def test_all_bodies_together_have_a_bound(layer: Callable[..., OutermostLayer]) -> None:
     serve = Serve()
-    bounded = layer(serve, waiting_bodies_bytes=1 << 20)
+    bounded = layer(serve, waiting_bodies_bytes=(1 << 20) + 16 * MESSAGE_BYTES)
     made = exchange(bounded, "/v1/completions", BEARER, pieces(4 << 20))
     assert (made.status, made.code) == (503, "overloaded")
     assert dict(made.sent[0]["headers"])[b"retry-after"] == b"5"

@@ -21,6 +21,7 @@ import pytest
 from conclave_serving.edge import Edge
 from conclave_serving.errors import RequestError
 from conclave_serving.field_limits import Endpoint
+from conclave_serving.request_body import read_body
 from conclave_serving.request_limits import LIMITS
 
 MODEL = "m"
@@ -225,3 +226,23 @@ def test_others_are_answered_while_a_large_body_is_checked(tmp_path: Path) -> No
 
     asyncio.run(run())
     assert order == ["1 messages", "125 messages", "125 messages"]
+
+
+def test_a_body_in_tiny_chunks_takes_what_is_counted() -> None:
+    size, taken = 256 << 10, []
+    chunks = iter(range(size // 2))
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.request", "body": b"%02d" % (next(chunks) % 100), "more_body": sum(taken) < size - 2}
+
+    def take(count: int) -> None:
+        taken[:] = [sum(taken) + count]
+
+    tracemalloc.start()
+    try:
+        body = asyncio.run(read_body([], receive, take, limit_bytes=size, timeout_s=60))
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert (len(body), taken) == (size, [size])
+    assert peak < 4 * size
