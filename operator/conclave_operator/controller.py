@@ -100,7 +100,7 @@ class Controller:
             try:
                 deployment = parse(item)
             except ValidationError as error:
-                logger.warning("%s/%s cannot be read: %s", namespace, name, error)
+                logger.warning("%s/%s cannot be read: %s", namespace, name, described(error))
                 status = unreadable_status(item, error, now)
                 return await self._report(key, item, status, now)
             reconciled = await reconcile(deployment, self._cluster, self._settings, now)
