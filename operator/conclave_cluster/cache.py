@@ -226,8 +226,6 @@ class Cache:
         version = str(metadata.get("resourceVersion", ""))[:LONGEST_VERSION]
         if self._complained_of.get(name) == version:
             return
-        if self._complained_of.get(name) == version:
-            return
         if len(self._complained_of) >= MOST_COMPLAINTS:
             self._complained_of.clear()
         self._complained_of[name] = version

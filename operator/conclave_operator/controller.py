@@ -13,7 +13,6 @@ from datetime import UTC, datetime
 from pydantic import ValidationError
 
 from conclave.api.modeldeployment import ModelDeployment
-from conclave.kubernetes.text import one_line
 from conclave.manifests import names
 from conclave.manifests.settings import OperatorSettings
 from conclave.observation import JsonObject
@@ -26,7 +25,7 @@ from conclave_operator.metrics import Metrics
 from conclave_operator.reconcile import Reconciled, failures_of, reconcile
 from conclave_operator.tracing import span
 from conclave_operator.transitions import Budget, build_events
-from conclave_operator.undecided import LONGEST_LOGGED, described, failed_status, unreadable_status
+from conclave_operator.undecided import described, failed_status, unreadable_status
 from conclave_operator.work_queue import WorkQueue
 
 logger = logging.getLogger(__name__)
@@ -101,9 +100,8 @@ class Controller:
             try:
                 deployment = parse(item)
             except ValidationError as error:
+                logger.warning("%s/%s cannot be read: %s", namespace, name, described(error))
                 status = unreadable_status(item, error, now)
-                words = one_line(str(error), LONGEST_LOGGED)
-                logger.warning("%s/%s cannot be read: %s", namespace, name, words)
                 return await self._report(key, item, status, now)
             reconciled = await reconcile(deployment, self._cluster, self._settings, now)
             is_reported = await self._report(key, item, reconciled.status.to_wire(), now)

@@ -21,6 +21,8 @@ _INFORMATION = (ConditionType.EGRESS_ENFORCED, ConditionType.WITHIN_POLICY)
 """No part of Ready, but somebody has to act where they are false."""
 COMPONENT = "conclave-operator"
 BURST, REFILL_S = 25, 300.0
+MOST_REMEMBERED = 10_000
+"""Objects whose budgets are remembered before those are forgotten that are full again."""
 LONGEST_MESSAGE = 1024
 
 
@@ -57,6 +59,9 @@ class Budget:
 
     def take(self, uid: str, now_s: float) -> bool:
         """Whether one more event of this object may be recorded."""
+        if len(self._left) >= MOST_REMEMBERED:  # objects come and go; a full bucket is as good as none
+            full_before = now_s - BURST * REFILL_S
+            self._left = {known: bucket for known, bucket in self._left.items() if bucket[1] > full_before}
         left, at = self._left.get(uid, (float(BURST), now_s))
         left = min(float(BURST), left + (now_s - at) / REFILL_S)
         self._left[uid] = (left - 1 if left >= 1 else left, now_s)

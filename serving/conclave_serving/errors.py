@@ -25,6 +25,9 @@ SAFE_ENGINE_MESSAGES = (
 )
 """Messages of vLLM that repeat nothing of the request but numbers; every other one is replaced."""
 
+BUSY_RETRY_AFTER_S = 5
+"""When a client may ask again for a grammar that had no turn: most trials take less."""
+
 TOOLS_UNAVAILABLE = re.compile(r"tool_choice=.* requires --tool-call-parser to be set", re.DOTALL)
 
 _MESSAGE_TAIL = re.compile(r"\((?:parameter|value)=")
@@ -200,6 +203,15 @@ def engine_refusal(status: int, message: str, param: str | None = None) -> Reque
         stripped = "Tool calls need the engine argument tool_call_parser, which is not set for this model."
     elif not any(pattern.fullmatch(stripped) for pattern in SAFE_ENGINE_MESSAGES):
         stripped = "The engine refused the request: a parameter or its combination with others is not supported."
+    if status == 429:
+        return RequestError(
+            status,
+            stripped,
+            kind="overloaded_error",
+            param=param,
+            code="overloaded",
+            headers={"retry-after": str(BUSY_RETRY_AFTER_S)},
+        )
     context = "context length" in stripped
     return RequestError(
         status,

@@ -18,7 +18,7 @@ from conclave_operator.logs import JsonFormatter
 from conclave_operator.metrics import Metrics
 from conclave_operator.probes import serve_probes, stale_watch
 from conclave_operator.tracing import set_up_tracing, span
-from conclave_operator.transitions import BURST, REFILL_S, Budget, build_events
+from conclave_operator.transitions import BURST, MOST_REMEMBERED, REFILL_S, Budget, build_events
 
 NOW = datetime(2026, 11, 23, tzinfo=UTC)
 
@@ -94,6 +94,15 @@ def test_a_flapping_object_spends_its_budget_and_earns_it_back_slowly() -> None:
     assert budget.take("other", 0)
     assert not budget.take("u", REFILL_S / 2)
     assert budget.take("u", REFILL_S)
+
+
+def test_budgets_of_objects_that_are_gone_are_forgotten() -> None:
+    budget = Budget()
+    for number in range(MOST_REMEMBERED):
+        budget.take(f"gone-{number}", 0.0)
+    later = BURST * REFILL_S + 1
+    assert budget.take("new", later)
+    assert list(budget._left) == ["new"]
 
 
 def test_json_log_lines_carry_the_fields_and_the_traceback() -> None:

@@ -29,7 +29,7 @@ BAD = [
         "num_attention_heads is 0; expected a whole number from 1",
     ),
     ("negative layers", {"num_hidden_layers": -1}, InvalidInput, "num_hidden_layers is -1"),
-    ("a million layers", {"num_hidden_layers": 1_000_000}, InvalidInput, "at most 1024 layers"),
+    ("a million layers", {"num_hidden_layers": 1_000_000}, InvalidInput, "at most 256 layers"),
     ("a string for a number", {"hidden_size": "128"}, InvalidInput, "hidden_size is '128'"),
     ("a float for a whole number", {"hidden_size": 128.0}, InvalidInput, "hidden_size is 128.0"),
     ("true for a number", {"vocab_size": True}, InvalidInput, "vocab_size is True"),
@@ -69,6 +69,12 @@ BAD = [
         {"rope_scaling": {"rope_type": "linear", "factor": 1e-9}},
         InvalidInput,
         "rope_scaling: factor is 1e-09; expected a factor that leaves some of",
+    ),
+    (
+        "more layers than any model",
+        {"num_hidden_layers": 257},
+        InvalidInput,
+        "num_hidden_layers is 257; expected at most",
     ),
     (
         "an exception of Python's own regular expressions",

@@ -705,3 +705,9 @@ def test_only_known_messages_of_the_engine_are_passed_on(said: str, told: str | 
     assert refusal.status == 400
     assert CANARY not in refusal.body().decode()
     assert told is None or str(refusal) == told
+
+
+def test_a_grammar_that_had_no_turn_may_be_asked_again_later() -> None:
+    refusal = engine_refusal(429, "Too many new grammars are being compiled.")
+    assert (refusal.status, refusal.kind, refusal.code) == (429, "overloaded_error", "overloaded")
+    assert dict(refusal.headers)[b"retry-after"].isdigit()
