@@ -5,6 +5,8 @@ Called by the operator at every reconcile and by `conclave explain`. It reads no
 
 from __future__ import annotations
 
+import json
+
 from conclave.api.modeldeployment import ModelDeployment
 from conclave.kubernetes import events
 from conclave.kubernetes.shapes import (
@@ -31,6 +33,7 @@ from conclave_cluster.resources import (
     CONFIG_MAP,
     EVENT,
     JOB,
+    MODEL_DEPLOYMENT,
     NETWORK_POLICY,
     NODE,
     POD,
@@ -112,6 +115,26 @@ async def observe(cluster: Cluster, deployment: ModelDeployment) -> Observed:
         config_maps={item["metadata"]["name"]: item.get("data", {}) for item in config_maps},
         failures=tuple(dict.fromkeys(failures)),
     )
+
+
+LARGEST_BYTES = 2**19
+"""Of an object that an apply compares: ours have some ten thousand, and annotations may have half of it."""
+_TOLD_BY = ("name", "namespace", "uid", "resourceVersion", "deletionTimestamp", "labels", "ownerReferences")
+
+
+def keep_ours(item: JsonObject) -> JsonObject:
+    """Of objects that an apply compares, ours whole; of all others what says whose they are.
+
+    Whoever may write NetworkPolicies in one namespace could else fill the operator's memory with them. The garbage
+    collector deletes those that name an owner which does not exist.
+    """
+    metadata = item["metadata"]
+    owners: list[JsonObject] = metadata.get("ownerReferences") or []
+    owner: JsonObject = next((each for each in owners if each.get("controller")), {})
+    is_ours = owner.get("kind") == MODEL_DEPLOYMENT.kind and names.is_given(metadata["name"], str(owner.get("name")))
+    if is_ours and len(json.dumps(item)) <= LARGEST_BYTES:
+        return item
+    return {"metadata": {key: metadata[key] for key in _TOLD_BY if key in metadata}}
 
 
 def keep_pod(pod: JsonObject) -> JsonObject | None:

@@ -54,6 +54,8 @@ _EMPTY = (*(mount["name"] for mount in SCRATCH_MOUNTS), "shared-memory")
 """Volumes of the pod's own."""
 _WEIGHTS_VOLUME = re.compile(rf"{names.WEIGHTS_VOLUME}(-[0-9]+)?")
 _WEIGHTS_PATH = re.compile(r"/models(/(?!\.)[A-Za-z0-9._+=@-]+)+")
+REQUIRED_VARIABLES = frozenset(FIXED_ENVIRONMENT) - {names.ENGINE_PID_VARIABLE, "RAY_SERVE_PROXY_MIN_DRAINING_PERIOD_S"}
+"""What every build told the head and the workers: without it they would report, fetch, or take steering headers."""
 PROGRAMS = ("conclave_serving.egress_canary", "conclave_weights")
 """What init containers run: `python -m` one of these."""
 
@@ -72,6 +74,12 @@ def _is_conclaves(command: list[str]) -> list[str]:
     if command[:2] == ["python", "-m"] and command[2:3] and command[2] in PROGRAMS:
         return command
     raise BrokenRulesError([f"the command {command[:4]!r} is none of `python -m` {' or '.join(PROGRAMS)}"])
+
+
+def _are_all_there(variables: list[_Variable]) -> list[_Variable]:
+    if missing := sorted(REQUIRED_VARIABLES - {variable.name for variable in variables}):
+        raise BrokenRulesError([f"the variables {', '.join(missing)} are missing, which every build sets"])
+    return variables
 
 
 def _is_start_option(options: dict[str, str]) -> dict[str, str]:
@@ -192,7 +200,7 @@ class _Container(_Recorded):
 class Engine(_Container):
     """Ray's own container; KubeRay writes its command."""
 
-    env: list[Variable]
+    env: Annotated[list[Variable], AfterValidator(_are_all_there)]
     ports: list[_Port]
     liveness_probe: _Probe
     readiness_probe: _Probe

@@ -327,6 +327,10 @@ FORGED: dict[str, tuple[Forgery, str]] = {
         arguments(env={"NCCL_SOCKET_IFNAME": "eth0;id"}),
         "NCCL_SOCKET_IFNAME is 'eth0;id'",
     ),
+    "an engine that is told nothing": (
+        sets([], *ENGINE, "env"),
+        "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH",
+    ),
     "a compiler of any module": (
         engine(compilation_config={"mode": 2, "backend": "os.system"}),
         "outside the allowlist: ['compilation_config']",
