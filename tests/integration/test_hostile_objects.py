@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import Any
 
@@ -27,13 +27,14 @@ def raw(world: World, api: str, plural: str, body: str) -> None:
 
 
 def greedy_pod() -> Json:
+    """Without a time of grace: there is no kubelet to end it, and it would hold the GPUs of all later tests."""
     amounts = {"nvidia.com/gpu": "1k"}
     container = {"name": "main", "image": "test", "resources": {"limits": amounts, "requests": amounts}}
     return {
         "apiVersion": "v1",
         "kind": "Pod",
         "metadata": {"name": "greedy"},
-        "spec": {"nodeName": "h100-1", "containers": [container]},
+        "spec": {"nodeName": "h100-1", "containers": [container], "terminationGracePeriodSeconds": 0},
     }
 
 
@@ -95,6 +96,14 @@ def put_the_five(world: World) -> None:
         raw(world, "apis/apps/v1", "controllerrevisions", revision(world, "hostile-text", '"x"'))
 
 
+@pytest.fixture
+def without_leftovers(world: World) -> Iterator[None]:
+    yield
+    world.kube.delete("v1", "Pod", "greedy", world.namespace)
+    eventually(lambda: world.kube.get("v1", "Pod", "greedy", world.namespace) is None)
+
+
+@pytest.mark.usefixtures("without_leftovers")
 @pytest.mark.parametrize("is_restarted", [False, True], ids=["seen by a watch", "found by a list"])
 def test_the_operator_stays_leader_under_the_five_objects_and_reconciles_others(
     world: World, fake_gpu_node: Callable[..., str], is_restarted: bool
@@ -124,4 +133,3 @@ def test_the_operator_stays_leader_under_the_five_objects_and_reconciles_others(
     assert 'result="internal_error"' not in world.operator.probe("/metrics")[1]
     assert world.condition("mixtral", "Ready")["reason"] not in ("InternalError", "ContainerCrashed", "")
     assert world.rayservice_spec("mixtral") == before
-    world.kube.delete("v1", "Pod", "greedy", world.namespace)
