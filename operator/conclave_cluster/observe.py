@@ -123,18 +123,29 @@ _TOLD_BY = ("name", "namespace", "uid", "resourceVersion", "deletionTimestamp", 
 
 
 def keep_ours(item: JsonObject) -> JsonObject:
-    """Of objects that an apply compares, ours whole; of all others what says whose they are.
+    """Of RayServices and NetworkPolicies, ours whole, for an apply compares them; of all others whose they are.
 
     Whoever may write NetworkPolicies in one namespace could else fill the operator's memory with them. The garbage
     collector deletes those that name an owner which does not exist.
     """
-    metadata = item["metadata"]
-    owners: list[JsonObject] = metadata.get("ownerReferences") or []
-    owner: JsonObject = next((each for each in owners if each.get("controller")), {})
-    is_ours = owner.get("kind") == MODEL_DEPLOYMENT.kind and names.is_given(metadata["name"], str(owner.get("name")))
+    return _whole_or_owner(item, names.is_given(item["metadata"]["name"], _controller(item).get("name", "")))
+
+
+def keep_record(item: JsonObject) -> JsonObject:
+    """Of ControllerRevisions, those of ModelDeployments under any name: a forged one is named in the status."""
+    return _whole_or_owner(item, is_given=True)
+
+
+def _controller(item: JsonObject) -> JsonObject:
+    owners: list[JsonObject] = item["metadata"].get("ownerReferences") or []
+    return next((owner for owner in owners if owner.get("controller")), {})
+
+
+def _whole_or_owner(item: JsonObject, is_given: bool) -> JsonObject:
+    is_ours = is_given and _controller(item).get("kind") == MODEL_DEPLOYMENT.kind
     if is_ours and len(json.dumps(item)) <= LARGEST_BYTES:
         return item
-    return {"metadata": {key: metadata[key] for key in _TOLD_BY if key in metadata}}
+    return {"metadata": {key: value for key, value in item["metadata"].items() if key in _TOLD_BY}}
 
 
 def keep_pod(pod: JsonObject) -> JsonObject | None:

@@ -31,7 +31,15 @@ from conclave_cluster.cache import Cache
 from conclave_cluster.client import WATCH_SILENCE_S, Client, RequestError, load_configuration
 from conclave_cluster.kubernetes_cluster import KubernetesCluster
 from conclave_cluster.lease import DURATION_S, LeadershipLost, Lease
-from conclave_cluster.observe import EVENT_BOUND, EVENT_SELECTIONS, keep_event, keep_node, keep_ours, keep_pod
+from conclave_cluster.observe import (
+    EVENT_BOUND,
+    EVENT_SELECTIONS,
+    keep_event,
+    keep_node,
+    keep_ours,
+    keep_pod,
+    keep_record,
+)
 from conclave_cluster.resources import (
     EVENT,
     JOB,
@@ -201,8 +209,8 @@ class _Leader:
         heard = self._controller.heard
         yield from self._cluster.watch(RAY_SERVICE, heard, keep_ours)
         yield from self._cluster.watch(RAY_CLUSTER, heard, read_raycluster)
-        for resource in (REVISION, NETWORK_POLICY):
-            yield from self._cluster.watch(resource, heard, keep_ours, OURS)
+        yield from self._cluster.watch(NETWORK_POLICY, heard, keep_ours, OURS)
+        yield from self._cluster.watch(REVISION, heard, keep_record, OURS)
         yield from self._cluster.watch(JOB, heard, read_job, OURS)
         yield from self._cluster.watch(POD, heard, keep_pod)
         yield from self._cluster.watch(NODE, heard, keep_node)

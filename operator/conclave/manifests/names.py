@@ -7,7 +7,6 @@ enough (KubeRay allows 47), and those with a dot cannot be another deployment's.
 from __future__ import annotations
 
 import hashlib
-import re
 from dataclasses import dataclass
 
 PREFIX = "conclave.dev"
@@ -184,10 +183,9 @@ def inspection_job(deployment: str, content_hash: str) -> str:
 
 
 def is_given(name: str, deployment: str) -> bool:
-    """Whether a RayService, NetworkPolicy or ControllerRevision of a deployment has a name that is made here."""
-    fixed = (network_policy, head_network_policy, download_network_policy, inspection_network_policy, rayservice)
-    is_revision = re.fullmatch("-[0-9a-f]{10}", name.removeprefix(deployment)) is not None
-    return is_revision or name in {make(deployment) for make in fixed}
+    """Whether the RayService or a NetworkPolicy of a deployment has this name."""
+    given = (network_policy, head_network_policy, download_network_policy, inspection_network_policy, rayservice)
+    return name in {make(deployment) for make in given}
 
 
 def revision(deployment: str, content_hash: str) -> str:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from conclave_cluster.observe import LARGEST_BYTES, keep_ours
+from conclave_cluster.observe import LARGEST_BYTES, keep_ours, keep_record
 
 OWNER = {"apiVersion": "conclave.dev/v1alpha1", "kind": "ModelDeployment", "name": "mixtral", "uid": "1"}
 OURS = [{**OWNER, "controller": True}]
@@ -22,7 +22,7 @@ def policy(name: str, owners: list[dict[str, Any]] | None, size: int = 10) -> di
     [
         pytest.param("mixtral", OURS, 10, True, id="a RayService or a policy of a deployment"),
         pytest.param("mixtral.head", OURS, 10, True, id="its head's policy"),
-        pytest.param("mixtral-0123456789", OURS, 100_000, True, id="a record of it"),
+        pytest.param("mixtral", OURS, 100_000, True, id="one that somebody else's fields made large"),
         pytest.param("mixtral", OURS, LARGEST_BYTES, False, id="one as large as no build makes it"),
         pytest.param("mixtral", None, 10, False, id="one of nobody"),
         pytest.param("mixtral", [OWNER], 10, False, id="one that it does not control"),
@@ -37,3 +37,10 @@ def test_what_is_kept_of_an_object(name: str, owners: list[dict[str, Any]] | Non
     assert kept["metadata"]["ownerReferences"] == owners
     assert is_whole or set(kept) == {"metadata"}
     assert is_whole or "annotations" not in kept["metadata"]
+
+
+def test_a_record_of_a_deployment_is_kept_under_any_name_that_it_may_be_named() -> None:
+    forged = policy("whatever", OURS)
+    assert keep_record(forged) == forged
+    assert set(keep_record(policy("whatever", None))) == {"metadata"}
+    assert set(keep_record(policy("whatever", OURS, LARGEST_BYTES))) == {"metadata"}
