@@ -257,8 +257,8 @@ def test_others_are_answered_while_a_grammar_is_compiled(endpoint: Endpoint) -> 
 
 
 def _processes(endpoint: Endpoint, module: str) -> list[int]:
-    """Of the endpoint's Ray, which gives all its processes a directory of its own."""
-    directory = f"TMPDIR={endpoint.logs.parents[1]}\0".encode()
+    """Of the endpoint's Ray, which gives all its processes a directory of its own, around Ray's."""
+    directory = f"TMPDIR={endpoint.logs.parents[2]}\0".encode()
     found = []
     for path in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):
