@@ -125,8 +125,8 @@ _TOLD_BY = ("name", "namespace", "uid", "resourceVersion", "deletionTimestamp", 
 def keep_ours(item: JsonObject) -> JsonObject:
     """Of RayServices and NetworkPolicies, ours whole, for an apply compares them; of all others whose they are.
 
-    Whoever may write NetworkPolicies in one namespace could else fill the operator's memory with them. The garbage
-    collector deletes those that name an owner which does not exist.
+    Otherwise a tenant who may write NetworkPolicies could fill the operator's memory with them. The garbage collector
+    of Kubernetes deletes those that name an owner which does not exist.
     """
     return _whole_or_owner(item, names.is_given(item["metadata"]["name"], _controller(item).get("name", "")))
 

@@ -25,8 +25,8 @@ SAFE_ENGINE_MESSAGES = (
 )
 """Messages of vLLM that repeat nothing of the request but numbers; every other one is replaced."""
 
-BUSY_RETRY_AFTER_S = 5
-"""When a client may ask again for a grammar that had no turn: most trials take less."""
+RETRY_AFTER_S = 5
+"""When a client may ask again where the deployment's own figure is not known: at the door, and for a grammar."""
 
 TOOLS_UNAVAILABLE = re.compile(r"tool_choice=.* requires --tool-call-parser to be set", re.DOTALL)
 
@@ -68,6 +68,20 @@ def invalid(message: str, param: str | None = None, code: str = "invalid_value")
     return RequestError(400, message, param=param, code=code)
 
 
+def _later(
+    message: str,
+    retry_after_s: int = RETRY_AFTER_S,
+    *,
+    status: int = 503,
+    kind: str = "overloaded_error",
+    param: str | None = None,
+    code: str = "overloaded",
+) -> RequestError:
+    """What may be asked again after a while, of which the header tells."""
+    headers = {"retry-after": str(retry_after_s)}
+    return RequestError(status, message, kind=kind, param=param, code=code, headers=headers)
+
+
 def unauthorized() -> RequestError:
     """No credential, or a wrong one: the two look the same."""
     return RequestError(
@@ -81,13 +95,11 @@ def unauthorized() -> RequestError:
 
 def token_unavailable() -> RequestError:
     """The endpoint's own token file holds none: no credential can be right."""
-    return RequestError(
-        503,
+    return _later(
         "The endpoint has no bearer token at present: whoever operates it must restore the token's file; retry after"
-        " 5 s.",
+        f" {RETRY_AFTER_S} s.",
         kind="server_error",
         code="token_unavailable",
-        headers={"retry-after": "5"},
     )
 
 
@@ -110,24 +122,15 @@ def head_timeout(seconds: float) -> RequestError:
 
 def too_many_connections() -> RequestError:
     """One address has too many open connections, or all clients together have."""
-    return RequestError(
-        503,
-        "Too many connections are open, from this address or in all; use fewer, or retry after 5 s.",
-        kind="overloaded_error",
+    return _later(
+        f"Too many connections are open, from this address or in all; use fewer, or retry after {RETRY_AFTER_S} s.",
         code="too_many_connections",
-        headers={"retry-after": "5"},
     )
 
 
 def bodies_full() -> RequestError:
     """The bodies of requests that wait for their answer take all the memory that they may."""
-    return RequestError(
-        503,
-        "The endpoint holds as many request bodies as it may; retry after 5 s.",
-        kind="overloaded_error",
-        code="overloaded",
-        headers={"retry-after": "5"},
-    )
+    return _later(f"The endpoint holds as many request bodies as it may; retry after {RETRY_AFTER_S} s.")
 
 
 def unknown_path() -> RequestError:
@@ -144,34 +147,24 @@ def unknown_model() -> RequestError:
 
 def overloaded(retry_after_s: int) -> RequestError:
     """The bounded queue is full."""
-    return RequestError(
-        503,
-        f"The model is at capacity and its queue is full; retry after {retry_after_s} s.",
-        kind="overloaded_error",
-        code="overloaded",
-        headers={"retry-after": str(retry_after_s)},
-    )
+    return _later(f"The model is at capacity and its queue is full; retry after {retry_after_s} s.", retry_after_s)
 
 
 def too_many_bodies(retry_after_s: int) -> RequestError:
     """Bodies that are being read fill the memory that is given to them."""
-    return RequestError(
-        503,
+    return _later(
         f"The request bodies that are being read fill the memory that is given to them; retry after {retry_after_s} s.",
-        kind="overloaded_error",
-        code="overloaded",
-        headers={"retry-after": str(retry_after_s)},
+        retry_after_s,
     )
 
 
 def engine_unavailable(retry_after_s: int) -> RequestError:
     """No engine replica answers: it died, or none has started."""
-    return RequestError(
-        503,
+    return _later(
         f"No replica of the model could answer; retry after {retry_after_s} s.",
+        retry_after_s,
         kind="server_error",
         code="engine_unavailable",
-        headers={"retry-after": str(retry_after_s)},
     )
 
 
@@ -204,14 +197,7 @@ def engine_refusal(status: int, message: str, param: str | None = None) -> Reque
     elif not any(pattern.fullmatch(stripped) for pattern in SAFE_ENGINE_MESSAGES):
         stripped = "The engine refused the request: a parameter or its combination with others is not supported."
     if status == 429:
-        return RequestError(
-            status,
-            stripped,
-            kind="overloaded_error",
-            param=param,
-            code="overloaded",
-            headers={"retry-after": str(BUSY_RETRY_AFTER_S)},
-        )
+        return _later(stripped, status=status, param=param)
     context = "context length" in stripped
     return RequestError(
         status,
