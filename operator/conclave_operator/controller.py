@@ -12,10 +12,10 @@ from datetime import UTC, datetime
 
 from pydantic import ValidationError
 
+from conclave import names
 from conclave.api.modeldeployment import ModelDeployment
-from conclave.manifests import names
-from conclave.manifests.settings import OperatorSettings
-from conclave.observation import JsonObject
+from conclave.kubernetes.objects import JsonObject
+from conclave.settings import OperatorSettings
 from conclave_cluster.cache import labels_of
 from conclave_cluster.cluster import Cluster
 from conclave_cluster.lease import LeadershipLost

@@ -10,10 +10,13 @@ from datetime import datetime
 from typing import NamedTuple
 
 from conclave.api.modeldeployment import ModelDeployment, ModelDeploymentStatus
-from conclave.manifests.decision import decide
-from conclave.manifests.settings import OperatorSettings
-from conclave.observation import ApiFailure, Decision, JsonObject, Observed, Outcome
-from conclave.status.derive import derive_status
+from conclave.kubernetes.failures import ApiFailure, Outcome
+from conclave.kubernetes.objects import JsonObject
+from conclave.modeldeployment.decision import Decision
+from conclave.modeldeployment.observed import Observed
+from conclave.modeldeployment.status import derive_status
+from conclave.modeldeployment.sync import decide
+from conclave.settings import OperatorSettings
 from conclave_cluster.cluster import Cluster, Written
 from conclave_cluster.observe import observe
 from conclave_operator.tracing import span
