@@ -12,7 +12,7 @@ from conclave.kubernetes.objects import JsonObject
 
 
 class Decision(BaseModel):
-    """Made by `sync.decide`; the writer carries it out in the order create, apply, delete."""
+    """Made by `sync.decide`."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

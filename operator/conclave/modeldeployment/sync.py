@@ -8,10 +8,14 @@ part is not ready, what runs keeps running, and the pods of the new spec wait.
 
 from __future__ import annotations
 
+from datetime import datetime
+
 from conclave.api.modeldeployment import ModelDeployment
 from conclave.api.plan import Plan
 from conclave.api.reasons import ConditionType
 from conclave.finding import Finding
+from conclave.kubernetes.desired import Desired
+from conclave.kubernetes.failures import Outcome
 from conclave.kubernetes.objects import JsonObject
 from conclave.modeldeployment.decision import Decision
 from conclave.modeldeployment.inspection import part as inspection_part
@@ -21,13 +25,45 @@ from conclave.modeldeployment.plan import Waiting, choose_plan, refusal_of
 from conclave.modeldeployment.records.check import read_history
 from conclave.modeldeployment.serving import part as serving_part
 from conclave.modeldeployment.serving.build import choose_build, with_suspension
+from conclave.modeldeployment.status import derive_status
 from conclave.modeldeployment.weights import part as weights_part
 from conclave.planning.checks import check_runtime
 from conclave.settings import OperatorSettings
 
+LONGEST_RESYNC_S = 60.0
+
+
+def sync(
+    deployment: ModelDeployment, observed: Observed, settings: OperatorSettings, *, token: str, now: datetime
+) -> Desired:
+    """`token` is a fresh random value; it is used only where the endpoint has no token yet."""
+    decision = decide(deployment, observed, settings, token)
+
+    def status(outcome: Outcome) -> JsonObject:
+        return derive_status(deployment, observed, decision, outcome, now).to_wire()
+
+    return Desired(
+        status=status,
+        create=decision.create,
+        apply=decision.apply,
+        delete=decision.delete,
+        resync_after_s=LONGEST_RESYNC_S if _waits_for_unwatched(deployment, observed, decision) else None,
+        waits_for_hardware=decision.plan is None,
+        result="refused" if decision.refusal else "ok",
+    )
+
+
+def _waits_for_unwatched(deployment: ModelDeployment, observed: Observed, decision: Decision) -> bool:
+    """ConfigMaps and claims are read by request, so that no watch tells when one is created or changes."""
+    model = deployment.spec.model
+    is_bound = all(observed.claims.get(claim) == "Bound" for claim in model.claims)
+    if model.cache is not None:
+        is_bound = is_bound and (observed.cache or {}).get("status", {}).get("phase") == "Bound"
+    return not is_bound or (decision.plan is None and model.config_ref is not None)
+
 
 def decide(deployment: ModelDeployment, observed: Observed, settings: OperatorSettings, token: str) -> Decision:
-    """`token` is a fresh random value; it is used only where the endpoint has no token yet."""
+    """What should exist, and why the rest does not."""
     history = read_history(deployment, observed, settings)
     scene = PartScene(deployment=deployment, observed=observed, settings=settings, history=history)
     unlisted = check_runtime(deployment, settings.runtime_lists)
