@@ -60,7 +60,6 @@ DOWNLOAD_CONTAINER = "download"
 """The last step; the init containers before it have the percents behind it that they end at."""
 INSPECTION_CONTAINER = "inspect"
 CACHE_VOLUME = "cache"
-WORKER_GROUP = "gpu"
 WEIGHTS_VOLUME = "weights"
 """The model's; other volumes, of adapters, have a number behind it."""
 TOKEN_VOLUME = "endpoint-token"  # noqa: S105 - a volume's name
@@ -103,6 +102,11 @@ AMD = GpuVendor(resource="amd.com/gpu", product_label="amd.com/gpu.product-name"
 def gpu_vendor(accelerator: str) -> GpuVendor:
     """By the product's name: AMD's labeller begins them with AMD."""
     return AMD if accelerator.startswith("AMD") else NVIDIA
+
+
+def worker_group(role: str) -> str:
+    """The Ray worker group of a role; the first role kept the name that it had when it was the only one."""
+    return "gpu" if role == "serve" else role
 
 
 def is_verification(container: str) -> bool:

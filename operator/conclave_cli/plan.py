@@ -21,7 +21,8 @@ from conclave.catalogue.models import find_model
 from conclave.catalogue.servable import check_servable, not_yet_served
 from conclave.errors import InvalidInput, NothingFits
 from conclave.planning.inventory import Inventory, Node
-from conclave.planning.plan import PlanOutcome, PlanRequest, engine_settings, facts_for, make_plan, plan_deployment
+from conclave.planning.plan import PlanOutcome, make_plan, plan_deployment
+from conclave.planning.request import PlanRequest, engine_settings, facts_for
 from conclave.planning.settings import CPU, DEFAULT_GPU_MEMORY_UTILIZATION
 from conclave.policy.admission import explain
 from conclave.policy.arguments import engine_arguments
@@ -196,10 +197,10 @@ def _print(name: str, facts: ModelFacts, outcome: PlanOutcome, *, every_option: 
             say_data(outcome.model_dump(mode="json", include={"rejected", "remedies"}), output)
         raise NothingFits(_nothing_fits(name, outcome))
     if output is Output.TABLE:
-        _print_plan(name, outcome.plan, outcome.stages)
+        _print_plan(name, outcome.plan.flat(), outcome.stages)
         _print_rejected(outcome, every_option=every_option)
     else:
-        say_data(outcome.plan.to_wire(), output)
+        say_data(outcome.plan.flat().to_wire(), output)
     note = not_yet_served(name, facts.architecture)
     if note:
         say(f"note: {note}", err=True)

@@ -66,7 +66,7 @@ def up(
     is_ready = False
     try:
         with _ended_by_signals(), Progress() as progress:
-            progress.plan(name, plan)
+            progress.plan(name, plan.flat())
             if deployment.spec.engine.kv_cache_dtype is not asked.spec.engine.kv_cache_dtype:
                 progress.say("  engine.kvCacheDtype fp8 is left out: without GPUs not every processor has it")
             model = deployment.spec.model
@@ -89,7 +89,7 @@ def up(
                 http_port=port,
             )
             environment = {
-                **engine_environment(plan, machine.cores, machine.free_gpus(plan.accelerator)),
+                **engine_environment(plan.role, machine.cores, machine.free_gpus(plan.role.accelerator)),
                 **tracing_environment(deployment),
                 TOKEN_FILE_VARIABLE: str(directory / "token"),
             }

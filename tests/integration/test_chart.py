@@ -290,7 +290,7 @@ def test_a_pod_monitor_scrapes_the_pods_that_the_operator_makes(
     assert spec["namespaceSelector"] == expected
     for template in (
         head_template(make_deployment(), SETTINGS),
-        worker_template(make_deployment(), make_plan(), SETTINGS),
+        worker_template(make_deployment(), make_plan().role, SETTINGS),
     ):
         assert spec["selector"]["matchLabels"].items() <= template["metadata"]["labels"].items()
         assert set(spec["podTargetLabels"]) <= template["metadata"]["labels"].keys()

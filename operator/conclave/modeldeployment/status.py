@@ -54,7 +54,7 @@ def derive_status(
     return ModelDeploymentStatus(
         observed_generation=deployment.metadata.generation,
         conditions=tuple(_condition(deployment, kind, verdict, now) for kind, verdict in verdicts.items()),
-        plan=decision.plan,
+        plan=decision.plan and decision.plan.flat(),
         replicas=replicas.wanted,
         ready_replicas=replicas.answering,
         selector=names.selector_string(names.worker_selector(deployment.metadata.name)),
@@ -83,7 +83,7 @@ def _plan_ready(scene: StatusScene, causes: tuple[Finding, ...]) -> Verdict:
         if scene.deployment.spec.suspend and not causes:
             return Verdict("Unknown", Reason.SUSPENDED, "spec.suspend is true: the weights are not looked at")
         return _unknown(causes, "no plan has been made yet")
-    return Verdict("True", Reason.PLANNED, summary(scene.decision.plan))
+    return Verdict("True", Reason.PLANNED, summary(scene.decision.plan.flat()))
 
 
 def summary(plan: Plan) -> str:

@@ -11,7 +11,6 @@ from __future__ import annotations
 from datetime import datetime
 
 from conclave.api.modeldeployment import ModelDeployment
-from conclave.api.plan import Plan
 from conclave.api.reasons import ConditionType
 from conclave.finding import Finding
 from conclave.kubernetes.desired import Desired
@@ -28,6 +27,7 @@ from conclave.modeldeployment.serving.build import choose_build, with_suspension
 from conclave.modeldeployment.status import derive_status
 from conclave.modeldeployment.weights import part as weights_part
 from conclave.planning.checks import check_runtime
+from conclave.planning.roles import Plan
 from conclave.settings import OperatorSettings
 
 LONGEST_RESYNC_S = 60.0
@@ -69,7 +69,7 @@ def decide(deployment: ModelDeployment, observed: Observed, settings: OperatorSe
     unlisted = check_runtime(deployment, settings.runtime_lists)
     objections = tuple(scene.refusal(problem.reason, problem.message) for problem in unlisted)
     if scene.is_blind or deployment.metadata.deletion_timestamp is not None:
-        return Decision(plan=scene.current.plan if scene.current else None, objections=objections)
+        return Decision(plan=_recorded_plan(scene), objections=objections)
     running = observed.own_rayservice(deployment.metadata.uid)
     decision = _left_alone(scene, running) if running and scene.is_in_doubt else _fold(scene, token)
     decision = decision.model_copy(update={"objections": (*history.objections, *objections)})
@@ -93,9 +93,9 @@ def _fold(scene: PartScene, token: str) -> Decision:
     if weights.create and new_pods_refused:
         return _refused(scene, token, new_pods_refused, inspected)
     if weights.blocked_by is None:
-        decision = _serving(serving_part.needs(scene, build.record, token), build.record.plan)
+        decision = _serving(serving_part.needs(scene, build.record, token), plan)
     else:
-        decision = _kept(scene, token).model_copy(update={"plan": build.record.plan})
+        decision = _kept(scene, token).model_copy(update={"plan": plan})
     decision = decision.model_copy(update={"update_available": build.update_available})
     return _folded(decision, weights, inspected)
 
@@ -112,7 +112,7 @@ def _kept(scene: PartScene, token: str) -> Decision:
     if scene.current is None or scene.is_in_doubt:
         return Decision()
     record = with_suspension(scene, scene.current)
-    return _serving(serving_part.needs(scene, record, token), record.plan)
+    return _serving(serving_part.needs(scene, record, token), Plan.of_flat(record.plan))
 
 
 def _refused(scene: PartScene, token: str, refusal: Finding, inspected: PartResult) -> Decision:
@@ -124,7 +124,7 @@ def _left_alone(scene: PartScene, running: JsonObject) -> Decision:
     """The RayService unchanged, until somebody has deleted the record that was refused."""
     first = scene.history.objections[0]
     serving = serving_part.left_alone(scene, running)
-    decision = _serving(serving, scene.current.plan if scene.current else None)
+    decision = _serving(serving, _recorded_plan(scene))
     remedy = "until then what runs is left as it is, and then the model is planned anew"
     return decision.model_copy(update={"refusal": scene.refusal(first.reason, first.message, remedy)})
 
@@ -142,6 +142,10 @@ def _folded(decision: Decision, *parts: PartResult) -> Decision:
             }
         )
     return decision
+
+
+def _recorded_plan(scene: PartScene) -> Plan | None:
+    return Plan.of_flat(scene.current.plan) if scene.current else None
 
 
 def _without_objects(decision: Decision) -> Decision:

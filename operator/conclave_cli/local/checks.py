@@ -11,7 +11,7 @@ from conclave.catalogue.servable import check_servable
 from conclave.catalogue.shapes import ModelFacts
 from conclave.errors import InvalidInput
 from conclave.planning.checks import check_shape
-from conclave.planning.plan import facts_for
+from conclave.planning.request import facts_for
 from conclave_weights.adapter import check_adapter, check_fits
 from conclave_weights.errors import WeightsUnfit
 from conclave_weights.inspection import inspect_weights

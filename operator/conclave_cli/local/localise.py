@@ -6,9 +6,10 @@ Pure; what was changed is said, so that `conclave up` can print it.
 from __future__ import annotations
 
 from conclave.api.modeldeployment import KvCacheDtype, ModelDeployment
-from conclave.api.plan import Plan
+from conclave.engine.environment import CLOSED_ENVIRONMENT
 from conclave.errors import InvalidInput
 from conclave.planning.inventory import Inventory
+from conclave.planning.roles import Role
 from conclave_cli.local.machine import GIB, rank_binding
 
 MAX_CPU_KV_CACHE_BYTES = 4 * GIB
@@ -70,10 +71,9 @@ def localise(deployment: ModelDeployment, inventory: Inventory, model_name: str 
     )
 
 
-def engine_environment(plan: Plan, cores: tuple[int, ...], visible_gpus: tuple[int, ...]) -> dict[str, str]:
+def engine_environment(role: Role, cores: tuple[int, ...], visible_gpus: tuple[int, ...]) -> dict[str, str]:
     """What the engine's processes need on this machine, beyond what the Serve config says."""
-    closed = {"VLLM_NO_USAGE_STATS": "1", "HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
-    if plan.accelerator == "cpu":
+    if role.accelerator == "cpu":
         # Without one set of cores a rank, tensor parallelism on one NUMA node is refused.
-        return {**closed, "VLLM_CPU_OMP_THREADS_BIND": rank_binding(cores, plan.tensor * plan.pipeline)}
-    return {**closed, "CUDA_VISIBLE_DEVICES": ",".join(map(str, visible_gpus))}
+        return {**CLOSED_ENVIRONMENT, "VLLM_CPU_OMP_THREADS_BIND": rank_binding(cores, role.tensor * role.pipeline)}
+    return {**CLOSED_ENVIRONMENT, "CUDA_VISIBLE_DEVICES": ",".join(map(str, visible_gpus))}

@@ -148,7 +148,7 @@ def test_status_says_how_many_are_wanted_how_many_answer_and_why(case: Case) -> 
         pods=(make_pod("head"), *case.pods),
         claims={"weights": "Bound"},
     )
-    plan = make_plan().model_copy(update={"nodes_per_replica": case.nodes})
+    plan = make_plan(tensor=2 * case.nodes, nodes=case.nodes)
     status = derive_status(deployment, observed, Decision(plan=plan), Outcome(), NOW)
     (scaled,) = (condition for condition in status.conditions if condition.type == "Scaled")
     (ready,) = (condition for condition in status.conditions if condition.type == "Ready")

@@ -16,6 +16,7 @@ from conclave.api.plan import Plan
 from conclave.kubernetes.objects import JsonObject, content_hash
 from conclave.modeldeployment.objects import metadata
 from conclave.modeldeployment.weights.keys import weights_key
+from conclave.planning import roles
 
 HISTORY = 5
 """Records that are kept: what went before is what a person compares with."""
@@ -91,9 +92,11 @@ def keys_of(deployment: ModelDeployment) -> Keys:
     )
 
 
-def make_record(keys: Keys, plan: Plan, rayservice: JsonObject, token_secret: str) -> Record:
+def make_record(keys: Keys, plan: roles.Plan, rayservice: JsonObject, token_secret: str) -> Record:
     """A record of this version for the spec of these keys; the RayService mounts that Secret."""
-    return Record(**keys._asdict(), builder=__version__, plan=plan, rayservice=rayservice, token_secret=token_secret)
+    return Record(
+        **keys._asdict(), builder=__version__, plan=plan.flat(), rayservice=rayservice, token_secret=token_secret
+    )
 
 
 def build_revision(deployment: ModelDeployment, record: Record) -> JsonObject:
