@@ -1,4 +1,4 @@
-"""What the documents print and name is there: output of commands, links, make targets, paths, messages of conditions."""
+"""The documents are true: what commands print, where links lead, which make targets, paths and messages there are."""
 
 from __future__ import annotations
 
