@@ -45,9 +45,16 @@ async def open_cluster(kubeconfig: str | None, context: str | None, namespace: s
 def refusal(failure: ApiFailure, server: str) -> EnvironmentUnfit:
     """What to tell somebody whose request failed."""
     if failure.code == 0:
-        return EnvironmentUnfit(f"no answer from {server}: {failure.message}. Is the cluster up and the context right?")
+        return EnvironmentUnfit(
+            f"{server}: no answer: {failure.message}; check that the cluster runs and that the "
+            "kubeconfig's context is right"
+        )
     if failure.code == 404:
-        return EnvironmentUnfit(f"{server} does not know {failure.resource}: install Conclave's chart or crds/ there")
+        return EnvironmentUnfit(
+            f"{server}: does not know {failure.resource}; install Conclave's chart, or the CRD in crds/"
+        )
     if failure.code in (401, 403):
-        return EnvironmentUnfit(f"{server} refuses: {failure.message or failure.reason}; ask for this right")
+        return EnvironmentUnfit(
+            f"{server}: refuses this: {failure.message or failure.reason}; ask your administrator for this right"
+        )
     return EnvironmentUnfit(f"{server}: {failure.code} {failure.reason}: {failure.message}")

@@ -116,7 +116,10 @@ def digest(
 ) -> None:
     """Print the digest of the weights, as spec.model.digest takes it. Exits 4 where they are damaged."""
     if manifest is not None and manifest.resolve().is_relative_to(path.resolve()):
-        raise InvalidInput(f"--manifest {manifest}: lies among the weights, where it would be one file too many")
+        raise InvalidInput(
+            f"--manifest {manifest}: is inside the directory of the weights, and would count as one "
+            "of its files; choose a path outside"
+        )
     check_weights(path)
     with _progress("hashing", _size_bytes(path)) as on_progress:
         files = hash_files(path, on_progress=on_progress)
@@ -130,7 +133,8 @@ def verify_command(
     path: WeightsPath,
     digest: Annotated[str | None, typer.Option(help="The digest that the weights must have.")] = None,
     manifest: Annotated[
-        Path | None, typer.Option(help="What `digest --manifest` wrote: says which file differs, and how.")
+        Path | None,
+        typer.Option(help="File that `digest --manifest` wrote; with it the answer says which file differs, and how."),
     ] = None,
 ) -> None:
     """Check that the weights are those of this digest, of this manifest, or of both, and whole.
@@ -152,9 +156,11 @@ def verify_command(
 @app.command(name="download")
 def download_command(
     uri: Annotated[str, typer.Argument(metavar="URI", help="s3://bucket/path of the weights.")],
-    target: Annotated[Path, typer.Argument(metavar="PATH", help="Directory to make.")],
-    endpoint: Annotated[str, typer.Option(help="https://host of another store than Amazon's.")] = "",
-    region: Annotated[str, typer.Option(help="Region of the bucket; us-east-1 where left out.")] = "",
+    target: Annotated[Path, typer.Argument(metavar="PATH", help="Directory to create.")],
+    endpoint: Annotated[
+        str, typer.Option(help="URL of the store, such as https://minio.example; by default Amazon's.")
+    ] = "",
+    region: Annotated[str, typer.Option(help="Region of the bucket; us-east-1 by default.")] = "",
     digest: Annotated[str | None, typer.Option(help="The digest that the weights must have.")] = None,
 ) -> None:
     """Download weights from an object store that speaks S3.
@@ -191,9 +197,10 @@ class TargetDtype(StrEnum):
 @app.command()
 def convert(
     source: Annotated[Path, typer.Argument(metavar="SOURCE", help="Directory of the pickled weights.")],
-    target: Annotated[Path, typer.Argument(metavar="TARGET", help="Directory to make.")],
+    target: Annotated[Path, typer.Argument(metavar="TARGET", help="Directory to create.")],
     dtype: Annotated[
-        TargetDtype | None, typer.Option(help="Type of Grok-1's matrices: bfloat16 unless given. Others keep theirs.")
+        TargetDtype | None,
+        typer.Option(help="Type of Grok-1's matrices, bfloat16 by default. Other weights keep their type."),
     ] = None,
     shard_gb: Annotated[int, typer.Option(min=1, help="Largest file of the target, in 10^9 bytes.")] = 5,
 ) -> None:
@@ -220,7 +227,7 @@ def carry_out(plan: ConversionPlan) -> None:
     kept = f", {outcome.kept_shards} of them kept from before" if outcome.kept_shards else ""
     say(f"{plan.target}: {outcome.shards} files, {outcome.size_bytes} bytes{kept}")
     if not plan.is_complete:
-        say(f"no tokenizer lies with the source: put the model's tokenizer files into {plan.target}", err=True)
+        say(f"the source has no tokenizer: copy the model's tokenizer files into {plan.target}", err=True)
 
 
 def _check_digest(digest: str | None) -> None:
@@ -232,7 +239,9 @@ def _read_manifest(manifest: Path) -> tuple[WeightsFile, ...]:
     try:
         return read_manifest(manifest.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
-        raise InvalidInput(f"--manifest {manifest}: cannot be read: {error}; give what `digest` wrote") from error
+        raise InvalidInput(
+            f"--manifest {manifest}: cannot be read: {error}; give the file that `digest --manifest` wrote"
+        ) from error
 
 
 def _write_whole(path: Path, text: str) -> None:

@@ -71,13 +71,13 @@ def test_explain_looks_for_itself_and_says_what_only_the_operator_knows(kube: Ku
     told = conclave("explain", "mixtral", "-n", deployed, kubeconfig=kube.kubeconfig)
     assert told.returncode == 0, told.stderr
     assert "is not ready: Forbidden" in told.stdout
-    assert "the operator reports Forbidden" in told.stdout
+    assert "the operator reports: Forbidden" in told.stdout
     assert "forbids the operator to patch rayservices.ray.io: not granted; grant the verb patch" in told.stdout
     answer = json.loads(conclave("explain", "other", "-n", deployed, "-o", "json", kubeconfig=kube.kubeconfig).stdout)
     causes = {cause["reason"]: cause for cause in answer["causes"]}
     assert causes["ClaimMissing"]["remedy"]
     unwatched = conclave("explain", "other", "-n", deployed, kubeconfig=kube.kubeconfig).stdout
-    assert "the operator has not looked at it yet" in unwatched
+    assert "the operator has not handled the last change yet" in unwatched
     assert f"PersistentVolumeClaim {deployed}/weights" in unwatched
 
 
@@ -88,8 +88,8 @@ def test_what_the_user_may_not_read_is_named_and_is_no_cause(kube: Kube, deploye
     kube.kubectl(*create, "rolebinding", user, f"--role={user}", f"--user={user}")
     told = conclave("explain", "mixtral", "-n", deployed, kubeconfig=kube.user_kubeconfig(user))
     assert told.returncode == 0, told.stderr
-    assert "not looked at: nodes" in told.stdout
-    assert "not looked at: pods" in told.stdout
+    assert "not checked: nodes" in told.stdout
+    assert "not checked: pods" in told.stdout
 
 
 @pytest.mark.parametrize(

@@ -34,14 +34,17 @@ def localise(deployment: ModelDeployment, inventory: Inventory, model_name: str 
     """
     spec = deployment.spec
     if model_name in [adapter.name for adapter in spec.model.adapters]:
-        raise InvalidInput(f"--model-name {model_name}: spec.model.adapters has that name; give the base model another")
+        raise InvalidInput(
+            f"--model-name {model_name}: an adapter of spec.model.adapters has this name; give the "
+            "base model another name"
+        )
     on_cpu = has_no_gpus(inventory)
     engine, parallelism = spec.engine, spec.parallelism
     if on_cpu:
         if parallelism.expert_parallel:
             raise InvalidInput(
-                "spec.parallelism.expertParallel: true, which vLLM without GPUs cannot run (its kernel ignores the "
-                "expert map); leave it out on this machine"
+                "spec.parallelism.expertParallel is true: vLLM without GPUs cannot run this, since its kernel "
+                "ignores the expert map; remove the field for this machine"
             )
         parallelism = parallelism.model_copy(
             update={"tensor": parallelism.tensor or 1, "pipeline": parallelism.pipeline or 1, "expert_parallel": False}

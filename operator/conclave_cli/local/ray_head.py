@@ -124,8 +124,8 @@ class RayHead:
         shutil.rmtree(self.directory)
         if not gone:
             raise ProcessesLeft(
-                f"processes {', '.join(map(str, self.processes()))}: still running {KILL_TIMEOUT_S:.0f} s after "
-                "SIGKILL, expected none; end them by hand"
+                f"processes {', '.join(map(str, self.processes()))}: still run {KILL_TIMEOUT_S:.0f} s after "
+                "SIGKILL, expected none; end them yourself"
             )
 
     def _gone_within(self, timeout_s: float) -> bool:
@@ -203,6 +203,6 @@ def _short_directory() -> str:
         if len(directory) <= 18 and os.access(directory, os.W_OK):
             return directory
     raise EnvironmentUnfit(
-        f"temporary directory {tempfile.gettempdir()}: /tmp is not writable and this path is longer than 18 "
-        "characters, which is too long for Ray's sockets; set TMPDIR to a shorter one"
+        f"temporary directory {tempfile.gettempdir()}: the path has more than 18 characters, too many for Ray's "
+        "sockets, and /tmp is not writable; set TMPDIR to a shorter path"
     )

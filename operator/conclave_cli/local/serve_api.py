@@ -76,9 +76,9 @@ class ServeApi:
             if CANNOT_BIND in answer:
                 raise EnvironmentUnfit(taken_meanwhile(config["http_options"]["port"])) from error
             cause = root_cause(answer) or answer.strip()[-1000:]
-            raise ServeRefused(f"Serve refused the config with status {error.code}: {cause}") from error
+            raise ServeRefused(f"Ray Serve refused the config with status {error.code}: {cause}") from error
         except (OSError, http.client.HTTPException) as error:
-            raise ServeRefused(f"Serve did not take the config within {PUT_TIMEOUT_S:.0f} s: {error}") from error
+            raise ServeRefused(f"Ray Serve did not accept the config within {PUT_TIMEOUT_S:.0f} s: {error}") from error
 
     def application(self, name: str) -> Application | None:
         """The application, once Serve knows it; a busy API is asked again a few times."""
@@ -87,7 +87,7 @@ class ServeApi:
                 found = json.loads(self._request("GET")).get("applications", {}).get(name)
             except (OSError, http.client.HTTPException) as error:
                 if attempt == STATUS_ATTEMPTS - 1:
-                    raise ServeRefused(f"Serve's API does not answer any more: {error}") from error
+                    raise ServeRefused(f"Ray Serve's API no longer answers: {error}") from error
                 time.sleep(1)
             else:
                 break
