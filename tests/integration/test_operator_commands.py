@@ -95,9 +95,9 @@ def test_what_the_user_may_not_read_is_named_and_is_no_cause(kube: Kube, deploye
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (("status", "absent", "-n", "NAMESPACE"), "no ModelDeployment"),
+        (("status", "absent", "-n", "NAMESPACE"), "/absent: not found in"),
         (("explain", "absent", "-n", "NAMESPACE"), "conclave status -A"),
-        (("status", "x", "-A"), "do not go together"),
+        (("status", "x", "-A"), "--all-namespaces with the name x: give --namespace"),
     ],
     ids=["no such deployment", "nothing to explain", "a name and all namespaces"],
 )
@@ -124,4 +124,4 @@ def test_without_a_cluster_the_remedy_is_told(tmp_path: Path) -> None:
     path.write_text(json.dumps(config))
     gone = conclave("explain", "x", kubeconfig=path)
     assert (gone.returncode, "Traceback" in gone.stderr) == (3, False)
-    assert "no answer from https://127.0.0.1:9" in gone.stderr
+    assert "https://127.0.0.1:9: no answer" in gone.stderr
