@@ -67,9 +67,9 @@ def chat(
 
 
 def read_key(key_file: str | None) -> str:
-    """From the file, or from the environment where none is named: arguments of a process are anybody's to read.
+    """The key from the file, or without a file from the environment: everybody can read the arguments of a process.
 
-    Raises InvalidInput, which never repeats what was read.
+    Raises InvalidInput, whose message never contains what was read.
     """
     if key_file is None:
         key, where = os.environ.get(KEY_VARIABLE, ""), KEY_VARIABLE

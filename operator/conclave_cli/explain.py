@@ -1,6 +1,6 @@
 """`conclave explain NAME`: why a ModelDeployment is not ready, root cause first, with evidence and remedy.
 
-Looks for itself, with the user's own rights: pods, events and RayService may have moved on since the last status.
+Reads pods, events and the RayService itself, with the user's rights: they may have changed since the last status.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def explain(
     kubeconfig: KubeconfigOption = None,
     context: ContextOption = None,
 ) -> None:
-    """Tell why a ModelDeployment is not ready: root cause first, then what follows from it."""
+    """Show why a ModelDeployment is not ready: the root cause first, then what follows from it."""
     item, causes, unseen = asyncio.run(_look(name, namespace, kubeconfig, context))
     ready = conditions_of(item).get("Ready", {})
     reported = _only_reported(ready, causes)

@@ -1,6 +1,6 @@
-"""Reads an inventory file: a short list of nodes, or what `kubectl get nodes,pods -A -o yaml` (or json) prints.
+"""Reads an inventory file: a short list of nodes, or the output of `kubectl get nodes,pods -A -o yaml` (or json).
 
-Called by `conclave plan`. Every problem names the node and the field. Without pods every GPU counts as free.
+Called by `conclave plan`. An error names the node and the field. In a list without pods all GPUs count as free.
 """
 
 from __future__ import annotations

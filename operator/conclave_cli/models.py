@@ -70,7 +70,7 @@ def show(
     model_id: Annotated[str, typer.Argument(metavar="MODEL", help="Id or alias of a model.")],
     output: OutputOption = Output.TABLE,
 ) -> None:
-    """Show one model: its shape, what it costs in memory, its licence and how it is served."""
+    """Show one model: its shape, its memory, its licence and how it is served."""
     entry = find_model(model_id)
     if entry is None:
         raise UnknownModel(check_servable(model_id, None, has_config=False)[0])

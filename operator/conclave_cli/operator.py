@@ -62,7 +62,7 @@ def run(
     ] = 60.0,
     log_format: Annotated[Literal["text", "json"], typer.Option(help="Log lines for people or for machines.")] = "text",
 ) -> None:
-    """Watch ModelDeployments and serve them, as the leader or as a standby."""
+    """Run the operator: serve ModelDeployments while this process holds the Lease, wait while another holds it."""
     settings = load_settings(config, default_image, data_classes)
     try:
         from conclave_operator.logs import set_up_logs
@@ -89,7 +89,7 @@ def run(
 
 
 def load_settings(config: Path | None, default_image: str | None, data_classes: str | None) -> OperatorSettings:
-    """From the file, then from the options; raises InvalidInput, which names the file and the line."""
+    """The settings of the file, overridden by the options. Raises InvalidInput, which names file and line."""
     given: dict[str, object] = {}
     document: Document | None = None
     if config is not None:

@@ -1,4 +1,4 @@
-"""`conclave plan`: on which accelerators a model would run, in which layout and why, without touching any.
+"""`conclave plan`: on which accelerators a model would run, in which layout and why. Needs no accelerator.
 
 Reads files and flags and prints; the plan itself is `conclave.planning`.
 """
@@ -127,7 +127,7 @@ def plan(
     """Plan a model: accelerator, GPUs, parallel sizes, memory of each GPU, context and concurrency, and why.
 
     Give a ModelDeployment with -f, or a model with --model or --config; and the hardware with --inventory, or with
-    --accelerator, --gpus-per-node and --nodes. Exits 2 where nothing fits, with the reasons and what would.
+    --accelerator, --gpus-per-node and --nodes. If no layout fits, the command exits 2 and says why, and what would fit.
     """
     if (file is not None and model is not None) or not (file or model or config):
         raise InvalidInput(

@@ -82,13 +82,13 @@ async def _read(
 
 
 def without_ownership(item: JsonObject) -> JsonObject:
-    """As `kubectl get` shows it."""
+    """The object without managedFields, as `kubectl get` shows it."""
     metadata = {key: value for key, value in item["metadata"].items() if key != "managedFields"}
     return {**item, "metadata": metadata}
 
 
 def conditions_of(item: JsonObject) -> dict[str, JsonObject]:
-    """By type."""
+    """The conditions of an object by their type."""
     return {condition["type"]: condition for condition in (item.get("status") or {}).get("conditions", [])}
 
 

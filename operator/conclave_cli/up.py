@@ -1,6 +1,6 @@
 """`conclave up`: a ModelDeployment on this machine, with the Serve config that the operator would write.
 
-Checks everything that can be checked before Ray is started; what runs is owned by `conclave_cli.local`.
+Checks all that it can before it starts Ray. `conclave_cli.local` owns the running processes.
 """
 
 from __future__ import annotations

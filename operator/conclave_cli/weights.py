@@ -1,4 +1,4 @@
-"""`conclave weights`: what weights hold, whether they are whole, the digest that a manifest names, and conversion."""
+"""`conclave weights`: contents, completeness, digest, download and conversion of weights."""
 
 from __future__ import annotations
 
@@ -57,9 +57,9 @@ def inspect(
     path: WeightsPath,
     output: Annotated[Output, typer.Option("--output", "-o", help="Format of the answer.")] = Output.TEXT,
 ) -> None:
-    """Tell what the weights hold, and everything that is wrong with them; reads headers only.
+    """Show what the weights contain, and all problems with them; reads headers only.
 
-    Exits 0 where they are sound (notes do not count), 4 where a problem is found.
+    Exits 0 if the weights are valid (notes do not count), and 4 if there is a problem.
     """
     inspection = inspect_weights(path)
     if output is Output.TEXT:
@@ -114,7 +114,7 @@ def digest(
     path: WeightsPath,
     manifest: Annotated[Path | None, typer.Option(help="Also write each file's hash and size to this file.")] = None,
 ) -> None:
-    """Print the digest of the weights, as spec.model.digest takes it. Exits 4 where they are damaged."""
+    """Print the digest of the weights, for spec.model.digest. Exits 4 if the weights are damaged."""
     if manifest is not None and manifest.resolve().is_relative_to(path.resolve()):
         raise InvalidInput(
             f"--manifest {manifest}: is inside the directory of the weights, and would count as one "
@@ -137,9 +137,9 @@ def verify_command(
         typer.Option(help="File that `digest --manifest` wrote; with it the answer says which file differs, and how."),
     ] = None,
 ) -> None:
-    """Check that the weights are those of this digest, of this manifest, or of both, and whole.
+    """Check that the weights are complete and match a digest, a manifest, or both.
 
-    Exits 4 where they are not: a file corrupt, truncated, exchanged with another, renamed, missing, extra or a link.
+    Exits 4 if not: a file is corrupt, truncated, exchanged with another, renamed, missing, extra or a link.
     """
     if digest is None and manifest is None:
         raise InvalidInput("give --digest sha256:..., or --manifest FILE, or both")
@@ -165,9 +165,10 @@ def download_command(
 ) -> None:
     """Download weights from an object store that speaks S3.
 
-    Writes to PATH.partial, which becomes PATH when everything is there and was compared; the same command goes on after
-    an interruption. AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and, where needed, AWS_SESSION_TOKEN are taken from the
-    environment. Exits 4 where the store or the disk fails, or where the weights are not those of the digest.
+    Writes to PATH.partial, which becomes PATH when all files are complete and compared. After an interruption, the
+    same command continues. The credentials come from the environment: AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and, if
+    they are temporary, AWS_SESSION_TOKEN. Exits 4 if the store or the disk fails, or if the weights do not match the
+    digest.
     """
     from conclave_weights.download import download
     from conclave_weights.object_store import ObjectStore
@@ -208,10 +209,10 @@ def convert(
 
     SOURCE is a model or adapter as PyTorch saved it (pytorch_model*.bin, *.pt; from 1.6 on), or Grok-1 as xAI released
     it (ckpt-0: JAX, int8 with scales), which becomes the Hugging Face layout.
-    Writes to TARGET.partial, which becomes TARGET when it is complete; the same command goes on after an interruption.
-    Exits 4 where the files are damaged or hold anything but plain tensors. Grok-1's layout is made after the public
-    code and the published sizes of the files, and was never run on the 300 GB release itself: compare a few answers
-    before you rely on the result.
+    Writes to TARGET.partial, which becomes TARGET when it is complete. After an interruption, the same command
+    continues. Exits 4 if the files are damaged or contain anything but plain tensors.
+    Grok-1's layout follows the public code and the published sizes of the files. The conversion never ran on the 300 GB
+    release itself: compare a few answers before you rely on the result.
     """
     from conclave_weights.convert.plan import plan_conversion
 
@@ -219,7 +220,7 @@ def convert(
 
 
 def carry_out(plan: ConversionPlan) -> None:
-    """Convert after the plan, and tell how far it is."""
+    """Carry out the plan, and print the progress."""
     from conclave_weights.convert import conversion
 
     with _progress("converting", plan.size_bytes) as on_progress:

@@ -1,4 +1,4 @@
-"""What `conclave up` refuses before anything is started, each with a message of its own."""
+"""The checks of `conclave up` before it starts anything; each has its own message."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from conclave_weights.soundness import check_weights, read_config
 
 
 def check_model(deployment: ModelDeployment, weights: Path) -> ModelFacts:
-    """The model's facts from its weights; refuses what may not, or cannot, be served from them."""
+    """The model's facts, read from its weights. Raises if these weights may not be served, or cannot be."""
     model = deployment.spec.model
     accepted = model.licence.accepted if model.licence else None
     if refusals := check_servable(model.id, accepted, has_config=True):
@@ -47,7 +47,7 @@ def check_model(deployment: ModelDeployment, weights: Path) -> ModelFacts:
 def read_adapters(deployment: ModelDeployment, given: Sequence[str]) -> dict[str, Path]:
     """The directory of each adapter by its name, from `--adapter NAME=PATH` of the command line.
 
-    Raises InvalidInput where one is not the deployment's, or one of the deployment's has none.
+    Raises InvalidInput for an adapter that the deployment does not have, and for one without a directory.
     """
     names = [adapter.name for adapter in deployment.spec.model.adapters]
     directories: dict[str, Path] = {}
@@ -78,7 +78,7 @@ def read_adapters(deployment: ModelDeployment, given: Sequence[str]) -> dict[str
 def check_adapters(
     deployment: ModelDeployment, facts: ModelFacts, weights: Path, directories: Mapping[str, Path], *, on_cpu: bool
 ) -> None:
-    """Refuses adapters that the engine could not load, or not on this machine."""
+    """Raises if the engine could not load an adapter, or not on this machine."""
     for adapter in deployment.spec.model.adapters:
         if on_cpu and facts.moe is not None:
             raise InvalidInput(

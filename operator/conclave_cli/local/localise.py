@@ -1,6 +1,6 @@
-"""Turns a ModelDeployment for a cluster into the same one for this machine: what names nodes or counts them changes.
+"""Adapts a ModelDeployment for a cluster to this machine: fields that name or count nodes change.
 
-Pure; what was changed is said, so that `conclave up` can print it.
+Pure. Returns what has changed, so that `conclave up` can print it.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def localise(deployment: ModelDeployment, inventory: Inventory, model_name: str 
 
 
 def engine_environment(plan: Plan, cores: tuple[int, ...], visible_gpus: tuple[int, ...]) -> dict[str, str]:
-    """What the engine's processes need on this machine, beyond what the Serve config says."""
+    """Variables that the engine's processes need on this machine, in addition to those of the Serve config."""
     closed = {"VLLM_NO_USAGE_STATS": "1", "HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
     if plan.accelerator == "cpu":
         # Without one set of cores a rank, tensor parallelism on one NUMA node is refused.

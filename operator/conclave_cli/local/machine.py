@@ -56,7 +56,7 @@ class Machine:
 
 
 def check_platform(system: str = platform.system(), machine: str = platform.machine()) -> None:
-    """vLLM has wheels for Linux on x86_64 and aarch64 only."""
+    """Raises on a platform without vLLM: it has wheels for Linux on x86_64 and aarch64 only."""
     if system != "Linux" or machine not in ("x86_64", "aarch64"):
         raise EnvironmentUnfit(
             f"platform {system} {machine}: no engine runs here, expected Linux on x86_64 or aarch64; run `conclave "
@@ -65,7 +65,7 @@ def check_platform(system: str = platform.system(), machine: str = platform.mach
 
 
 def check_packages() -> None:
-    """The serving packages are an extra: say how to get them."""
+    """Raises if the serving packages are not installed, and says how to install them."""
     missing = [name for name in ("ray", "vllm", "openai") if find_spec(name) is None]
     if missing:
         raise EnvironmentUnfit(
@@ -155,7 +155,7 @@ def gpu_nodes(gpus: Sequence[Gpu]) -> tuple[Node, ...]:
 
 
 def available_memory_bytes(meminfo: Path = Path("/proc/meminfo"), cgroup: Path = Path("/sys/fs/cgroup")) -> int:
-    """What the kernel calls available, or less where a cgroup bounds this process."""
+    """The kernel's available memory, or less if a cgroup limits this process."""
     match = re.search(r"^MemAvailable:\s+(\d+) kB", meminfo.read_text(), re.MULTILINE)
     available_bytes = int(match.group(1)) * 1024 if match else 0
     limit_file, usage_file = cgroup / "memory.max", cgroup / "memory.current"

@@ -19,7 +19,7 @@ ATTEMPTS = 100
 
 
 def free_port() -> int:
-    """A port that nobody listens on, and that the kernel gives to nobody by itself."""
+    """A port on which nobody listens, outside of the range that the kernel gives away."""
     for port in random.choices(lasting_ports(EPHEMERAL_RANGE.read_text()), k=ATTEMPTS):  # noqa: S311 - no secret
         try:
             _bind(port)
@@ -46,7 +46,7 @@ def is_ephemeral(port: int) -> bool:
 
 
 def check_port(port: int) -> None:
-    """A port that somebody listens on is refused now, not after minutes of loading."""
+    """Raises now, not after minutes of loading, if another program listens on the port."""
     try:
         _bind(port, reuse=True)
     except OSError as error:
@@ -56,7 +56,7 @@ def check_port(port: int) -> None:
 
 
 def taken_meanwhile(port: int) -> str:
-    """What to say where `check_port` found it free and Serve did not."""
+    """The message if the port was free at `check_port`, and is in use when Serve starts."""
     why = " (the kernel gives this port to programs that connect)" if is_ephemeral(port) else ""
     return (
         f"port {port}: another program took it while Ray started{why}; run the command again, or choose a port "

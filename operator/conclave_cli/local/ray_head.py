@@ -98,7 +98,7 @@ class RayHead:
         ]
 
     def processes(self) -> tuple[int, ...]:
-        """Ids of all live processes of this Ray: its session, which none of them leaves."""
+        """Ids of all live processes of this Ray: those of its session, which no process leaves."""
         return session_processes(self._process.pid)
 
     def stop(self, keep_logs_in: Path, drain: Callable[[], None]) -> None:
@@ -171,7 +171,7 @@ def session_processes(session_id: int) -> tuple[int, ...]:
 
 
 def without_trackers(process_ids: Iterable[int]) -> tuple[int, ...]:
-    """All but Python's resource trackers: these end by themselves once those that they track for have ended, and
+    """All but Python's resource trackers: these end by themselves after the processes that they track for, and
     remove the shared memory that a killed engine left."""
     return tuple(
         process_id for process_id in process_ids if b"multiprocessing.resource_tracker" not in _command_line(process_id)

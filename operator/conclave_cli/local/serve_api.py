@@ -27,7 +27,7 @@ CANNOT_BIND = "Failed to bind to address"
 
 
 class ServeRefused(ConclaveError):
-    """Serve did not take the config, or answers no more."""
+    """Serve did not accept the config, or no longer answers."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class ServeApi:
     def put(self, config: Mapping[str, Any]) -> None:
         """Deploy; Serve itself, which listens on the config's port, is started by the first call.
 
-        Raises EnvironmentUnfit where the port is taken, ServeRefused with Serve's own reason for all else.
+        Raises EnvironmentUnfit if the port is in use, else ServeRefused with Serve's own reason.
         """
         try:
             self._request("PUT", json.dumps(config).encode(), timeout_s=PUT_TIMEOUT_S)
@@ -94,7 +94,7 @@ class ServeApi:
         return None if found is None else read_application(found)
 
     def delete(self, timeout_s: float) -> None:
-        """Take all applications down and wait for it."""
+        """Remove all applications, and wait until they are gone."""
         self._request("DELETE", timeout_s=timeout_s)
 
     def _request(self, method: str, body: bytes | None = None, timeout_s: float = 30) -> bytes:
