@@ -12,6 +12,8 @@ from typing import NamedTuple
 
 import pytest
 import yaml
+from click import Context, Group
+from typer.main import get_command
 from typer.testing import CliRunner
 
 from conclave.api.reasons import Reason
@@ -61,6 +63,39 @@ def test_a_command_prints_what_the_document_shows(each: Shown, monkeypatch: pyte
     lines = [line.rstrip() for line in printed.strip().splitlines()]
     pattern = "".join(r"(?:.*\n)*" if line == ELIDED else f"{re.escape(line)}\n" for line in each.output.splitlines())
     assert re.fullmatch(pattern, "".join(f"{line}\n" for line in lines)), printed
+
+
+EXAMPLES = sorted((ROOT / "examples").glob("*.yaml"))
+
+
+def commands(path: Path) -> Iterator[list[str]]:
+    """The arguments of each `conclave …` in a block of code of a document, or in a comment of an example."""
+    text = path.read_text("utf-8").replace("\\\n", "")
+    blocks = re.findall(r"^ *```\w*\n(.*?)^ *```$", text, re.DOTALL | re.MULTILINE) if path.suffix == ".md" else [text]
+    for line in "\n".join(blocks).splitlines():
+        if found := re.match(r"(?:\$ |#.*? )?(?:\.venv/bin/)?conclave ([a-z].*)", line):
+            yield shlex.split(re.split(r"\s{2,}#", found[1])[0])
+
+
+@pytest.mark.parametrize("path", [*DOCUMENTS, *EXAMPLES], ids=lambda path: str(path.relative_to(ROOT)))
+def test_a_command_in_a_document_is_one_that_there_is(path: Path) -> None:
+    """Its options and arguments are parsed; nothing is run."""
+    for arguments in commands(path):
+        command, left = get_command(app), arguments
+        with Context(command, info_name="conclave") as context:
+            while isinstance(command, Group):
+                _, command, left = command.resolve_command(context, left)
+                assert command is not None, arguments
+            command.make_context("conclave", list(left), parent=context)
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=IDS)
+def test_a_value_of_the_chart_in_a_document_is_one_that_there_is(document: Path) -> None:
+    for name in re.findall(r"--set(?:-json|-string)? '?([a-zA-Z.]+)=", document.read_text("utf-8")):
+        values = yaml.safe_load((ROOT / "charts" / "conclave" / "values.yaml").read_text("utf-8"))
+        for part in name.split("."):
+            assert part in values, name
+            values = values[part]
 
 
 def prose(path: Path) -> str:
