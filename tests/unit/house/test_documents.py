@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import pytest
 import yaml
-from click import Context, Group
+from typer.core import TyperGroup
 from typer.main import get_command
 from typer.testing import CliRunner
 
@@ -82,11 +82,12 @@ def test_a_command_in_a_document_is_one_that_there_is(path: Path) -> None:
     """Its options and arguments are parsed; nothing is run."""
     for arguments in commands(path):
         command, left = get_command(app), arguments
-        with Context(command, info_name="conclave") as context:
-            while isinstance(command, Group):
-                _, command, left = command.resolve_command(context, left)
-                assert command is not None, arguments
-            command.make_context("conclave", list(left), parent=context)
+        context = command.make_context("conclave", [], resilient_parsing=True)
+        while isinstance(command, TyperGroup) and not (command.invoke_without_command and not left):
+            _, found, left = command.resolve_command(context, left)
+            assert found is not None, arguments
+            command = found
+        command.make_context("conclave", list(left), parent=context)
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=IDS)
