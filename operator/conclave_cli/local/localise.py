@@ -1,6 +1,6 @@
-"""Turns a ModelDeployment for a cluster into the same one for this machine: what names nodes or counts them changes.
+"""Adapts a ModelDeployment for a cluster to this machine: fields that name or count nodes change.
 
-Pure; what was changed is said, so that `conclave up` can print it.
+Pure. Returns what has changed, so that `conclave up` can print it.
 """
 
 from __future__ import annotations
@@ -35,14 +35,17 @@ def localise(deployment: ModelDeployment, inventory: Inventory, model_name: str 
     """
     spec = deployment.spec
     if model_name in [adapter.name for adapter in spec.model.adapters]:
-        raise InvalidInput(f"--model-name {model_name}: spec.model.adapters has that name; give the base model another")
+        raise InvalidInput(
+            f"--model-name {model_name}: an adapter of spec.model.adapters has this name; give the "
+            "base model another name"
+        )
     on_cpu = has_no_gpus(inventory)
     engine, parallelism = spec.engine, spec.parallelism
     if on_cpu:
         if parallelism.expert_parallel:
             raise InvalidInput(
-                "spec.parallelism.expertParallel: true, which vLLM without GPUs cannot run (its kernel ignores the "
-                "expert map); leave it out on this machine"
+                "spec.parallelism.expertParallel is true: vLLM without GPUs cannot run this, since its kernel "
+                "ignores the expert map; remove the field for this machine"
             )
         parallelism = parallelism.model_copy(
             update={"tensor": parallelism.tensor or 1, "pipeline": parallelism.pipeline or 1, "expert_parallel": False}
@@ -72,7 +75,7 @@ def localise(deployment: ModelDeployment, inventory: Inventory, model_name: str 
 
 
 def engine_environment(role: Role, cores: tuple[int, ...], visible_gpus: tuple[int, ...]) -> dict[str, str]:
-    """What the engine's processes need on this machine, beyond what the Serve config says."""
+    """Variables that the engine's processes need on this machine, in addition to those of the Serve config."""
     if role.accelerator == "cpu":
         # Without one set of cores a rank, tensor parallelism on one NUMA node is refused.
         return {**CLOSED_ENVIRONMENT, "VLLM_CPU_OMP_THREADS_BIND": rank_binding(cores, role.tensor * role.pipeline)}
