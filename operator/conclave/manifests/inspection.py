@@ -20,7 +20,7 @@ from conclave.manifests import names
 from conclave.manifests.inspection_job import build_inspection_job, build_inspection_policy, inspection_key
 from conclave.manifests.settings import OperatorSettings
 from conclave.manifests.weights import find_download
-from conclave.manifests.weights_job import is_complete
+from conclave.manifests.weights_job import is_complete, keep_working
 from conclave.observation import JsonObject, Observed, Refusal
 
 _LONGEST_WORDS = 1500
@@ -63,7 +63,7 @@ def plan_inspection(deployment: ModelDeployment, observed: Observed, settings: O
         return found._replace(apply=(policy,), delete=(*_others(observed, done), *found.delete))
     if deployment.spec.suspend:
         return InspectionPlan(apply=(policy,), delete=observed.inspection_jobs)
-    job = build_inspection_job(deployment, settings, key)
+    job = keep_working(ours, observed.inspection_pods, lambda of: build_inspection_job(deployment, of, key), settings)
     made = next((other for other in ours if other["metadata"]["name"] == job["metadata"]["name"]), None)
     is_closed = any(item["metadata"]["name"] == policy["metadata"]["name"] for item in observed.network_policies)
     return InspectionPlan(

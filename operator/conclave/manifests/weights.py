@@ -11,7 +11,7 @@ from conclave.api.modeldeployment import ModelDeployment
 from conclave.api.plan import Plan
 from conclave.manifests.settings import OperatorSettings
 from conclave.manifests.weights_cache import build_cache_claim, build_download_policy, weights_key
-from conclave.manifests.weights_job import build_download_job, is_complete, is_for
+from conclave.manifests.weights_job import build_download_job, is_complete, is_for, keep_working
 from conclave.observation import JsonObject, Observed
 
 
@@ -44,7 +44,11 @@ def plan_weights(
     if deployment.spec.suspend:
         return WeightsPlan(is_ready=False, apply=objects, delete=observed.jobs)
     kept = (used_key,) if used_key not in ("", key) else ()
-    job = build_download_job(deployment, store, cache, plan, settings, claim_uid=claim_uid, kept_keys=kept)
+
+    def build(of: OperatorSettings) -> JsonObject:
+        return build_download_job(deployment, store, cache, plan, of, claim_uid=claim_uid, kept_keys=kept)
+
+    job = keep_working(observed.jobs, observed.weights_pods, build, settings)
     is_there = any(
         other["metadata"]["name"] == job["metadata"]["name"] and is_for(other, key, claim_uid)
         for other in observed.jobs

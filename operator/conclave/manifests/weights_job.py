@@ -7,6 +7,8 @@ that is gone is made again, compares what is there with the digest, and fetches 
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Iterator
+
 from conclave.api.modeldeployment import Cache, ModelDeployment, ObjectStoreSource
 from conclave.api.plan import Plan
 from conclave.manifests import names
@@ -27,6 +29,8 @@ FOREVER = 2**31 - 1
 """Tries: the kubelet waits longer and longer between them, up to five minutes, and goes on once the cause is gone."""
 STEP_GIB, MOST_STEPS = 8, 10
 """Progress is told in tenths, but for small caches: a step takes a second of its own."""
+_BEFORE_A_START = ("", "PodInitializing", "ContainerCreating")
+"""Why a container waits that nothing is wrong with."""
 _CREDENTIALS = {"AWS_ACCESS_KEY_ID": False, "AWS_SECRET_ACCESS_KEY": False, "AWS_SESSION_TOKEN": True}
 """Keys of the Secret, and whether one may be absent."""
 
@@ -60,6 +64,51 @@ def build_download_job(
         "metadata": described | {"labels": described["labels"] | {names.WEIGHTS_KEY: key}},
         "spec": spec,
     }
+
+
+def keep_working(
+    jobs: Iterable[JsonObject],
+    pods: Iterable[JsonObject],
+    build: Callable[[OperatorSettings], JsonObject],
+    settings: OperatorSettings,
+) -> JsonObject:
+    """The Job as it is built now; or as it was built for an earlier serving image, while that Job's pod is at work.
+
+    An upgrade of the operator, which brings another image, interrupts no pod that makes progress. A Job whose pod fails
+    is built anew: the newer image may be the remedy.
+    """
+    found = list(pods)
+    for job in jobs:
+        for working in _working_images(job, found):
+            made = build(settings.model_copy(update={"image": working}))
+            if made["metadata"]["name"] == job["metadata"]["name"]:
+                return made
+    return build(settings)
+
+
+def _working_images(job: JsonObject, pods: list[JsonObject]) -> Iterator[str]:
+    """Of the Job's pods that neither leave nor fail."""
+    uid = job["metadata"].get("uid")
+    for pod in pods:
+        metadata = pod["metadata"]
+        is_its = any(owner["uid"] == uid for owner in metadata.get("ownerReferences", []))
+        if is_its and "deletionTimestamp" not in metadata and not _is_failing(pod):
+            containers = pod.get("spec", {}).get("containers", [])
+            yield from (container["image"] for container in containers if "image" in container)
+
+
+def _is_failing(pod: JsonObject) -> bool:
+    status = pod.get("status", {})
+    states = [
+        container.get("state", {})
+        for part in ("initContainerStatuses", "containerStatuses")
+        for container in status.get(part, [])
+    ]
+    return status.get("phase") == "Failed" or any(
+        state.get("waiting", {}).get("reason", "") not in _BEFORE_A_START
+        or state.get("terminated", {}).get("exitCode", 0) != 0
+        for state in states
+    )
 
 
 def is_complete(job: JsonObject) -> bool:
