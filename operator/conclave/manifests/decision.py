@@ -21,6 +21,7 @@ from conclave.manifests.inspection import InspectionPlan, files_of, needs_inspec
 from conclave.manifests.network_policy import build_network_policies
 from conclave.manifests.rayservice import build_rayservice, in_place
 from conclave.manifests.record_check import History, find_token_secret, own_rayservice, read_history
+from conclave.manifests.record_version import too_new
 from conclave.manifests.revision import (
     Record,
     build_revision,
@@ -61,6 +62,8 @@ class _NotInspectedError(Exception):
 def decide(deployment: ModelDeployment, observed: Observed, settings: OperatorSettings, token: str) -> Decision:
     """`token` is a fresh random value; it is used only where the endpoint has no token yet."""
     history = read_history(deployment, observed, settings)
+    if history.newer:
+        return Decision(refusal=too_new(history.newer))
     unlisted = check_runtime(deployment, settings.runtime_lists)
     objections = tuple(Refusal(reason=problem.reason, message=problem.message) for problem in unlisted)
     is_blind = any(failure.resource not in _ONLY_EXPLAINS for failure in observed.failures)

@@ -14,6 +14,7 @@ from conclave.api.modeldeployment import ModelDeployment
 from conclave.api.plan import Plan
 from conclave.manifests import names
 from conclave.manifests.objects import content_hash, metadata
+from conclave.manifests.record_version import annotated, written_by
 from conclave.manifests.weights_cache import weights_key
 from conclave.observation import JsonObject
 
@@ -48,6 +49,8 @@ class Record(BaseModel):
     """The ControllerRevision's `revision`; not part of its data."""
     name: str = ""
     """The ControllerRevision's; empty before it is made, and not part of its data."""
+    version: str = ""
+    """Of the Conclave that wrote the record; empty of 0.1.0's, and not part of the data."""
 
 
 def spec_hash(deployment: ModelDeployment) -> str:
@@ -82,16 +85,18 @@ def make_record(deployment: ModelDeployment, plan: Plan, rayservice: JsonObject,
         rayservice=rayservice,
         token_secret=token_secret,
         weights_key=weights_key(deployment),
+        version=__version__,
     )
 
 
 def build_revision(deployment: ModelDeployment, record: Record) -> JsonObject:
     """The ControllerRevision of a record; equal decisions have equal names, whatever their number."""
-    data = record.model_dump(mode="json", by_alias=True, exclude={"number", "name"})
+    data = record.model_dump(mode="json", by_alias=True, exclude={"number", "name", "version"})
+    name = names.revision(deployment.metadata.name, content_hash(data))
     return {
         "apiVersion": "apps/v1",
         "kind": "ControllerRevision",
-        "metadata": metadata(deployment, names.revision(deployment.metadata.name, content_hash(data)), "revision"),
+        "metadata": metadata(deployment, name, "revision", annotated(record.version)),
         "data": data,
         "revision": record.number,
     }
@@ -106,6 +111,7 @@ def read_records(revisions: Iterable[JsonObject]) -> tuple[Record, ...]:
             continue
         try:
             about = {"number": revision.get("revision"), "name": revision["metadata"]["name"]}
+            about |= {"version": written_by(revision)}
             records.append(Record.model_validate({**data, **about}))
         except ValidationError:
             continue

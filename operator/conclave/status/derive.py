@@ -12,7 +12,7 @@ from conclave.api.plan import Plan
 from conclave.api.reasons import ConditionType, Reason
 from conclave.kubernetes.text import one_line
 from conclave.manifests import names
-from conclave.observation import Decision, JsonObject, Observed, Outcome
+from conclave.observation import Decision, JsonObject, Observed, Outcome, Refusal
 from conclave.status.egress import egress_enforced
 from conclave.status.engine_causes import is_serving
 from conclave.status.finding import Finding, Scene, Status, Verdict
@@ -27,6 +27,8 @@ def derive_status(
     deployment: ModelDeployment, observed: Observed, decision: Decision, outcome: Outcome, now: datetime
 ) -> ModelDeploymentStatus:
     """Pure and idempotent: with nothing new, the status as it is."""
+    if decision.refusal is not None and decision.refusal.reason == Reason.RECORD_TOO_NEW:
+        return _unread(deployment, decision.refusal, now)
     scene = Scene(deployment=deployment, observed=observed, decision=decision, outcome=outcome, now=now)
     causes = find_causes(scene)
     parts = {
@@ -55,6 +57,23 @@ def derive_status(
         selector=names.selector_string(names.worker_selector(deployment.metadata.name)),
         endpoint=decision.endpoint,
     )
+
+
+def _unread(deployment: ModelDeployment, refusal: Refusal, now: datetime) -> ModelDeploymentStatus:
+    """Of a deployment that a newer version works for: what that version said stays, but for whether it can go on."""
+    message = f"ModelDeployment {deployment.metadata.namespace}/{deployment.metadata.name}: {refusal.message}"
+    reason = Reason(refusal.reason)
+    verdicts = {
+        ConditionType.READY: Verdict("Unknown", reason, message),
+        ConditionType.PLAN_READY: Verdict("False", reason, message),
+        ConditionType.RECONCILING: Verdict("False", reason, message),
+        ConditionType.STALLED: Verdict("True", reason, message),
+    }
+    before = deployment.status or ModelDeploymentStatus()
+    told = tuple(_condition(deployment, kind, verdict, now) for kind, verdict in verdicts.items())
+    kept = tuple(condition for condition in before.conditions if condition.type not in verdicts)
+    generation = deployment.metadata.generation
+    return before.model_copy(update={"observed_generation": generation, "conditions": (*told, *kept)})
 
 
 def _ready(scene: Scene, causes: tuple[Finding, ...], parts: dict[ConditionType, Verdict]) -> Verdict:
