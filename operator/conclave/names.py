@@ -42,6 +42,8 @@ ROLLOUT = f"{PREFIX}/rollout"
 """On pod templates: hash of what must replace pods although the template does not show it."""
 CLAIM_UID = f"{PREFIX}/claim-uid"
 """On a download Job: the claim that it fills; another one of the same name is empty."""
+RECORD_VERSION = f"{PREFIX}/record-version"
+"""On a ControllerRevision: the version of Conclave that wrote it; 0.1.0 wrote none."""
 REFRESH = f"{PREFIX}/refresh"
 """On a ModelDeployment: any new value asks for a fresh plan and build."""
 

@@ -18,6 +18,7 @@ from tests.integration.testbed.helm import CHART, Helm, HelmError
 from tests.integration.testbed.kube import Kube
 from tests.integration.testbed.kuberay import KubeRay
 
+from conclave import __version__
 from conclave.api.modeldeployment import API_VERSION, GROUP, KIND, PLURAL
 
 CRD = ("apiextensions.k8s.io/v1", "CustomResourceDefinition", f"{PLURAL}.{GROUP}")
@@ -66,7 +67,7 @@ def test_an_upgrade_makes_an_older_crd_current_and_keeps_the_models(kube: Kube, 
     assert _model(kube) is not None
     deployment = kube.get("apps/v1", "Deployment", f"{RELEASE}-conclave", NAMESPACE)
     assert deployment is not None
-    assert deployment["spec"]["template"]["spec"]["containers"][0]["image"] == "conclave/operator:0.1.0"
+    assert deployment["spec"]["template"]["spec"]["containers"][0]["image"] == f"conclave/operator:{__version__}"
 
 
 def test_an_uninstall_keeps_crd_and_models_and_a_reinstall_takes_them_up(kube: Kube, helm: Helm) -> None:

@@ -62,6 +62,7 @@ class Reason(StrEnum):
     IMAGE_NOT_ALLOWED = "ImageNotAllowed"
     SERVICE_ACCOUNT_NOT_ALLOWED = "ServiceAccountNotAllowed"
     RECORD_REFUSED = "RecordRefused"
+    RECORD_TOO_NEW = "RecordTooNew"
 
     # What the cluster must have or allow.
     DEPENDENCY_MISSING = "DependencyMissing"
@@ -133,5 +134,6 @@ REFUSALS = (
     Reason.IMAGE_NOT_ALLOWED,
     Reason.SERVICE_ACCOUNT_NOT_ALLOWED,
     Reason.RECORD_REFUSED,
+    Reason.RECORD_TOO_NEW,
 )
 """Why a spec has no plan; other reasons of PlanReady are of what a plan waits for."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 from datetime import datetime
 
 from conclave.api.modeldeployment import ModelDeployment
-from conclave.api.reasons import ConditionType
+from conclave.api.reasons import ConditionType, Reason
 from conclave.finding import Finding
 from conclave.kubernetes.desired import Desired
 from conclave.kubernetes.failures import Outcome
@@ -22,6 +22,7 @@ from conclave.modeldeployment.observed import Observed
 from conclave.modeldeployment.part import PartResult, PartScene
 from conclave.modeldeployment.plan import Waiting, choose_plan, refusal_of
 from conclave.modeldeployment.records.check import read_history
+from conclave.modeldeployment.records.version import too_new
 from conclave.modeldeployment.serving import part as serving_part
 from conclave.modeldeployment.serving.build import choose_build, with_suspension
 from conclave.modeldeployment.status import derive_status
@@ -66,6 +67,8 @@ def decide(deployment: ModelDeployment, observed: Observed, settings: OperatorSe
     """What should exist, and why the rest does not."""
     history = read_history(deployment, observed, settings)
     scene = PartScene(deployment=deployment, observed=observed, settings=settings, history=history)
+    if history.newer:
+        return Decision(refusal=scene.refusal(Reason.RECORD_TOO_NEW, *too_new(history.newer)))
     unlisted = check_runtime(deployment, settings.runtime_lists)
     objections = tuple(scene.refusal(problem.reason, problem.message) for problem in unlisted)
     if scene.is_blind or deployment.metadata.deletion_timestamp is not None:
