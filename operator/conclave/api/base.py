@@ -13,7 +13,7 @@ from pydantic.alias_generators import to_camel
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 
-from conclave.api.rules import BrokenRulesError, Rule
+from conclave.api.rules import BrokenRulesError, ChangeRule, Rule
 
 
 class ApiModel(BaseModel):
@@ -30,6 +30,8 @@ class ApiModel(BaseModel):
 
     rules: ClassVar[tuple[Rule, ...]] = ()
     """Facts that bind several fields of this type."""
+    change_rules: ClassVar[tuple[ChangeRule, ...]] = ()
+    """Facts about an object and the one that it replaces; only of a type that is a whole object."""
 
     def to_wire(self) -> dict[str, object]:
         """The object as Kubernetes stores it: camelCase, unset optional fields left out."""
