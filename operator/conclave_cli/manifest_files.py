@@ -17,8 +17,8 @@ from typing import Any
 import yaml
 
 from conclave.api.modeldeployment import ModelDeployment
+from conclave.api.occurrences import Path as FieldPath
 from conclave.errors import InvalidInput
-from conclave.policy.admission import Path as FieldPath
 from conclave.policy.admission import Problem, read_deployment
 
 MAX_FILE_BYTES = 1024 * 1024

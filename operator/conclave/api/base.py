@@ -6,6 +6,7 @@ API server as CEL, which `crd.py` reads from the JSON schema.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import ClassVar, Self
 
 from pydantic import BaseModel, ConfigDict, GetJsonSchemaHandler, model_validator
@@ -13,7 +14,7 @@ from pydantic.alias_generators import to_camel
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 
-from conclave.api.rules import BrokenRulesError, ChangeRule, Rule
+from conclave.api.rules import ChangeRule, Rule, require
 
 
 class ApiModel(BaseModel):
@@ -30,8 +31,9 @@ class ApiModel(BaseModel):
 
     rules: ClassVar[tuple[Rule, ...]] = ()
     """Facts that bind several fields of this type."""
-    change_rules: ClassVar[tuple[ChangeRule, ...]] = ()
-    """Facts about an object and the one that it replaces; only of a type that is a whole object."""
+    change_rules: ClassVar[Mapping[tuple[str, ...], tuple[ChangeRule, ...]]] = {}
+    """Of a whole object: what an update may not do, by the path of the value that it binds, () for the object itself.
+    Only admission checks them: a stored object may break a rule that came later."""
 
     def to_wire(self) -> dict[str, object]:
         """The object as Kubernetes stores it: camelCase, unset optional fields left out."""
@@ -39,8 +41,7 @@ class ApiModel(BaseModel):
 
     @model_validator(mode="after")
     def _keep_rules(self) -> Self:
-        if broken := [message for rule in self.rules for message in rule.violations(self)]:
-            raise BrokenRulesError(broken)
+        require(self.rules, self)
         return self
 
     @classmethod

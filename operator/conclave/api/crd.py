@@ -15,7 +15,7 @@ from conclave.api.base import ApiModel
 from conclave.api.formats import DNS_1035
 from conclave.api.group import GROUP, VERSION
 from conclave.api.kind import Kind
-from conclave.api.rules import AdmissionRule
+from conclave.api.rules import AdmissionRule, ChangeRule
 
 Schema = dict[str, Any]
 
@@ -25,8 +25,7 @@ _NOT_IN_A_CRD = {"title", "additionalProperties", "$defs"}
 def make_crd(kind: Kind, rules: Mapping[tuple[str, ...], Iterable[AdmissionRule]] | None = None) -> Schema:
     """The CRD of a kind; `rules` are further ones by the path of the field that they bind: ("spec", "engine")."""
     schema = structural_schema(kind.model)
-    for path, further in (rules or {}).items():
-        field_schema(schema, path).setdefault("x-kubernetes-validations", []).extend(rule.cel() for rule in further)
+    _add_rules(schema, rules or {})
     subresources: Schema = {"status": {}}
     if kind.scale is not None:
         subresources["scale"] = {to_camel(field): path for field, path in kind.scale._asdict().items()}
@@ -73,8 +72,8 @@ def structural_schema(model: type[ApiModel]) -> Schema:
     schema["x-kubernetes-validations"] = [
         DNS_1035.field_rule("metadata.name"),  # metadata cannot be described, only bound from the root
         *(rule.cel() for rule in model.rules),
-        *(rule.cel() for rule in model.change_rules),
     ]
+    _add_rules(schema, model.change_rules)
     return schema
 
 
@@ -83,6 +82,11 @@ def field_schema(schema: Schema, path: Iterable[str]) -> Schema:
     for name in path:
         schema = schema["properties"][name]
     return schema
+
+
+def _add_rules(schema: Schema, rules: Mapping[tuple[str, ...], Iterable[AdmissionRule | ChangeRule]]) -> None:
+    for path, further in rules.items():
+        field_schema(schema, path).setdefault("x-kubernetes-validations", []).extend(rule.cel() for rule in further)
 
 
 def _structural(schema: Schema, definitions: Mapping[str, Schema]) -> Schema:

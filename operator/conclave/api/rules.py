@@ -1,7 +1,8 @@
 """Rules of the API that a schema cannot say, each written once for both readers: the API server (CEL) and Python.
 
-`Rule` binds fields of an object, `EntryRule` every entry of a map, `Format` the spelling of a string, `ChangeRule` an
-update. A message is one template for both sides: `{engine.maxModelLen|0}` is that field, or 0 where it is unset.
+`Rule` binds fields of an object, `EntryRule` every entry of a map, `Format` the spelling of a string, `NeverChanges`
+and `OnlyNewValues` an update. A message is one template for both sides: `{engine.maxModelLen|0}` is that field, or 0
+where it is unset.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Protocol
 
 from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
@@ -16,6 +18,8 @@ from pydantic.alias_generators import to_snake
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
+CelRule = dict[str, Any]
+"""An item of `x-kubernetes-validations`."""
 _PLACEHOLDER = re.compile(r"\{([A-Za-z._]+)(?:\|([^}]*))?\}")
 
 BROKEN_RULES = "broken_rules"
@@ -89,13 +93,27 @@ def cel_sentence(template: str, seen: Callable[[re.Match[str]], str]) -> str:
     return f"{cel_literal(pattern)}.format([{', '.join(seen(match) for match in matches)}])"
 
 
-class AdmissionRule(Protocol):
-    """What the CRD and the offline check need of a rule."""
+class Fact(Protocol):
+    """What the offline check needs of a rule."""
 
     def violations(self, value: Any) -> list[str]:
-        """Messages about a value, none where the rule holds."""
+        """Messages about a value; empty when the rule holds."""
 
-    def cel(self) -> dict[str, str]:
+
+class AdmissionRule(Fact, Protocol):
+    """What the CRD needs besides."""
+
+    def cel(self) -> CelRule:
+        """The rule as an item of `x-kubernetes-validations`."""
+
+
+class ChangeRule(Protocol):
+    """A rule about a value and the value that it replaces, None when the object is created."""
+
+    def violations(self, before: Any, after: Any) -> list[str]:
+        """Messages about the change; empty when the rule holds."""
+
+    def cel(self) -> CelRule:
         """The rule as an item of `x-kubernetes-validations`."""
 
 
@@ -113,7 +131,7 @@ class Rule:
         """The message, unless the fact holds."""
         return [] if self.holds(value) else [self.message.for_value(value)]
 
-    def cel(self) -> dict[str, str]:
+    def cel(self) -> CelRule:
         """With a plain message too, which stands in where the expression cannot be evaluated."""
         item = {"rule": self.expression, "message": self.message.plain}
         return item if self.message.plain == self.message.template else item | {"messageExpression": self.message.cel()}
@@ -145,7 +163,7 @@ class EntryRule:
 
         return _PLACEHOLDER.sub(seen, self.template)
 
-    def cel(self) -> dict[str, str]:
+    def cel(self) -> CelRule:
         """The message lists every entry that breaks the rule, in brackets."""
 
         def seen(match: re.Match[str]) -> str:
@@ -161,17 +179,25 @@ class EntryRule:
 
 
 @dataclass(frozen=True)
-class ChangeRule:
-    """A value that never changes, which only the API server can see: it has the object of before."""
+class NeverChanges:
+    """A value of an object that an update must leave as it is."""
 
-    value: str
+    expression: str
     """CEL of the value; {object} stands for `self` and for `oldSelf`."""
+    read: Callable[[Any], str]
+    """The same value of the pydantic object."""
     template: str
     """A sentence with {before} and {after}."""
 
-    def cel(self) -> dict[str, str]:
-        """As an item of `x-kubernetes-validations`."""
-        seen = {"before": self.value.format(object="oldSelf"), "after": self.value.format(object="self")}
+    def violations(self, before: Any, after: Any) -> list[str]:
+        """The sentence, when the value of an existing object changes."""
+        if before is None or self.read(before) == self.read(after):
+            return []
+        return [Message(self.template).for_value({"before": self.read(before), "after": self.read(after)})]
+
+    def cel(self) -> CelRule:
+        """A transition rule: the API server checks it on updates only."""
+        seen = {"before": self.expression.format(object="oldSelf"), "after": self.expression.format(object="self")}
         return {
             "rule": f"{seen['after']} == {seen['before']}",
             "message": Message(self.template).plain,
@@ -180,18 +206,37 @@ class ChangeRule:
 
 
 @dataclass(frozen=True)
+class OnlyNewValues:
+    """A rule of a value that an object may break when the same value was stored before the rule existed."""
+
+    rule: Rule
+
+    def violations(self, before: Any, after: Any) -> list[str]:
+        """The rule's message, when the value is new."""
+        return [] if before is not None and before == after else self.rule.violations(after)
+
+    def cel(self) -> CelRule:
+        """A transition rule that the API server checks on creation too."""
+        unchanged = "oldSelf.hasValue() && oldSelf.value() == self"
+        item = self.rule.cel()
+        return item | {"rule": f"{item['rule']} || ({unchanged})", "optionalOldSelf": True}
+
+
+def require(rules: tuple[Fact, ...], value: Any) -> Any:
+    """The value; raises BrokenRulesError with the messages of all rules that it breaks."""
+    if broken := [sentence for rule in rules for sentence in rule.violations(value)]:
+        raise BrokenRulesError(broken)
+    return value
+
+
+@dataclass(frozen=True)
 class Checked:
     """Rules of a value: metadata of an annotated type."""
 
     rules: tuple[AdmissionRule, ...]
 
-    def _check(self, value: Any) -> Any:
-        if broken := [sentence for rule in self.rules for sentence in rule.violations(value)]:
-            raise BrokenRulesError(broken)
-        return value
-
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        return core_schema.no_info_after_validator_function(self._check, handler(source))
+        return core_schema.no_info_after_validator_function(partial(require, self.rules), handler(source))
 
     def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
         json_schema = handler(schema)
@@ -217,11 +262,16 @@ class Format:
         return f"{operand}.matches({cel_literal(f'^({self.pattern})$')})"
 
     @property
+    def rules(self) -> tuple[Rule, ...]:
+        """The one rule of such a string."""
+        return (self.rule,)
+
+    @property
     def rule(self) -> Rule:
         """As a rule of a string."""
         return Rule(self.expression(), self.matches, Message(f'"{{self}}" is not {self.allowed}'))
 
-    def field_rule(self, path: str) -> dict[str, str]:
+    def field_rule(self, path: str) -> CelRule:
         """The same for the API server on an object that has the string at `path`."""
         message = Message(f'{path} "{{{path}}}" is not {self.allowed}')
         return Rule(self.expression(f"self.{path}"), self.matches, message).cel()

@@ -12,20 +12,26 @@ from difflib import get_close_matches
 from typing import Any, NamedTuple
 
 from pydantic import BaseModel, ValidationError
+from pydantic.alias_generators import to_snake
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from conclave.api.modeldeployment import API_VERSION, KIND, ModelDeployment
+from conclave.api.occurrences import Path as Path
+from conclave.api.occurrences import find_occurrences, without_checks
 from conclave.api.rules import BROKEN_RULES
 from conclave.policy.arguments import admission_rules
-
-Path = tuple[str | int, ...]
 
 _METADATA = {
     *("name", "generateName", "namespace", "labels", "annotations", "finalizers", "ownerReferences", "managedFields"),
     *("uid", "resourceVersion", "generation", "selfLink"),
     *("creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds"),
 }
+_BLOCKING = {
+    *("missing", "string_type", "int_type", "int_parsing", "int_from_float", "bool_type", "bool_parsing"),
+    *("model_type", "dict_type", "tuple_type", "string_too_long", "too_long"),
+}
+"""Errors with which the API server checks no rule of the document: the rules could not be evaluated, or not in time."""
 _JSON_TYPES = {bool: "boolean", int: "integer", float: "number", str: "string", list: "array", dict: "object"}
 
 
@@ -46,8 +52,13 @@ class Problem(NamedTuple):
         return f"{self.field}: {self.message}" if self.path else self.message
 
 
-def read_deployment(document: object) -> tuple[ModelDeployment | None, tuple[Problem, ...]]:
-    """The deployment, and everything for which admission refuses it; the deployment is None where there is anything."""
+def read_deployment(
+    document: object, before: ModelDeployment | None = None
+) -> tuple[ModelDeployment | None, tuple[Problem, ...]]:
+    """The deployment, and everything for which admission refuses it; the deployment is None where there is anything.
+
+    Without `before` the document is judged as a new object, with it as an update of that one.
+    """
     if not isinstance(document, Mapping):
         return None, (Problem((), f"a document must be a mapping, not {_json_type(document)}"),)
     kind = (document.get("apiVersion"), document.get("kind"))
@@ -62,17 +73,41 @@ def read_deployment(document: object) -> tuple[ModelDeployment | None, tuple[Pro
     candidate = {name: value for name, value in document.items() if name != "status"}  # the server drops it as well
     if isinstance(metadata := candidate.get("metadata"), Mapping):  # of another type, where null is unset
         candidate["metadata"] = {name: value for name, value in metadata.items() if value is not None}
-    problems = [*_nulls((), candidate), *_unknown_metadata(candidate), *_refused_entries(candidate)]
+    nulls = list(_nulls((), candidate))
+    problems = [*nulls, *_unknown_metadata(candidate), *_refused_entries(candidate)]
     deployment = None
     try:
         deployment = ModelDeployment.model_validate_json(
             json.dumps(candidate), strict=True, by_alias=True, by_name=False
         )
     except ValidationError as error:
-        nulls = {problem.path for problem in problems}
-        problems += [problem for problem in explain(error, ModelDeployment) if problem.path not in nulls]
-    ordered = tuple(sorted(problems, key=lambda problem: problem.field))
+        at_null = {problem.path for problem in nulls}
+        problems += [problem for problem in explain(error, ModelDeployment) if problem.path not in at_null]
+        if not nulls and not any(details["type"] in _BLOCKING for details in error.errors(include_url=False)):
+            problems += _broken_rules(without_checks(ModelDeployment, candidate), before)
+    else:
+        problems += _broken_change_rules(deployment, before)
+    ordered = tuple(sorted(dict.fromkeys(problems), key=lambda problem: problem.field))
     return (None if ordered else deployment), ordered
+
+
+def _broken_rules(unchecked: ModelDeployment, before: ModelDeployment | None) -> Iterator[Problem]:
+    """Those that pydantic did not come to, since a field of the same object is wrong, among all others."""
+    for found in find_occurrences(unchecked):
+        yield from (Problem(found.path, message) for message in found.messages)
+    yield from _broken_change_rules(unchecked, before)
+
+
+def _broken_change_rules(deployment: ModelDeployment, before: ModelDeployment | None) -> Iterator[Problem]:
+    for path, rules in deployment.change_rules.items():
+        was, is_ = (_value_at(path, each) for each in (before, deployment))
+        yield from (Problem(path, message) for rule in rules for message in rule.violations(was, is_))
+
+
+def _value_at(path: tuple[str, ...], value: Any) -> Any:
+    for name in path:
+        value = None if value is None else getattr(value, to_snake(name))
+    return value
 
 
 def _nulls(path: Path, value: object) -> Iterator[Problem]:

@@ -8,9 +8,10 @@ from conclave.api.base import ApiModel
 from conclave.api.group import API_VERSION
 from conclave.api.kind import Column, Kind, Scale
 from conclave.api.meta import ObjectMeta
+from conclave.api.modeldeployment.scaling import NO_SCALE_TO_ZERO
 from conclave.api.modeldeployment.spec import ModelDeploymentSpec
 from conclave.api.modeldeployment.status import ModelDeploymentStatus
-from conclave.api.rules import ChangeRule, Message, Rule
+from conclave.api.rules import Message, NeverChanges, Rule
 
 KIND: Literal["ModelDeployment"] = "ModelDeployment"
 PLURAL = "modeldeployments"
@@ -19,13 +20,17 @@ PLURAL = "modeldeployments"
 class ModelDeployment(ApiModel):
     """An OpenAI-compatible endpoint of one model, served by Ray Serve and vLLM."""
 
-    change_rules = (
-        ChangeRule(
-            "(has({object}.spec.model.servedName) ? {object}.spec.model.servedName : {object}.metadata.name)",
-            "spec.model.servedName never changes, because clients send it: it is {before} (the object's name where "
-            "left out) and cannot become {after}; make a new ModelDeployment for a new name",
+    change_rules = {  # noqa: RUF012 - ClassVar of the base
+        (): (
+            NeverChanges(
+                "(has({object}.spec.model.servedName) ? {object}.spec.model.servedName : {object}.metadata.name)",
+                lambda deployment: deployment.served_name,
+                "spec.model.servedName never changes, because clients send it: it is {before} (the object's name where "
+                "left out) and cannot become {after}; make a new ModelDeployment for a new name",
+            ),
         ),
-    )
+        ("spec", "scaling", "minReplicas"): (NO_SCALE_TO_ZERO,),
+    }
     rules = (
         Rule(
             "has(self.spec.model.servedName) || !has(self.spec.model.adapters)"

@@ -8,7 +8,19 @@ from pydantic import Field
 
 from conclave.api.base import ApiModel
 from conclave.api.formats import TargetConcurrency
-from conclave.api.rules import Message, Rule
+from conclave.api.rules import Message, OnlyNewValues, Rule
+
+NO_SCALE_TO_ZERO = OnlyNewValues(
+    Rule(
+        "self != 0",
+        lambda replicas: replicas != 0,
+        Message(
+            "minReplicas is 0, expected 1 or more: scaling to zero comes with a later version. "
+            "Set scaling.minReplicas to 1, or stop all pods with spec.suspend: true"
+        ),
+    )
+)
+"""The schema of 0.1.0 allowed 0, so an object that was stored with 0 keeps it."""
 
 
 class Scaling(ApiModel):
@@ -26,7 +38,7 @@ class Scaling(ApiModel):
     )
 
     min_replicas: Annotated[int, Field(ge=0, le=1000)] = 1
-    """Floor of replicas, what `kubectl scale` sets; 0 scales to zero when idle."""
+    """Fewest replicas; `kubectl scale` sets it. An object that version 0.1.0 stored with 0 keeps it."""
     max_replicas: Annotated[int, Field(ge=1, le=1000)] = 1
     """Ceiling of replicas; `kubectl scale` beyond it is refused."""
     target_concurrency: TargetConcurrency = "auto"
