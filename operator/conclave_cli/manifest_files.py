@@ -43,17 +43,25 @@ _HALF = (
 
 
 class UnreadableFileError(InvalidInput):
-    """A file of which no document can be judged."""
+    """A file that no document can be read from."""
 
     def __init__(self, file: str, line: int, reason: str) -> None:
         super().__init__(f"{file}:{line}: {reason}")
+        self.file = file
         self.line = line
         self.reason = reason
 
 
+class EmptyFileError(UnreadableFileError):
+    """A file without a document, such as one of comments only."""
+
+    def __init__(self, file: str) -> None:
+        super().__init__(file, 1, "holds no document: a ModelDeployment is needed")
+
+
 @dataclass(frozen=True)
 class Document:
-    """One document of a file."""
+    """One document of a file, or one item of a List in it."""
 
     file: str
     line: int
@@ -75,11 +83,11 @@ class Document:
 
 
 def read_documents(file: str) -> tuple[Document, ...]:
-    """The documents of a file (`-` is standard input); raises UnreadableFileError."""
+    """The documents of a file (`-` is standard input), a List's items in its place; raises UnreadableFileError."""
     documents = _read(file, yaml.SafeLoader, MAX_FILE_BYTES, MAX_VALUES)
     if not documents:
-        raise UnreadableFileError(file, 1, "holds no document: a ModelDeployment is needed")
-    return documents
+        raise EmptyFileError(file)
+    return tuple(item for document in documents for item in _items(document))
 
 
 def read_listing(file: str) -> tuple[Document, ...]:
@@ -100,6 +108,11 @@ def _read(file: str, loader: type[yaml.SafeLoader], most_bytes: int, most_values
     except yaml.YAMLError as error:
         raise UnreadableFileError(file, 1, f"not YAML: {' '.join(str(error).split())}") from error
     return tuple(_document(file, node, most_values) for node in nodes if not _is_empty(node))
+
+
+def is_url(file: str) -> bool:
+    """Whether a name is one that kubectl would fetch."""
+    return file.startswith(("http://", "https://"))
 
 
 def load_deployments(file: str | Path) -> tuple[ModelDeployment, ...]:
@@ -150,13 +163,33 @@ def check_document(document: Document) -> tuple[ModelDeployment | None, tuple[Pr
     return read_deployment(document.value)
 
 
+def _items(document: Document) -> tuple[Document, ...]:
+    """The items of a List, as `kubectl get -o yaml` prints several objects; any other document as it is."""
+    match document.value:
+        case {"kind": "List", "apiVersion": "v1", "items": [_, *_] as items} if not document.problems:
+            return tuple(_item(document, index, item) for index, item in enumerate(items))
+    return (document,)
+
+
+def _item(document: Document, index: int, value: object) -> Document:
+    where = ("items", index)
+    lines = {path[2:]: line for path, line in document.lines.items() if path[:2] == where}
+    return Document(document.file, document.line_of(where), value, lines)
+
+
 def _read_text(file: str, most_bytes: int) -> str:
+    if is_url(file):
+        raise UnreadableFileError(
+            file, 1, f"is a URL, which is not fetched. Pipe its content: curl -fsSL {file} | conclave … -f -"
+        )
     try:
         if file == "-":
             content = sys.stdin.buffer.read(most_bytes + 1)
         else:
             with Path(file).open("rb") as stream:
                 content = stream.read(most_bytes + 1)
+    except IsADirectoryError as error:
+        raise UnreadableFileError(file, 1, "is a directory, expected a file: name one of its files") from error
     except OSError as error:
         raise UnreadableFileError(file, 1, f"cannot be read: {error.strerror}") from error
     if len(content) > most_bytes:
