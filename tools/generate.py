@@ -40,13 +40,10 @@ def crd_text(kind: Kind) -> str:
     return f"# Generated from operator/conclave/api by tools/generate.py.\n{body}"
 
 
-CRD_DIRECTORIES = ("crds", "charts/conclave/files/crds")
+CRD_DIRECTORY = "charts/conclave/files/crds"
+"""The only copy: the chart's template and everybody else read it here (docs/adr/0019)."""
 GENERATED: Mapping[str, Callable[[], str]] = {
-    **{
-        f"{directory}/{GROUP}_{kind.plural}.yaml": partial(crd_text, kind)
-        for directory in CRD_DIRECTORIES
-        for kind in KINDS
-    },
+    **{f"{CRD_DIRECTORY}/{GROUP}_{kind.plural}.yaml": partial(crd_text, kind) for kind in KINDS},
     "docs/modeldeployment.md": model_deployment_page,
     "docs/engine-arguments.md": engine_arguments_page,
     "docs/request-limits.md": lambda: f"{limits_page()}\n{connections_section()}",

@@ -47,7 +47,7 @@ def refusal(failure: ApiFailure, server: str) -> EnvironmentUnfit:
     if failure.code == 0:
         return EnvironmentUnfit(f"no answer from {server}: {failure.message}. Is the cluster up and the context right?")
     if failure.code == 404:
-        return EnvironmentUnfit(f"{server} does not know {failure.resource}: install Conclave's chart or crds/ there")
+        return EnvironmentUnfit(f"{server} does not know {failure.resource}: install Conclave's chart there")
     if failure.code in (401, 403):
         return EnvironmentUnfit(f"{server} refuses: {failure.message or failure.reason}; ask for this right")
     return EnvironmentUnfit(f"{server}: {failure.code} {failure.reason}: {failure.message}")

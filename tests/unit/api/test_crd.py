@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -105,10 +106,16 @@ def test_names_columns_and_scope() -> None:
     assert columns == ["Model", "Accelerator", "Parallelism", "Wanted", "Answering", "Ready", "Reason", "Age"]
 
 
-def test_the_committed_files_are_what_the_types_say() -> None:
-    for path in ("crds", "charts/conclave/files/crds"):
-        committed = yaml.safe_load((ROOT / path / "conclave.dev_modeldeployments.yaml").read_text(encoding="utf-8"))
-        assert committed == json.loads(json.dumps(CRD))
+def test_the_committed_file_is_the_only_one_and_what_the_types_say() -> None:
+    committed = yaml.safe_load((ROOT / "charts/conclave/files/crds/conclave.dev_modeldeployments.yaml").read_text())
+    assert committed == json.loads(json.dumps(CRD))
+    tracked = subprocess.run(["git", "ls-files", "-z", "*.yaml"], cwd=ROOT, capture_output=True, check=True, text=True)
+    holders = [
+        name
+        for name in tracked.stdout.split("\0")
+        if name and (ROOT / name).is_file() and "\nkind: CustomResourceDefinition\n" in (ROOT / name).read_text()
+    ]
+    assert holders == ["charts/conclave/files/crds/conclave.dev_modeldeployments.yaml"]
 
 
 class ToySpec(ApiModel):
