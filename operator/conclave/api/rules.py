@@ -22,6 +22,9 @@ CelRule = dict[str, Any]
 """An item of `x-kubernetes-validations`."""
 _PLACEHOLDER = re.compile(r"\{([A-Za-z._]+)(?:\|([^}]*))?\}")
 
+_MOST_BYTES = 5120
+"""Of a sentence; the API server says the plain message instead of a longer one."""
+
 BROKEN_RULES = "broken_rules"
 """Type of the pydantic error that carries the messages of broken rules."""
 
@@ -80,6 +83,11 @@ class Message:
         """The sentence without values."""
         return _PLACEHOLDER.sub("…", self.template)
 
+    def told(self, value: Any) -> str:
+        """The sentence that the API server says: without values where these break the line or are too long."""
+        sentence = self.for_value(value).strip()
+        return self.plain if "\n" in sentence or len(sentence.encode()) > _MOST_BYTES else sentence
+
 
 def cel_sentence(template: str, seen: Callable[[re.Match[str]], str]) -> str:
     """A template as a CEL string; `seen` gives the expression of a placeholder.
@@ -129,7 +137,7 @@ class Rule:
 
     def violations(self, value: Any) -> list[str]:
         """The message, unless the fact holds."""
-        return [] if self.holds(value) else [self.message.for_value(value)]
+        return [] if self.holds(value) else [self.message.told(value)]
 
     def cel(self) -> CelRule:
         """With a plain message too, which stands in where the expression cannot be evaluated."""
@@ -193,7 +201,7 @@ class NeverChanges:
         """The sentence, when the value of an existing object changes."""
         if before is None or self.read(before) == self.read(after):
             return []
-        return [Message(self.template).for_value({"before": self.read(before), "after": self.read(after)})]
+        return [Message(self.template).told({"before": self.read(before), "after": self.read(after)})]
 
     def cel(self) -> CelRule:
         """A transition rule: the API server checks it on updates only."""

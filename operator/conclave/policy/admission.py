@@ -7,6 +7,7 @@ lists and scalars. Checks that need more than the object alone are in `conclave.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator, Mapping
 from difflib import get_close_matches
 from typing import Any, NamedTuple
@@ -27,11 +28,12 @@ _METADATA = {
     *("uid", "resourceVersion", "generation", "selfLink"),
     *("creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds"),
 }
-_BLOCKING = {
+_NO_RULES = {
     *("missing", "string_type", "int_type", "int_parsing", "int_from_float", "bool_type", "bool_parsing"),
-    *("model_type", "dict_type", "tuple_type", "string_too_long", "too_long"),
+    *("model_type", "dict_type", "tuple_type"),
 }
-"""Errors with which the API server checks no rule of the document: the rules could not be evaluated, or not in time."""
+"""Errors beside which no further rule is evaluated: rules rely on types. The API server then checks no rule at all, and
+neither does it beside a value that is too long or none of the choices."""
 _JSON_TYPES = {bool: "boolean", int: "integer", float: "number", str: "string", list: "array", dict: "object"}
 
 
@@ -83,7 +85,7 @@ def read_deployment(
     except ValidationError as error:
         at_null = {problem.path for problem in nulls}
         problems += [problem for problem in explain(error, ModelDeployment) if problem.path not in at_null]
-        if not nulls and not any(details["type"] in _BLOCKING for details in error.errors(include_url=False)):
+        if not nulls and not any(details["type"] in _NO_RULES for details in error.errors(include_url=False)):
             problems += _broken_rules(without_checks(ModelDeployment, candidate), before)
     else:
         problems += _broken_change_rules(deployment, before)
@@ -100,11 +102,12 @@ def _broken_rules(unchecked: ModelDeployment, before: ModelDeployment | None) ->
 
 def _broken_change_rules(deployment: ModelDeployment, before: ModelDeployment | None) -> Iterator[Problem]:
     for path, rules in deployment.change_rules.items():
-        was, is_ = (_value_at(path, each) for each in (before, deployment))
+        was, is_ = (value_at(path, each) for each in (before, deployment))
         yield from (Problem(path, message) for rule in rules for message in rule.violations(was, is_))
 
 
-def _value_at(path: tuple[str, ...], value: Any) -> Any:
+def value_at(path: tuple[str, ...], value: Any) -> Any:
+    """The value at a path of an object's field names; None where there is no object."""
     for name in path:
         value = None if value is None else getattr(value, to_snake(name))
     return value
@@ -156,6 +159,9 @@ def _explain(details: ErrorDetails, root: type[BaseModel]) -> Iterator[Problem]:
         yield Problem(path, _undeclared(str(path[-1]), set(_fields(_type_at(root, path[:-1])))))
     elif details["type"] in _WORDING:
         field = Problem(path, "").field
+        if details["type"] in ("enum", "literal_error") and not isinstance(details["input"], _type_of_choices(details)):
+            json_type = _JSON_TYPES[_type_of_choices(details)]
+            yield Problem(path, _of_type(json_type)(field, details["input"], {}))
         yield Problem(path, _WORDING[details["type"]](field, details["input"], details.get("ctx", {})))
     elif details["type"] != "default_factory_not_called":  # follows from another error
         yield Problem(path, f"Invalid value: {_json(details['input'])}: {details['msg']}")
@@ -196,10 +202,14 @@ _WORDING: Mapping[str, Callable[[str, Any, dict[str, Any]], str]] = {
 }
 
 
+def _type_of_choices(details: ErrorDetails) -> type:
+    return str if details["ctx"]["expected"].startswith("'") else int
+
+
 def _unsupported(value: object, expected: str) -> str:
-    """`expected` is pydantic's list, for instance "'auto', 'bfloat16' or 'float16'"."""
-    words = expected.replace("'", '"').replace(" or ", ", ")
-    return f"Unsupported value: {_json(value)}: supported values: {words}"
+    """`expected` is pydantic's list, for instance "'auto', 'bfloat16' or 'float16'", or "1, 8 or 16"."""
+    words = re.findall(r"[^\s',]+", expected.replace(" or ", ", "))
+    return f"Unsupported value: {_json(value)}: supported values: {', '.join(map(_json, words))}"
 
 
 def _undeclared(name: str, declared: set[str]) -> str:

@@ -17,6 +17,12 @@ KIND: Literal["ModelDeployment"] = "ModelDeployment"
 PLURAL = "modeldeployments"
 
 
+def _name_of_model(deployment: ModelDeployment) -> str:
+    """As the CEL beside it: an empty name is a name, which another rule refuses."""
+    served_name = deployment.spec.model.served_name
+    return deployment.metadata.name if served_name is None else served_name
+
+
 class ModelDeployment(ApiModel):
     """An OpenAI-compatible endpoint of one model, served by Ray Serve and vLLM."""
 
@@ -24,7 +30,7 @@ class ModelDeployment(ApiModel):
         (): (
             NeverChanges(
                 "(has({object}.spec.model.servedName) ? {object}.spec.model.servedName : {object}.metadata.name)",
-                lambda deployment: deployment.served_name,
+                _name_of_model,
                 "spec.model.servedName never changes, because clients send it: it is {before} (the object's name where "
                 "left out) and cannot become {after}; make a new ModelDeployment for a new name",
             ),
@@ -55,7 +61,7 @@ class ModelDeployment(ApiModel):
     @property
     def served_name(self) -> str:
         """The model name that clients send."""
-        return self.spec.model.served_name or self.metadata.name
+        return _name_of_model(self)
 
 
 _READY = '.status.conditions[?(@.type=="Ready")]'
