@@ -91,36 +91,39 @@ def validate(
 
 @dataclass(frozen=True)
 class Judge:
-    """What is known besides the file."""
+    """What is known besides the files."""
 
     data_classes: DataClasses
     config: Mapping[str, object] | None
-    """The model's own config.json, where it is at hand."""
+    """The model's own config.json, when --config names it."""
 
     def beyond_admission(self, deployment: ModelDeployment) -> tuple[Problem, ...]:
-        """What the operator would say as PlanReady=False; a config that is only in the cluster is left to it."""
+        """Problems that the operator would report as PlanReady=False, except those of a config that only the cluster
+        has."""
         found = [_problem(unfit) for unfit in check_deployment(deployment, self.data_classes)]
         if self.config is None and deployment.spec.model.config_ref is not None:
             return tuple(found)
         try:
             facts = facts_for(deployment.spec.model.id, self.config)
         except UnknownModel as error:
-            is_told = self.config is None  # that it is not served, or that only its weights say what it is
+            is_told = (
+                self.config is None
+            )  # check_deployment has said so, or only the weights can tell what the model is
             return tuple(found) if is_told else (*found, Problem(("spec", "model"), str(error)))
         except InvalidInput as error:
             return (*found, Problem(("spec", "model", "configRef"), str(error)))
         return (*found, *map(_problem, check_shape(deployment, facts)))
 
     def note(self, deployment: ModelDeployment) -> str | None:
-        """What can only be judged where the weights are."""
+        """A remark when only the weights can tell what the model is."""
         if self.config is not None or deployment.spec.model.config_ref is not None:
             return None
         note = to_be_inspected(deployment.spec.model.id)
-        return note and f"{note}; to check it here, give --config"
+        return note and f"{note}; to check the model here, give --config"
 
 
 def _problem(unfit: Unfit) -> Problem:
-    """A condition's message names the field itself; here it stands in front."""
+    """A condition's message begins with the field's name, which is printed in front here."""
     problem = Problem(unfit.path, unfit.message)
     return problem._replace(message=unfit.message.removeprefix(f"{problem.field} "))
 
@@ -180,7 +183,7 @@ def _check_source(source: Source, judge: Judge) -> list[Report]:
 
 
 def _other_kind(document: Document) -> str:
-    """Kind and name of an object that is none of Conclave's, such as a Namespace; empty for all else."""
+    """Kind and name of an object that is not Conclave's, such as a Namespace; empty for any other document."""
     match document.value:
         case {"kind": str(kind), "apiVersion": str(version)} if kind == KIND or version.startswith(f"{GROUP}/"):
             return ""

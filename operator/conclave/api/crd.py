@@ -23,7 +23,8 @@ _NOT_IN_A_CRD = {"title", "additionalProperties", "$defs"}
 
 
 def make_crd(kind: Kind, rules: Mapping[tuple[str, ...], Iterable[AdmissionRule]] | None = None) -> Schema:
-    """The CRD of a kind; `rules` are further ones by the path of the field that they bind: ("spec", "engine")."""
+    """The CRD of a kind. `rules` are added at the path of the field that they are about, for instance ("spec",
+    "engine")."""
     schema = structural_schema(kind.model)
     _add_rules(schema, rules or {})
     subresources: Schema = {"status": {}}
@@ -61,16 +62,17 @@ def make_crd(kind: Kind, rules: Mapping[tuple[str, ...], Iterable[AdmissionRule]
 
 
 def structural_schema(model: type[ApiModel]) -> Schema:
-    """A kind's schema as the API server takes it: no references, no nulls, defaults of nested objects spelled out."""
+    """The schema of a kind as the API server takes it: without references and nulls, with defaults of nested
+    objects."""
     source = model.model_json_schema(by_alias=True)
     schema = _structural(source, source["$defs"])
     properties = schema["properties"]
-    for field in ("apiVersion", "kind"):  # the API server checks them itself, and the document describes every kind's
+    for field in ("apiVersion", "kind"):  # the API server checks both, and every kind has the same description of them
         properties[field] = {"type": "string"}
     properties["metadata"] = {"type": "object"}
     schema["required"] = ["spec"]
     schema["x-kubernetes-validations"] = [
-        DNS_1035.field_rule("metadata.name"),  # metadata cannot be described, only bound from the root
+        DNS_1035.field_rule("metadata.name"),  # a CRD may not describe metadata, so the rule is at the root
         *(rule.cel() for rule in model.rules),
     ]
     _add_rules(schema, model.change_rules)
@@ -90,7 +92,8 @@ def _add_rules(schema: Schema, rules: Mapping[tuple[str, ...], Iterable[Admissio
 
 
 def _structural(schema: Schema, definitions: Mapping[str, Schema]) -> Schema:
-    """A JSON schema of pydantic's, rewritten; `description` and `default` beside a reference win over its own."""
+    """A JSON schema of pydantic as a structural schema. `description` and `default` beside a reference replace those of
+    the type that the reference names."""
     if "$ref" in schema:
         own = {key: value for key, value in schema.items() if key != "$ref"}
         return _structural(deepcopy(definitions[schema["$ref"].removeprefix("#/$defs/")]) | own, definitions)
@@ -118,7 +121,10 @@ def _structural(schema: Schema, definitions: Mapping[str, Schema]) -> Schema:
 
 
 def _property(schema: Schema, required: bool, definitions: Mapping[str, Schema]) -> Schema:
-    """An object that may be left out but is never null carries all its defaults: the server writes them."""
+    """A field. An object that may be left out and is never null has a default with the defaults of all its fields.
+
+    The API server then writes them.
+    """
     result = _structural(schema, definitions)
     if "properties" in result and not required and "anyOf" not in schema:
         fields = result["properties"].items()

@@ -1,4 +1,4 @@
-"""The strings of the API: their bounds and how they must be spelled."""
+"""The strings of the API, with their longest lengths and their spellings."""
 
 from __future__ import annotations
 
@@ -158,7 +158,7 @@ PinnedImageReference = Annotated[
 
 
 class _IntegerOrAuto:
-    """A whole number from 1 to 100000, or `auto`: one check with one message in place of a union's two."""
+    """A whole number from 1 to 100000, or `auto`. One check with one message, where a union would have two."""
 
     rules = (
         Rule(
@@ -181,15 +181,16 @@ class _IntegerOrAuto:
 
 
 class OwnNames:
-    """Entries of a list that are told apart by `name`, a map to the API server: metadata of an annotated tuple."""
+    """A list whose entries must have different names. Used as metadata of an annotated tuple. The API server treats the
+    list as a map with `name` as its key."""
 
     @property
     def rules(self) -> tuple[Fact, ...]:
-        """The one rule of such a list; the API server has it as a list type, not as CEL."""
+        """The only rule of the list. The API server knows it from the list type, not as CEL."""
         return (self,)
 
     def violations(self, value: Any) -> list[str]:
-        """One sentence for each name that several entries have."""
+        """One sentence for each name that more than one entry has."""
         names = [entry.name for entry in value]
         return [f'Duplicate value: {{"name":"{name}"}}' for name in sorted(set(names)) if names.count(name) > 1]
 

@@ -1,4 +1,4 @@
-"""A kind of custom resource as the API server has to know it, besides its schema; `crd.py` makes the CRD from it."""
+"""A kind of custom resource: its names, columns and subresources. `crd.py` makes the CRD from a record of this type."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ class Scale(NamedTuple):
 
 @dataclass(frozen=True)
 class Kind:
-    """One kind of the API group. All kinds are namespaced and have a status of their own."""
+    """One kind of the API group. Every kind is namespaced and has the subresource status."""
 
     name: str
-    """As manifests spell it, for instance ModelDeployment."""
+    """The kind in manifests, for instance ModelDeployment."""
     plural: str
     model: type[ApiModel]
     """The type of the whole object: its fields, its rules and its `change_rules`."""

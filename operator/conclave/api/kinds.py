@@ -1,4 +1,4 @@
-"""The table of Conclave's kinds. A kind that stands here has a CRD; tools/generate.py writes one file for each."""
+"""The table of Conclave's kinds. tools/generate.py writes a CRD for each kind in the table."""
 
 from __future__ import annotations
 

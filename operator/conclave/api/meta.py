@@ -9,7 +9,7 @@ from conclave.api.formats import Dns1035Name, NamespaceName
 
 
 class ObjectMeta(ApiModel):
-    """The part of metadata that Conclave reads; the rest is kept out of the way."""
+    """The fields of metadata that Conclave reads. Other fields are ignored."""
 
     model_config = ConfigDict(extra="ignore")
 

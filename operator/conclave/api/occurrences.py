@@ -1,7 +1,7 @@
-"""Finds every rule that applies somewhere in a document, held or broken, as the API server does.
+"""Finds every rule that applies to a document or to a value in it, as the API server does.
 
-pydantic checks an object's rules only when all fields of the object are right. The API server checks all rules of a
-document whose types are right. Called by `conclave.policy.admission`, which needs the same problems as the API server.
+pydantic checks the rules of an object only when all fields of the object are valid. The API server checks all rules of
+a document whose types are right. `conclave.policy.admission` calls this to report the same problems as the API server.
 """
 
 from __future__ import annotations

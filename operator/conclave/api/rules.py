@@ -1,4 +1,4 @@
-"""Rules of the API that a schema cannot say, each written once for both readers: the API server (CEL) and Python.
+"""Rules of the API that a schema cannot express, each declared once for the API server (CEL) and for Python.
 
 `Rule` binds fields of an object, `EntryRule` every entry of a map, `Format` the spelling of a string, `NeverChanges`
 and `OnlyNewValues` an update. A message is one template for both sides: `{engine.maxModelLen|0}` is that field, or 0
@@ -23,21 +23,21 @@ CelRule = dict[str, Any]
 _PLACEHOLDER = re.compile(r"\{([A-Za-z._]+)(?:\|([^}]*))?\}")
 
 _MOST_BYTES = 5120
-"""Of a sentence; the API server says the plain message instead of a longer one."""
+"""Most bytes of a sentence with values. The API server replaces a longer sentence by the plain message."""
 
 BROKEN_RULES = "broken_rules"
 """Type of the pydantic error that carries the messages of broken rules."""
 
 
 class BrokenRulesError(PydanticCustomError):
-    """What pydantic is told when rules are broken; `ctx["messages"]` lists the sentences."""
+    """The error that pydantic gets when rules are broken. `ctx["messages"]` lists the sentences."""
 
     def __new__(cls, messages: list[str]) -> BrokenRulesError:
         return super().__new__(cls, BROKEN_RULES, "{text}", {"text": "; ".join(messages), "messages": messages})
 
 
 def cel_literal(value: str | int | float | list[str] | list[float] | Mapping[str, Any]) -> str:
-    """A CEL literal of strings, numbers, and lists and maps of them."""
+    """A string, a number, or a list or map of these, as a CEL literal."""
     if isinstance(value, str):
         return "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
     if isinstance(value, Mapping):
@@ -54,7 +54,7 @@ class Message:
     template: str
 
     def for_value(self, value: Any) -> str:
-        """The sentence about an API object, or about a string, whose only placeholder is {self}."""
+        """The sentence about an API object, or about a string, for which {self} stands."""
 
         def seen(match: re.Match[str]) -> str:
             found = value
@@ -84,13 +84,13 @@ class Message:
         return _PLACEHOLDER.sub("…", self.template)
 
     def told(self, value: Any) -> str:
-        """The sentence that the API server says: without values where these break the line or are too long."""
+        """The sentence that the API server says: without values when they have a line break or make it too long."""
         sentence = self.for_value(value).strip()
         return self.plain if "\n" in sentence or len(sentence.encode()) > _MOST_BYTES else sentence
 
 
 def cel_sentence(template: str, seen: Callable[[re.Match[str]], str]) -> str:
-    """A template as a CEL string; `seen` gives the expression of a placeholder.
+    """A template as a CEL expression of a string. `seen` gives the expression of a placeholder.
 
     Written with format(): the API server cannot bound the cost of `+` and join() over string(integer).
     """
@@ -132,7 +132,7 @@ class Rule:
     expression: str
     """CEL over `self`."""
     holds: Callable[[Any], bool]
-    """The same fact over the pydantic object."""
+    """The same fact about the pydantic object."""
     message: Message
 
     def violations(self, value: Any) -> list[str]:
@@ -140,7 +140,7 @@ class Rule:
         return [] if self.holds(value) else [self.message.told(value)]
 
     def cel(self) -> CelRule:
-        """With a plain message too, which stands in where the expression cannot be evaluated."""
+        """With a plain message too, for the case that the expression cannot be evaluated."""
         item = {"rule": self.expression, "message": self.message.plain}
         return item if self.message.plain == self.message.template else item | {"messageExpression": self.message.cel()}
 
@@ -154,9 +154,9 @@ class EntryRule:
     holds: Callable[[str, str], bool]
     """The same fact over key and value."""
     template: str
-    """A sentence with {key}, {value}, and the names of `lookups`."""
+    """A sentence with the placeholders {key}, {value} and the names of `lookups`."""
     summary: str
-    """The message where the expression cannot be evaluated."""
+    """The message for the case that the expression cannot be evaluated."""
     lookups: Mapping[str, tuple[str, Callable[[str], str]]] = field(default_factory=dict)
     """Further placeholders: CEL over `key`, and the same in Python."""
 
@@ -172,7 +172,7 @@ class EntryRule:
         return _PLACEHOLDER.sub(seen, self.template)
 
     def cel(self) -> CelRule:
-        """The message lists every entry that breaks the rule, in brackets."""
+        """The message is a list with one sentence for each entry that breaks the rule."""
 
         def seen(match: re.Match[str]) -> str:
             name = match[1]
@@ -204,7 +204,7 @@ class NeverChanges:
         return [Message(self.template).told({"before": self.read(before), "after": self.read(after)})]
 
     def cel(self) -> CelRule:
-        """A transition rule: the API server checks it on updates only."""
+        """A transition rule. The API server checks it on updates only."""
         seen = {"before": self.expression.format(object="oldSelf"), "after": self.expression.format(object="self")}
         return {
             "rule": f"{seen['after']} == {seen['before']}",
@@ -215,7 +215,7 @@ class NeverChanges:
 
 @dataclass(frozen=True)
 class OnlyNewValues:
-    """A rule of a value that an object may break when the same value was stored before the rule existed."""
+    """A rule that a value may break only when the object was stored with the same value before."""
 
     rule: Rule
 
@@ -224,7 +224,7 @@ class OnlyNewValues:
         return [] if before is not None and before == after else self.rule.violations(after)
 
     def cel(self) -> CelRule:
-        """A transition rule that the API server checks on creation too."""
+        """A transition rule. The API server checks it on creation too."""
         unchanged = "oldSelf.hasValue() && oldSelf.value() == self"
         item = self.rule.cel()
         return item | {"rule": f"{item['rule']} || ({unchanged})", "optionalOldSelf": True}
@@ -239,7 +239,7 @@ def require(rules: tuple[Fact, ...], value: Any) -> Any:
 
 @dataclass(frozen=True)
 class Checked:
-    """Rules of a value: metadata of an annotated type."""
+    """Rules of a value. Used as metadata of an annotated type."""
 
     rules: tuple[AdmissionRule, ...]
 
@@ -254,19 +254,19 @@ class Checked:
 
 @dataclass(frozen=True)
 class Format:
-    """How a string must be spelled: metadata of an annotated `str`."""
+    """How a string must be spelled. Used as metadata of an annotated `str`."""
 
     pattern: str
-    """Must match the whole string; only what RE2 and Python's `re` read alike."""
+    """Must match the whole string. Uses only syntax that RE2 and Python's `re` read in the same way."""
     allowed: str
-    """Completes "VALUE is not ..."."""
+    """Completes the sentence "VALUE is not ..."."""
 
     def matches(self, value: str) -> bool:
         """Whether the whole string is spelled so."""
         return re.fullmatch(self.pattern, value) is not None
 
     def expression(self, operand: str = "self") -> str:
-        """The same in CEL."""
+        """The match as a CEL expression."""
         return f"{operand}.matches({cel_literal(f'^({self.pattern})$')})"
 
     @property
@@ -276,16 +276,16 @@ class Format:
 
     @property
     def rule(self) -> Rule:
-        """As a rule of a string."""
+        """The format as a rule of a string."""
         return Rule(self.expression(), self.matches, Message(f'"{{self}}" is not {self.allowed}'))
 
     def field_rule(self, path: str) -> CelRule:
-        """The same for the API server on an object that has the string at `path`."""
+        """The format as CEL about the string at `path` of an object."""
         message = Message(f'{path} "{{{path}}}" is not {self.allowed}')
         return Rule(self.expression(f"self.{path}"), self.matches, message).cel()
 
     def keys_rule(self) -> EntryRule:
-        """As a rule of every key of a map."""
+        """The format as a rule of every key of a map."""
         return EntryRule(
             self.expression("key"),
             lambda key, _: self.matches(key),

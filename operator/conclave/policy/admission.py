@@ -160,8 +160,8 @@ def _explain(details: ErrorDetails, root: type[BaseModel]) -> Iterator[Problem]:
     elif details["type"] in _WORDING:
         field = Problem(path, "").field
         if details["type"] in ("enum", "literal_error") and not isinstance(details["input"], _type_of_choices(details)):
-            json_type = _JSON_TYPES[_type_of_choices(details)]
-            yield Problem(path, _of_type(json_type)(field, details["input"], {}))
+            words = _whole_number if _type_of_choices(details) is int else _of_type("string")
+            yield Problem(path, words(field, details["input"], {}))
         yield Problem(path, _WORDING[details["type"]](field, details["input"], details.get("ctx", {})))
     elif details["type"] != "default_factory_not_called":  # follows from another error
         yield Problem(path, f"Invalid value: {_json(details['input'])}: {details['msg']}")
@@ -174,9 +174,15 @@ def _of_type(json_type: str) -> Callable[..., str]:
     )
 
 
+def _whole_number(field: str, value: Any, _context: dict[str, Any]) -> str:
+    if isinstance(value, float):
+        return f'Invalid value: "float64": {field} in body must be of type int64: "float64"'
+    return _of_type("integer")(field, value, {})
+
+
 _WORDING: Mapping[str, Callable[[str, Any, dict[str, Any]], str]] = {
     "string_type": _of_type("string"),
-    **dict.fromkeys(("int_type", "int_parsing", "int_from_float"), _of_type("integer")),
+    **dict.fromkeys(("int_type", "int_parsing", "int_from_float"), _whole_number),
     **dict.fromkeys(("bool_type", "bool_parsing"), _of_type("boolean")),
     "model_type": _of_type("object"),
     "dict_type": _of_type("object"),

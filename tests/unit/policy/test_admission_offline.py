@@ -72,13 +72,13 @@ UPDATES: dict[str, tuple[dict[str, Any], dict[str, Any], str | None]] = {
     "a served name changes": (
         {"spec": {"model": {"servedName": "a"}}},
         {"spec": {"model": {"servedName": "b"}}},
-        "it is a (the object's name where left out) and cannot become b",
+        "it is a (the object's name when left out) and cannot become b",
     ),
     "a served name is spelled out": ({}, {"spec": {"model": {"servedName": "mixtral"}}}, None),
     "a served name appears": (
         {},
         {"spec": {"model": {"servedName": "b"}}},
-        "it is mixtral (the object's name where left out) and cannot become b",
+        "it is mixtral (the object's name when left out) and cannot become b",
     ),
 }
 

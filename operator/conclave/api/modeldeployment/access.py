@@ -11,12 +11,14 @@ from conclave.api.formats import DataClassName, LabelValue, NamespaceName
 
 
 class Access(ApiModel):
-    """Who may call, and where the data may be."""
+    """Who may call the model, and where its data may be."""
 
     data_class: DataClassName
-    """Data class of the prompts that may be sent here; one of the operator's ordered list
-    (public, internal, confidential, restricted where nothing else is configured)."""
+    """Data class of the prompts that may be sent to this model. It must be in the operator's ordered list of data
+    classes, by default: public, internal, confidential, restricted."""
     regions: Annotated[tuple[LabelValue, ...], Field(max_length=16)] = ()
-    """Regions (topology.kubernetes.io/region) that pods may run in; any where empty."""
+    """Regions that pods may run in, as the node label topology.kubernetes.io/region spells them. Default: any
+    region."""
     allowed_namespaces: Annotated[tuple[NamespaceName, ...], Field(max_length=64)] = ()
-    """Namespaces whose pods may reach the endpoint, besides the deployment's own gateway."""
+    """Namespaces whose pods may reach the endpoint, besides the namespace in the chart's value
+    `network.gatewayNamespace`."""

@@ -14,7 +14,7 @@ from conclave.api.rules import Message, Rule
 
 
 class Dtype(StrEnum):
-    """Type of weights without quantization, and of activations."""
+    """Type of weights that are not quantized, and of activations."""
 
     AUTO = "auto"
     BFLOAT16 = "bfloat16"
@@ -23,7 +23,8 @@ class Dtype(StrEnum):
 
 
 class Quantization(StrEnum):
-    """`none` keeps what the checkpoint says; `fp8_per_tensor` quantizes at load, as does `fp8`, its older name."""
+    """How weights are quantized. `none` keeps the checkpoint's own quantization. `fp8_per_tensor` quantizes while
+    loading; `fp8` is its older name."""
 
     NONE = "none"
     FP8_PER_TENSOR = "fp8_per_tensor"
@@ -33,20 +34,20 @@ class Quantization(StrEnum):
 
 
 class KvCacheDtype(StrEnum):
-    """Type of the KV cache's entries."""
+    """Type of the entries of the KV cache."""
 
     AUTO = "auto"
     FP8 = "fp8"
 
 
 def _at_most(values: Mapping[str, str], less: str, more: str) -> bool:
-    """Whether two whole numbers are in order; what is no whole number is refused by the allowlist."""
+    """Whether two whole numbers are in order. The allowlist refuses a value that is no whole number."""
     numbers = [values.get(name, "") for name in (less, more)]
     return not all(re.fullmatch("[0-9]{1,9}", number) for number in numbers) or int(numbers[0]) <= int(numbers[1])
 
 
 class Engine(ApiModel):
-    """How vLLM runs the model; what is left out is planned."""
+    """How vLLM runs the model. The planner chooses what is left out."""
 
     rules = (
         Rule(
@@ -55,7 +56,9 @@ class Engine(ApiModel):
             lambda engine: (
                 engine.extra_args.get("enable_auto_tool_choice") != "true" or "tool_call_parser" in engine.extra_args
             ),
-            Message("extraArgs: enable_auto_tool_choice is 'true' without a tool_call_parser: give one as well"),
+            Message(
+                "extraArgs: enable_auto_tool_choice is 'true' without a tool_call_parser: set tool_call_parser too"
+            ),
         ),
         Rule(
             "!has(self.extraArgs) || !['max_num_seqs', 'max_num_batched_tokens'].all(name, name in self.extraArgs"
@@ -64,13 +67,14 @@ class Engine(ApiModel):
             lambda engine: _at_most(engine.extra_args, "max_num_seqs", "max_num_batched_tokens"),
             Message(
                 "extraArgs: max_num_seqs {extraArgs.max_num_seqs} is more than max_num_batched_tokens "
-                "{extraArgs.max_num_batched_tokens}: a step has at least one token of each sequence"
+                "{extraArgs.max_num_batched_tokens}: a step has at least one token of each sequence. "
+                "Lower max_num_seqs, or raise max_num_batched_tokens"
             ),
         ),
     )
 
     max_model_len: Annotated[int, Field(ge=1, le=16_777_216)] | None = None
-    """Longest prompt plus completion, in tokens."""
+    """Most tokens of a prompt and its completion together."""
     dtype: Dtype = Dtype.AUTO
     quantization: Quantization = Quantization.NONE
     kv_cache_dtype: KvCacheDtype = KvCacheDtype.AUTO
@@ -78,9 +82,9 @@ class Engine(ApiModel):
         dict[str, Annotated[str, Field(max_length=256)]],
         Field(max_length=32),
     ] = Field(default_factory=dict)
-    """Further vLLM engine arguments, from the allowlist in docs/engine-arguments.md; values are strings."""
+    """Further engine arguments of vLLM, from the allowlist in docs/engine-arguments.md. Values are strings."""
     env: Annotated[
         dict[str, Annotated[str, Field(max_length=256)]],
         Field(max_length=32),
     ] = Field(default_factory=dict)
-    """Environment of the engine's processes, from the allowlist in docs/engine-arguments.md."""
+    """Environment variables of the engine's processes, from the allowlist in docs/engine-arguments.md."""

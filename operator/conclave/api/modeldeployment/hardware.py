@@ -40,11 +40,11 @@ class Toleration(ApiModel):
 
 
 class Hardware(ApiModel):
-    """On which nodes; without `accelerators` every known one in the cluster is considered."""
+    """Which nodes may run the model. Without `accelerators`, every known accelerator of the cluster is considered."""
 
     accelerators: Annotated[tuple[AcceleratorName, ...], Field(max_length=16)] = ()
-    """Accelerators in order of preference, as the node label spells them (matched by prefix)."""
+    """Accelerators in order of preference, as the node label spells them. A prefix of the label's value is enough."""
     max_gpus_per_replica: Annotated[int, Field(ge=1, le=1024)] = 8
-    """Most GPUs that one replica may take."""
+    """Most GPUs that one replica may use."""
     node_selector: NodeSelector = Field(default_factory=dict)
     tolerations: Annotated[tuple[Toleration, ...], Field(max_length=16)] = ()

@@ -11,7 +11,7 @@ from conclave.api.rules import Message, Rule
 
 
 class Parallelism(ApiModel):
-    """What is left out is planned, what is given is checked."""
+    """Sizes of parallel groups. The planner chooses a size that is left out and checks a size that is given."""
 
     rules = (
         Rule(
@@ -26,6 +26,6 @@ class Parallelism(ApiModel):
     pipeline: Annotated[int, Field(ge=1, le=64)] | None = None
     """Pipeline-parallel size."""
     data: Annotated[int, Field(ge=1, le=64)] = 1
-    """Data-parallel size; only 1 is served today."""
+    """Data-parallel size. Only 1 is served today."""
     expert_parallel: bool | None = None
-    """Whether experts are spread over the tensor-parallel ranks instead of being sliced."""
+    """Whether each tensor-parallel rank holds whole experts (true) or a slice of every expert (false)."""

@@ -31,8 +31,8 @@ class ModelDeployment(ApiModel):
             NeverChanges(
                 "(has({object}.spec.model.servedName) ? {object}.spec.model.servedName : {object}.metadata.name)",
                 _name_of_model,
-                "spec.model.servedName never changes, because clients send it: it is {before} (the object's name where "
-                "left out) and cannot become {after}; make a new ModelDeployment for a new name",
+                "spec.model.servedName never changes, because clients send it: it is {before} (the object's name when "
+                "left out) and cannot become {after}. Create a new ModelDeployment for a new name",
             ),
         ),
         ("spec", "scaling", "minReplicas"): (NO_SCALE_TO_ZERO,),
@@ -46,8 +46,8 @@ class ModelDeployment(ApiModel):
                 or deployment.metadata.name not in [adapter.name for adapter in deployment.spec.model.adapters]
             ),
             Message(
-                'spec.model.adapters: the name "{metadata.name}" is the base model\'s, since servedName is left out: '
-                "give each one of its own"
+                'spec.model.adapters: the name "{metadata.name}" is the name of the base model, '
+                "since servedName is left out. Give each adapter a name of its own"
             ),
         ),
     )

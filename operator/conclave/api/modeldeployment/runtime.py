@@ -11,7 +11,7 @@ from conclave.api.formats import DnsName, ImageReference, Quantity
 
 
 class PodResources(ApiModel):
-    """CPU and memory of a pod, as request and limit; GPUs come from the plan."""
+    """CPU and memory of a pod, as request and as limit. GPUs come from the plan."""
 
     cpu: Quantity | None = None
     memory: Quantity | None = None
@@ -28,12 +28,12 @@ class Runtime(ApiModel):
     """The pods that serve."""
 
     image: ImageReference | None = None
-    """Serving image; the operator's default where left out. Others only as far as the chart's `serving.allowedImages`
-    lists them."""
+    """Serving image. Default: the operator's serving image. Another image must be in the chart's list
+    `serving.allowedImages`."""
     image_pull_secrets: Annotated[tuple[DnsName, ...], Field(max_length=8)] = ()
     """Names of image pull Secrets of the same namespace."""
     priority_class_name: DnsName | None = None
     service_account_name: DnsName | None = None
-    """Service account of the pods, whose token only the head's autoscaler holds; KubeRay makes one where left out. Only
-    those that the chart's `serving.allowedServiceAccounts` lists."""
+    """Service account of the pods. Default: KubeRay creates one. Another account must be in the chart's list
+    `serving.allowedServiceAccounts`. Only the autoscaler of the head pod has the account's token."""
     resources: RuntimeResources = Field(default_factory=RuntimeResources)

@@ -24,7 +24,7 @@ NO_SCALE_TO_ZERO = OnlyNewValues(
 
 
 class Scaling(ApiModel):
-    """How many replicas, and from which load."""
+    """How many replicas serve the model, and at which load their number changes."""
 
     rules = (
         Rule(
@@ -38,10 +38,10 @@ class Scaling(ApiModel):
     )
 
     min_replicas: Annotated[int, Field(ge=0, le=1000)] = 1
-    """Fewest replicas; `kubectl scale` sets it. An object that version 0.1.0 stored with 0 keeps it."""
+    """Fewest replicas. `kubectl scale` sets this field. An object that version 0.1.0 stored with 0 keeps the 0."""
     max_replicas: Annotated[int, Field(ge=1, le=1000)] = 1
-    """Ceiling of replicas; `kubectl scale` beyond it is refused."""
+    """Most replicas. `kubectl scale` to more is refused."""
     target_concurrency: TargetConcurrency = "auto"
-    """Requests in flight that a replica should carry; `auto` takes it from the plan."""
+    """Requests in flight that one replica should serve at a time. `auto` takes the number from the plan."""
     idle_seconds: Annotated[int, Field(ge=1, le=86_400)] = 900
-    """Seconds of low load before a replica is taken away."""
+    """Seconds of low load before a replica is removed."""

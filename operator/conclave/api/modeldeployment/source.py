@@ -1,4 +1,4 @@
-"""Where files of weights and adapters come from, and where downloaded ones are kept."""
+"""Where the files of weights and adapters come from, and the volume for downloaded weights."""
 
 from __future__ import annotations
 
@@ -18,39 +18,40 @@ from conclave.api.rules import Message, Rule
 
 
 class PersistentVolumeClaimSource(ApiModel):
-    """Weights on a claim in the deployment's own namespace, mounted read-only."""
+    """Weights on a PersistentVolumeClaim of the same namespace. Pods mount it read-only."""
 
     claim_name: DnsName
     """Name of a PersistentVolumeClaim in the same namespace."""
     path: RelativePath = ""
-    """Directory of the weights below the volume's root; relative, without `..`."""
+    """Directory of the weights, relative to the volume's root, without `..`."""
 
 
 class ImageSource(ApiModel):
-    """Weights in an OCI image, mounted read-only as an image volume (Kubernetes 1.33 and later)."""
+    """Weights in an OCI image. Pods mount it read-only as an image volume (Kubernetes 1.33 and later)."""
 
     reference: PinnedImageReference
-    """The image's reference, pinned by digest: registry/repository@sha256:..."""
+    """Reference of the image, pinned by digest: registry/repository@sha256:..."""
     path: RelativePath = ""
-    """Directory of the weights below the image's root; relative, without `..`."""
+    """Directory of the weights, relative to the image's root, without `..`."""
 
 
 class ObjectStoreSource(ApiModel):
-    """Weights in an object store that speaks S3; downloaded once into `model.cache`, for all replicas."""
+    """Weights in an object store with the S3 API. They are downloaded once into `model.cache`, for all replicas."""
 
     uri: ObjectStoreUri
-    """Bucket and path: s3://bucket/path. Hidden objects (a part of the path begins with a dot) are left out."""
+    """Bucket and path of the weights: s3://bucket/path. An object is not downloaded when a part of its path begins with
+    a dot."""
     endpoint: StoreEndpoint | None = None
-    """Base URL of another store than Amazon's, for instance https://minio.storage.svc:9000."""
+    """Base URL of an object store that is not Amazon S3, for instance https://minio.storage.svc:9000."""
     region: RegionName | None = None
-    """Region of the bucket; us-east-1 where left out."""
+    """Region of the bucket. Default: us-east-1."""
     secret_name: DnsName
-    """Secret of the same namespace with the keys AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and, where the credentials
-    are temporary, AWS_SESSION_TOKEN."""
+    """Secret of the same namespace with the keys AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY. Temporary credentials
+    also need the key AWS_SESSION_TOKEN."""
 
 
 class AdapterSource(ApiModel):
-    """Where an adapter's files are: exactly one."""
+    """Where the files of an adapter are. Exactly one field must be given."""
 
     rules = (
         Rule(
@@ -65,7 +66,7 @@ class AdapterSource(ApiModel):
 
 
 class ModelSource(ApiModel):
-    """Where the weights come from: exactly one."""
+    """Where the weights come from. Exactly one field must be given."""
 
     rules = (
         Rule(
@@ -83,12 +84,13 @@ class ModelSource(ApiModel):
 
 
 class Cache(ApiModel):
-    """The volume that keeps downloaded weights: one PersistentVolumeClaim, made by the operator, deleted with the
-    deployment."""
+    """The volume for downloaded weights: a PersistentVolumeClaim, which the operator creates and which is deleted with
+    the ModelDeployment."""
 
     storage_class_name: DnsName | None = None
-    """Storage class of the claim; the cluster's default where left out. Never changes once the claim is made."""
+    """Storage class of the claim. Default: the cluster's default class. It cannot change once the claim exists."""
     size: Quantity
-    """Size of the claim. The weights twice, where another digest or address is to be rolled out while these serve."""
+    """Size of the claim. It must hold the weights twice if other weights are to be rolled out while these serve."""
     access_mode: Literal["ReadWriteMany", "ReadWriteOnce"] = "ReadWriteMany"
-    """ReadWriteOnce where the storage class has nothing else: all pods of the deployment then share one node."""
+    """Access mode of the claim. With ReadWriteOnce all pods of the ModelDeployment run on one node; use it only when
+    the storage class has no other mode."""

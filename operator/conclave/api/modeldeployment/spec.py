@@ -31,21 +31,21 @@ class ModelDeploymentSpec(ApiModel):
             Message(
                 "parallelism: tensor {parallelism.tensor|1} x pipeline {parallelism.pipeline|1} x data "
                 "{parallelism.data} is more than hardware.maxGpusPerReplica {hardware.maxGpusPerReplica}: "
-                "raise that, or lower a size"
+                "raise hardware.maxGpusPerReplica, or lower a size"
             ),
         ),
     )
 
     model: Model
-    """Which model, under which name, from which weights: `id` and `source` must be given."""
+    """Which model is served, under which name and from which weights. `id` and `source` must be given."""
     engine: Engine = Field(default_factory=Engine)
     hardware: Hardware = Field(default_factory=Hardware)
     parallelism: Parallelism = Field(default_factory=Parallelism)
     scaling: Scaling = Field(default_factory=Scaling)
     runtime: Runtime = Field(default_factory=Runtime)
     access: Access
-    """Who may call, and where the data may be; `dataClass` must be given."""
+    """Who may call the model, and where its data may be. `dataClass` must be given."""
     telemetry: Telemetry = Field(default_factory=Telemetry)
-    """What the serving processes report, and to whom; nothing where left out. A change of it is a rollout."""
+    """What the serving processes report, and to which collector. Default: nothing. A change starts a rollout."""
     suspend: bool = False
-    """Stops all pods and keeps the object, its plan and its token."""
+    """True stops all pods. The object, its plan and its token stay."""

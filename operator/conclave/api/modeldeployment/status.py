@@ -22,16 +22,16 @@ class Condition(ApiModel):
 
 
 class Endpoint(ApiModel):
-    """Where the model answers."""
+    """Address, model name and token of the model."""
 
     url: Annotated[str, Field(max_length=512)]
     model: Annotated[str, Field(max_length=96)]
     token_secret: Annotated[str, Field(max_length=253)]
-    """Secret of the same namespace; key `token`."""
+    """Secret of the same namespace. Its key `token` has the token that clients send."""
 
 
 class ModelDeploymentStatus(ApiModel):
-    """What the operator observed; it is never read back as truth."""
+    """What the operator observed. The operator never decides by it."""
 
     observed_generation: Annotated[int, Field(ge=0)] = 0
     conditions: Annotated[
@@ -43,8 +43,8 @@ class ModelDeploymentStatus(ApiModel):
     ] = ()
     plan: Plan | None = None
     replicas: Annotated[int, Field(ge=0)] = 0
-    """Replicas that are wanted: the floor, or what load has had pods made for."""
+    """Replicas that are wanted: scaling.minReplicas, or more when the load has asked for more pods."""
     ready_replicas: Annotated[int, Field(ge=0)] = 0
-    """Replicas that answer; the condition Scaled says what the others wait for."""
+    """Replicas that answer. Condition Scaled says what the other replicas wait for."""
     selector: Annotated[str, Field(max_length=512)] = ""
     endpoint: Endpoint | None = None
