@@ -60,7 +60,7 @@ class Plan(ApiModel):
     parallelism: str = Field(default_factory=_parallelism, max_length=64)
     """The sizes in one short text for tables, for instance "TP=8 PP=2 EP"."""
     gpus_per_replica: int = Field(ge=1)
-    """tensor x pipeline x data."""
+    """GPUs of one replica: tensor x pipeline x data."""
     nodes_per_replica: int = Field(ge=1)
     """Nodes of one replica. Each has one worker pod."""
     gpus_per_node: int = Field(ge=1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 from collections.abc import Iterator
 from dataclasses import replace
@@ -67,6 +68,12 @@ def test_every_whole_number_of_the_spec_is_bounded() -> None:
 def test_every_object_and_every_field_that_needs_it_is_described() -> None:
     undescribed = [path for path, field in FIELDS if "properties" in field and not field.get("description")]
     assert undescribed == []
+
+
+def test_every_description_is_made_of_whole_sentences() -> None:
+    descriptions = [(path, field["description"]) for path, field in FIELDS if field.get("description")]
+    assert len(descriptions) > 80
+    assert [path for path, text in descriptions if not re.fullmatch(r"[A-Z`].*\.", text)] == []
 
 
 def test_every_rule_has_a_message_without_line_breaks() -> None:
