@@ -76,8 +76,8 @@ _CHECKS = """
   licence that was not accepted, a model that was never released or that only its provider serves, parallel sizes that
   the model's heads forbid, an unknown data class, an image or a service account outside of the operator's lists,
   hardware that does not suffice.
-- `conclave validate -f FILE` (or a directory, or `-`) applies both as far as that needs no cluster, with the same
-  messages. It also refuses what only a file can break: duplicate keys, NaN and infinities, nulls.
+- `conclave validate -f FILE` applies both as far as that needs no cluster, with the same messages, and besides refuses
+  what only a file can break: duplicate keys, NaN and infinities, nulls.
 
 Unknown fields are refused by `kubectl apply --server-side`, by `kubectl create` and `kubectl apply` (which ask for
 strict validation) and by every client that sends `fieldValidation=Strict`. A plain client that sends neither gets a
