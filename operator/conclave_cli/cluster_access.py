@@ -50,9 +50,7 @@ def refusal(failure: ApiFailure, server: str) -> EnvironmentUnfit:
             "kubeconfig's context is right"
         )
     if failure.code == 404:
-        return EnvironmentUnfit(
-            f"{server}: does not know {failure.resource}; install Conclave's chart, or the CRD in crds/"
-        )
+        return EnvironmentUnfit(f"{server}: does not know {failure.resource}; install Conclave's chart there")
     if failure.code in (401, 403):
         return EnvironmentUnfit(
             f"{server}: refuses this: {failure.message or failure.reason}; ask your administrator for this right"
