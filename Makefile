@@ -64,9 +64,9 @@ verify: ## regenerate what is generated, fail on a difference and on what git do
 	@untracked=$$(git ls-files --others -- $$($(PYTHON_BIN) -c 'from tools.generate import GENERATED; print(*GENERATED)')); \
 	test -z "$$untracked" || { echo "generated but not tracked; git add, then commit:" $$untracked >&2; exit 1; }
 
-golden: ## rewrite the golden files; read the difference before you commit it
+golden: ## rewrite the golden files; read the difference before you commit it; SHOW=adapters prints a case whole
 	@tools/environment.sh dev
-	$(PYTHON_BIN) -m pytest tests/golden --update-golden
+	@$(if $(SHOW),$(PYTHON_BIN) -m tests.golden $(SHOW),$(PYTHON_BIN) -m pytest tests/golden --update-golden)
 
 bench: ## the local path against bare vLLM, side by side
 	@tools/environment.sh dev
