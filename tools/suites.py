@@ -153,37 +153,49 @@ def end_cluster() -> None:
     subprocess.run([sys.executable, "-m", "tools.cluster", "down"], cwd=ROOT, check=True)
 
 
-def run_e2e(parts: Mapping[str, Part], only: str, *, force: bool, keep: bool) -> dict[str, Result]:
-    """On one cluster for all, which begins and ends with them unless it is to be kept or is somebody else's."""
-    is_ours = GIVEN_CLUSTER not in os.environ
+def run_e2e(
+    parts: Mapping[str, Part],
+    only: str,
+    *,
+    force: bool,
+    keep: bool,
+    given: Mapping[str, str] = os.environ,
+    memory: Memory | None = None,
+    pytest: Callable[[Sequence[str], Mapping[str, str]], tuple[int, Passed]] = run_pytest,
+    end: Callable[[], None] = end_cluster,
+) -> dict[str, Result]:
+    """On one cluster for all, which begins and ends with them unless it is to be kept or is somebody else's.
+
+    Not remembered is what ran on another cluster, and what ran in part: it says nothing of the rest.
+    """
+    is_ours = GIVEN_CLUSTER not in given
     begins_and_ends = is_ours and not keep
-    environment = {**os.environ, KEEP: "1"} if is_ours else dict(os.environ)
+    environment = {**given, KEEP: "1"} if is_ours else dict(given)
     is_stale = True  # what is there may be left of a session that was cut off
 
     def run(_name: str, part: Part) -> tuple[int, Passed]:
         nonlocal is_stale
         if begins_and_ends and is_stale:
-            end_cluster()
-        code, done = run_pytest([*part.modules, *(["-k", only] if only else [])], environment)
+            end()
+        code, done = pytest([*part.modules, *(["-k", only] if only else [])], environment)
         is_stale = code not in (0, NO_TESTS_RAN)
         return code, done
 
-    # What another cluster or a part of the tests has shown holds for no other one.
-    memory = None if only or not is_ours else Memory(cache_dir() / "passed")
+    known = None if only or not is_ours else memory
     try:
-        return run_parts(parts, memory, lambda part: content_key(ROOT, part.paths()), run, force=force)
+        return run_parts(parts, known, key_of, run, force=force)
     finally:
         if begins_and_ends:
-            end_cluster()
+            end()
 
 
-def run_testbed(*, force: bool) -> dict[str, Result]:
+def key_of(part: Part) -> str | None:
+    return content_key(ROOT, part.paths())
+
+
+def run_testbed(memory: Memory, *, force: bool) -> dict[str, Result]:
     return run_parts(
-        {"testbed-unit": TESTBED},
-        Memory(cache_dir() / "passed"),
-        lambda part: content_key(ROOT, part.paths()),
-        lambda _name, part: run_pytest(part.modules),
-        force=force,
+        {"testbed-unit": TESTBED}, memory, key_of, lambda _name, part: run_pytest(part.modules), force=force
     )
 
 
@@ -203,11 +215,12 @@ def main(arguments: Iterable[str] | None = None) -> None:
     parser.add_argument("--force", action="store_true", help="also what has passed on this content")
     parser.add_argument("--keep", action="store_true", help="on the cluster that is there, which stays")
     given = parser.parse_args(None if arguments is None else list(arguments))
+    memory = Memory(cache_dir() / "passed")
     if given.suite == "testbed":
-        results = run_testbed(force=given.force)
+        results = run_testbed(memory, force=given.force)
     else:
         keep = given.keep or KEEP in os.environ
-        results = run_e2e(chosen(given.part), given.only, force=given.force, keep=keep)
+        results = run_e2e(chosen(given.part), given.only, force=given.force, keep=keep, memory=memory)
     print(f"\n{table(results)}")
     ends = {result.how for result in results.values()}
     if ends == {NOTHING}:

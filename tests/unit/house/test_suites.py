@@ -5,13 +5,13 @@ from __future__ import annotations
 import ast
 import subprocess
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 
 import pytest
 from tools.passed import Memory, Passed, content_key
-from tools.suites import E2E, NO_TESTS_RAN, TESTBED, Part, chosen, main, run_parts, summary_of, table
+from tools.suites import E2E, NO_TESTS_RAN, TESTBED, Part, chosen, main, run_e2e, run_parts, summary_of, table
 
 ROOT = Path(__file__).parents[3]
 RUN = Passed("2026-11-30T08:00+00:00", 754, "41 passed, 2 skipped")
@@ -188,6 +188,56 @@ def test_without_a_key_or_a_memory_nothing_is_remembered(tmp_path: Path) -> None
         for _ in range(2):
             run_parts({"first": PARTS["first"]}, memory, lambda _, key=key: key, runs, force=False)
     assert runs.names == ["first"] * 4
+    assert list(tmp_path.iterdir()) == []
+
+
+CLUSTERS: dict[str, tuple[list[int], dict[str, str], bool, list[str]]] = {
+    "one for all parts, without what was there": ([0, 0], {}, False, ["end", "a", "b", "end"]),
+    "another one after a failure": ([1, 0], {}, False, ["end", "a", "end", "b", "end"]),
+    "the one that is there, and stays": ([1, 0], {}, True, ["a", "b"]),
+    "somebody else's": ([0, 0], {"CONCLAVE_E2E_KUBECONFIG": "/theirs"}, False, ["a", "b"]),
+}
+
+
+@pytest.mark.parametrize(("codes", "given", "keep", "expected"), CLUSTERS.values(), ids=CLUSTERS)
+def test_the_cluster_begins_and_ends(
+    tmp_path: Path, codes: list[int], given: dict[str, str], keep: bool, expected: list[str]
+) -> None:
+    done: list[str] = []
+
+    def run(arguments: Sequence[str], environment: Mapping[str, str]) -> tuple[int, Passed]:
+        done.extend(arguments)
+        assert dict(environment) == {**given, **({} if given else {"CONCLAVE_E2E_KEEP": "1"})}
+        return codes[len([name for name in done if name != "end"]) - 1], RUN
+
+    memory, end = Memory(tmp_path), lambda: done.append("end")
+    run_e2e(PARTS, "", force=True, keep=keep, given=given, memory=memory, pytest=run, end=end)
+    assert done == expected
+
+
+def test_a_cut_off_run_ends_its_cluster(tmp_path: Path) -> None:
+    ended: list[str] = []
+
+    def run(_arguments: Sequence[str], _environment: Mapping[str, str]) -> tuple[int, Passed]:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_e2e(PARTS, "", force=True, keep=False, given={}, pytest=run, end=lambda: ended.append("end"))
+    assert ended == ["end", "end"]
+
+
+@pytest.mark.parametrize(
+    ("only", "given"), [("hostile", {}), ("", {"CONCLAVE_E2E_KUBECONFIG": "/theirs"})], ids=["in part", "elsewhere"]
+)
+def test_what_ran_in_part_or_elsewhere_is_not_remembered(tmp_path: Path, only: str, given: dict[str, str]) -> None:
+    asked: list[list[str]] = []
+
+    def run(arguments: Sequence[str], _environment: Mapping[str, str]) -> tuple[int, Passed]:
+        asked.append(list(arguments))
+        return 0, RUN
+
+    run_e2e(PARTS, only, force=False, keep=False, given=given, memory=Memory(tmp_path), pytest=run, end=lambda: None)
+    assert asked == [[name, *(["-k", only] if only else [])] for name in ("a", "b")]
     assert list(tmp_path.iterdir()) == []
 
 
