@@ -3,39 +3,29 @@
 from __future__ import annotations
 
 import json
-import signal
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import openai
 import pytest
 import torch
-import yaml
 from safetensors.torch import load_file
-from tests.eventually import eventually
-from tests.serving.up_command import READY_TIMEOUT_S, Up
-from tools.tiny_adapter import make_adapter
-from tools.tiny_checkpoint import make_checkpoint
+from tests.serving.llama.served import BASE, SECOND, TONE, Llama
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from conclave_cli.local.ports import free_port
-
-EXAMPLE = Path(__file__).parents[2] / "examples" / "llama-3-adapter.yaml"
-BASE, TONE, SECOND = "llama-3-8b", "support-tone", "acme/legal"
 TOKENS = 24
 PROMPTS = ("Good morning!", "one, two, three, four, five,", "When a node fails, the remaining nodes keep serving. " * 8)
 
 
 class Served:
-    """A running `conclave up`, and the directories that it serves."""
+    """A running `conclave up`, and what it is held against."""
 
-    def __init__(self, client: openai.OpenAI, checkpoint: Path, adapters: dict[str, Path]) -> None:
-        self.client = client
-        self.tokenizer = AutoTokenizer.from_pretrained(checkpoint)
-        self._checkpoint, self._adapters = checkpoint, adapters
+    def __init__(self, llama: Llama) -> None:
+        self.client = llama.openai()
+        self.tokenizer = AutoTokenizer.from_pretrained(llama.checkpoint)
+        self._checkpoint, self._adapters = llama.checkpoint, llama.adapters
+        self._expected: dict[tuple[str, tuple[int, ...]], list[int]] = {}
 
     @cache  # noqa: B019 - one object a module
     def reference(self, model: str) -> Any:
@@ -54,6 +44,12 @@ class Served:
         return reference
 
     def expected(self, model: str, prompt_ids: list[int]) -> list[int]:
+        asked = (model, tuple(prompt_ids))
+        if asked not in self._expected:
+            self._expected[asked] = self._generated(model, prompt_ids)
+        return self._expected[asked]
+
+    def _generated(self, model: str, prompt_ids: list[int]) -> list[int]:
         with torch.inference_mode():
             said = self.reference(model).generate(
                 torch.tensor([prompt_ids]),
@@ -77,31 +73,8 @@ class Served:
 
 
 @pytest.fixture(scope="module")
-def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    directory = tmp_path_factory.mktemp("up")
-    checkpoint = make_checkpoint("llama-3", directory / "weights")
-    adapters = {
-        TONE: make_adapter(checkpoint, directory / "tone", rank=12, seed=1),
-        SECOND: make_adapter(checkpoint, directory / "second", rank=4, seed=2),
-    }
-    manifest = yaml.safe_load(EXAMPLE.read_text())
-    manifest["spec"]["engine"] = {"dtype": "float32"}
-    second = {"name": SECOND, "source": {"persistentVolumeClaim": {"claimName": "weights"}}, "maxRank": 8}
-    manifest["spec"]["model"]["adapters"].append(second)
-    (directory / "model.yaml").write_text(yaml.safe_dump(manifest))
-    given = [argument for name, path in adapters.items() for argument in ("--adapter", f"{name}={path}")]
-    up = Up(
-        directory, "-f", str(directory / "model.yaml"), "--weights", str(checkpoint), "--port", str(free_port()), *given
-    )
-    try:
-        eventually(up.is_ready, READY_TIMEOUT_S)
-        (state_file,) = up.state.glob("conclave/*/endpoint.json")
-        endpoint = json.loads(state_file.read_text())
-        client = openai.OpenAI(base_url=endpoint["url"], api_key=endpoint["key"], max_retries=0, timeout=120)
-        yield Served(client, checkpoint, adapters)
-    finally:
-        code = up.end(signal.SIGINT)
-    assert (code, up.processes()) == (0, []), up.said()[-3000:]
+def served(llama: Llama) -> Served:
+    return Served(llama)
 
 
 @pytest.mark.parametrize("model", [BASE, TONE, SECOND])

@@ -5,28 +5,21 @@ from __future__ import annotations
 import json
 import re
 import secrets
-import signal
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-import yaml
 from tests.eventually import eventually
-from tests.serving.collector import Collector, Received
 from tests.serving.deployed import log_text
-from tests.serving.up_command import READY_TIMEOUT_S, Up
-from tools.tiny_checkpoint import make_checkpoint
+from tests.serving.llama.collector import Collector, Received
+from tests.serving.llama.served import BASE, Llama
 
-from conclave_cli.local.ports import free_port
-
-ROOT = Path(__file__).parents[2]
-EXAMPLE = ROOT / "examples" / "llama-3-adapter.yaml"
+ROOT = Path(__file__).parents[3]
 CANARY = "canary-5e1f0c7a"
 ARRIVES_S = 30.0
-CHAIN = ["proxy_http_request", "route_to_replica", "replica_handle_request", "chat tiny"]
+CHAIN = ["proxy_http_request", "route_to_replica", "replica_handle_request", f"chat {BASE}"]
 CHAIN += ["route_to_replica", "replica_handle_request", "llm_request"]
 
 
@@ -41,7 +34,7 @@ class Traced(NamedTuple):
     def chat(self, *, parent: str | None = None, path: str = "chat/completions", **fields: Any) -> tuple[int, bytes]:
         """Status and body of a request with the canary in all that holds text."""
         body = {
-            "model": "tiny",
+            "model": BASE,
             "messages": [{"role": "user", "content": f"Say {CANARY}"}],
             "max_tokens": 5,
             "stop": [CANARY],
@@ -95,34 +88,14 @@ def in_line(spans: list[Received], parent_id: str) -> list[Received]:
 
 
 @pytest.fixture(scope="module")
-def traced(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Traced]:
-    directory = tmp_path_factory.mktemp("up")
-    collector = Collector()
-    manifest = yaml.safe_load(EXAMPLE.read_text())
-    del manifest["spec"]["model"]["adapters"]
-    manifest["spec"] |= {
-        "engine": {"dtype": "float32", "maxModelLen": 512},
-        "telemetry": {"tracing": {"endpoint": collector.endpoint, "samplingRatio": "0"}},
-    }
-    (directory / "model.yaml").write_text(yaml.safe_dump(manifest))
-    weights = make_checkpoint("llama-3", directory / "weights")
-    arguments = ["-f", directory / "model.yaml", "--weights", weights, "--port", free_port(), "--model-name", "tiny"]
-    up = Up(directory, *map(str, arguments))
-    try:
-        eventually(up.is_ready, READY_TIMEOUT_S)
-        (state,) = up.state.glob("conclave/*/endpoint.json")
-        endpoint = json.loads(state.read_text())
-        (logs,) = re.findall(r"(/\S+/session_latest/logs)", up.said())[:1]
-        yield Traced(collector, endpoint["url"], endpoint["key"], Path(logs))
-    finally:
-        up.end(signal.SIGTERM)
-        collector.stop()
+def traced(llama: Llama) -> Traced:
+    return Traced(llama.collector, llama.url, llama.key, llama.logs)
 
 
 def test_a_request_is_one_line_of_spans_from_the_clients_parent_to_vllm(traced: Traced) -> None:
     spans = traced.trace_of(len(CHAIN))
     assert [span.name for span in spans] == CHAIN
-    assert {span.resource["service.name"] for span in spans} == {"llama-3-8b"}
+    assert {span.resource["service.name"] for span in spans} == {BASE}
     proxy, _, ingress, generation, _, engine, vllm = spans
     assert len({span.resource["process.pid"] for span in (proxy, ingress, engine)}) == 3
     assert vllm.resource["process.pid"] == engine.resource["process.pid"]
@@ -133,7 +106,7 @@ def test_a_request_is_one_line_of_spans_from_the_clients_parent_to_vllm(traced: 
     assert generation.attributes == {
         "gen_ai.operation.name": "chat",
         "gen_ai.provider.name": "vllm",
-        "gen_ai.request.model": "tiny",
+        "gen_ai.request.model": BASE,
         "gen_ai.request.max_tokens": 5,
         "gen_ai.response.finish_reasons": ["length"],
         "gen_ai.usage.input_tokens": vllm.attributes["gen_ai.usage.input_tokens"],
