@@ -18,11 +18,10 @@ sys.path.insert(0, str(ROOT))  # tools/ is no package of the distribution
 from tools.models_page import models_page  # noqa: E402
 from tools.published_starts import accuracy_page  # noqa: E402
 from tools.reference import engine_arguments_page, model_deployment_page  # noqa: E402
+from tools.request_limits_page import request_limits_page  # noqa: E402
 
 from conclave.api.crd import model_deployment_crd  # noqa: E402
 from conclave.policy.arguments import admission_rules  # noqa: E402
-from conclave_serving.connection_limits import connections_section  # noqa: E402
-from conclave_serving.request_limits import limits_page  # noqa: E402
 
 
 def crd_text() -> str:
@@ -36,7 +35,7 @@ GENERATED: Mapping[str, Callable[[], str]] = {
     "charts/conclave/files/crds/conclave.dev_modeldeployments.yaml": crd_text,
     "docs/modeldeployment.md": model_deployment_page,
     "docs/engine-arguments.md": engine_arguments_page,
-    "docs/request-limits.md": lambda: f"{limits_page()}\n{connections_section()}",
+    "docs/request-limits.md": request_limits_page,
     "docs/plan-accuracy.md": accuracy_page,
     "docs/models.md": models_page,
 }

@@ -16,7 +16,9 @@ import typer
 from conclave.errors import InvalidInput
 from conclave.visible_text import one_line
 from conclave_cli.terminal import progress_bar, say, say_data
-from conclave_weights.digest import (
+from conclave_weights.errors import WeightsUnfit
+from conclave_weights.inspection.directory import DtypeSum, Inspection, inspect_weights
+from conclave_weights.verify.digest import (
     WeightsFile,
     digest_of,
     hash_files,
@@ -25,9 +27,7 @@ from conclave_weights.digest import (
     verify,
     write_manifest,
 )
-from conclave_weights.errors import WeightsUnfit
-from conclave_weights.inspection import DtypeSum, Inspection, inspect_weights
-from conclave_weights.soundness import check_weights
+from conclave_weights.verify.soundness import check_weights
 
 if TYPE_CHECKING:
     from conclave_weights.convert.conversion import ConversionPlan
@@ -163,8 +163,8 @@ def download_command(
     an interruption. AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and, where needed, AWS_SESSION_TOKEN are taken from the
     environment. Exits 4 where the store or the disk fails, or where the weights are not those of the digest.
     """
-    from conclave_weights.download import download
-    from conclave_weights.object_store import ObjectStore
+    from conclave_weights.transfer.download import download
+    from conclave_weights.transfer.object_store import ObjectStore
 
     _check_digest(digest)
     store = ObjectStore(uri, endpoint=endpoint, region=region)

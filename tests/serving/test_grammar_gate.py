@@ -10,14 +10,14 @@ from typing import Any
 import pytest
 from tests.serving.test_grammar_trials import GENEROUS, vocabulary
 
-from conclave_serving.errors import engine_refusal
-from conclave_serving.grammar_trials import Overfull, TrialsUnavailable, Verdict
+from conclave_openai.grammars.trials import Overfull, TrialsUnavailable, Verdict
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # Ray, vLLM and torch warn of themselves when they are imported
     from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
     from vllm.sampling_params import SamplingParams, StructuredOutputsParams
 
+    from conclave_serving.engine_refusals import engine_refusal
     from conclave_serving.grammar_gate import BUSY, REFUSALS, UNAVAILABLE, GrammarGate, RefusedGrammar
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::PendingDeprecationWarning")

@@ -13,7 +13,8 @@ import pytest
 from tests.unit.serving.leaks import CANARY, ID, LEAKS
 
 from conclave.status.exceptions import find_cause
-from conclave_serving.content_free_logs import REQUEST_FUNCTIONS, REQUEST_LOGGERS, Withheld, without_content
+from conclave_models.content_free_logs import REQUEST_FUNCTIONS, REQUEST_LOGGERS
+from conclave_openai.logs.content_free import Withheld, without_content
 
 ROOT = Path(__file__).parents[3]
 
