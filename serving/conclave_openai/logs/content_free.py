@@ -83,7 +83,7 @@ def guarded(factory: RecordFactory, code: RequestCode) -> RecordFactory:
         **more: Any,
     ) -> logging.LogRecord:
         error = exc_info[1] if isinstance(exc_info, tuple) else None
-        is_of_requests = is_below(name, code.loggers)
+        is_of_requests = is_below(name or "", code.loggers)  # `logging.makeLogRecord` gives no name
         if is_of_requests:
             message, args = without_content(message, args, path)
         if error is None or not (is_of_requests or is_of_a_request(error, code)):
