@@ -11,6 +11,7 @@ import json
 import logging
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from contextvars import ContextVar
 from typing import Any
 
 from vllm.config import VllmConfig
@@ -37,6 +38,11 @@ REFUSALS = {
 }
 BUSY = "Too many new grammars are being compiled; retry later."
 UNAVAILABLE = "Grammars cannot be compiled at the moment; retry later."
+
+_PASSED: ContextVar[frozenset[tuple[Kind, str]]] = ContextVar(
+    "grammars of this request that passed", default=frozenset()
+)
+"""vLLM hands a request's grammar to `generate` after `check` has judged it; it is not judged again there."""
 
 
 class RefusedGrammar(VLLMValidationError):
@@ -87,6 +93,7 @@ class GrammarGate:
         Tools must only stay within the limits of a conversion: most tools are never compiled, and a tool that xgrammar
         declines works as long as its call is not forced.
         """
+        _PASSED.set(frozenset())
         tools = getattr(request, "tools", None)
         if tools and request.tool_choice != "none":
             await self._require("tools", [tool.function.parameters for tool in tools if tool.function.parameters])
@@ -97,10 +104,12 @@ class GrammarGate:
         if params is None:
             return
         if params.json is not None:
-            schema = json.loads(params.json) if isinstance(params.json, str) else params.json
-            if has_xgrammar_unsupported_json_features(schema):
-                raise RefusedGrammar(REFUSALS[Verdict.DECLINED])
-            await self._require("json", params.json if isinstance(params.json, str) else json.dumps(params.json))
+            text = params.json if isinstance(params.json, str) else json.dumps(params.json)
+            if ("json", text) not in _PASSED.get():
+                schema = params.json if isinstance(params.json, dict) else json.loads(text)
+                if has_xgrammar_unsupported_json_features(schema):
+                    raise RefusedGrammar(REFUSALS[Verdict.DECLINED])
+            await self._require("json", text)
         if params.regex is not None:
             await self._require("regex", params.regex)
         if params.choice:
@@ -111,6 +120,9 @@ class GrammarGate:
             await self._require("structural_tag", params.structural_tag)
 
     async def _require(self, kind: Kind, grammar: Any) -> None:
+        is_text = isinstance(grammar, str)
+        if is_text and (kind, grammar) in _PASSED.get():
+            return
         try:
             verdict = await self._trials.judge(kind, grammar)
         except Overfull:
@@ -119,6 +131,8 @@ class GrammarGate:
             raise RefusedGrammar(UNAVAILABLE, 429) from None
         if verdict is not Verdict.ACCEPTED:
             raise RefusedGrammar(REFUSALS[verdict], 429 if verdict is Verdict.LATE else 400)
+        if is_text:
+            _PASSED.set(_PASSED.get() | {(kind, grammar)})
 
 
 def _vocabulary(config: VllmConfig) -> str:

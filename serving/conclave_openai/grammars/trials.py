@@ -152,7 +152,8 @@ class GrammarTrials:
 
     async def result(self, kind: Kind, grammar: Any) -> Result:
         """The verdict, as `judge` gives it, with the CPU that the trial took."""
-        digest = sha256(json.dumps([kind, grammar]).encode()).hexdigest()
+        text = grammar if isinstance(grammar, str) else json.dumps(grammar)
+        digest = sha256(f"{kind} {text}".encode(errors="surrogatepass")).hexdigest()
         if known := self._known.get(digest):
             self._known.move_to_end(digest)
             return known
