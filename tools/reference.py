@@ -69,19 +69,19 @@ spec:
 """
 
 _CHECKS = """
-- The API server refuses at admission what follows from the object alone: the bounds, formats and rules below, and
-  engine arguments and environment variables outside the [allowlists](engine-arguments.md). The rules are part of the
-  CRD (CEL); no webhook runs.
-- The operator refuses what needs the catalogue or the cluster, as condition `PlanReady=False` with the reason: a
-  licence that was not accepted, a model that was never released or that only its provider serves, parallel sizes that
-  the model's heads forbid, an unknown data class, an image or a service account outside of the operator's lists,
-  hardware that does not suffice.
-- `conclave validate -f FILE` applies both as far as that needs no cluster, with the same messages, and besides refuses
-  what only a file can break: duplicate keys, NaN and infinities, nulls.
+- **The API server** refuses at admission what the object alone decides: the bounds, formats and rules below, and engine
+  arguments and environment variables that are not on the [allowlists](engine-arguments.md). The rules are part of the
+  CRD (CEL); there is no webhook.
+- **The operator** refuses what needs the catalogue or the cluster: a licence that was not accepted, a model that was
+  never released or that only its provider serves, parallel sizes that the model's heads do not allow, an unknown data
+  class, an image or a service account outside of the operator's lists, too little hardware. Condition `PlanReady` is
+  then False, with the reason.
+- **`conclave validate -f FILE`** checks both before you apply, as far as that needs no cluster, with the same messages.
+  It also refuses what only a file can have: duplicate keys, NaN and infinities, nulls.
 
-Unknown fields are refused by `kubectl apply --server-side`, by `kubectl create` and `kubectl apply` (which ask for
-strict validation) and by every client that sends `fieldValidation=Strict`. A plain client that sends neither gets a
-warning, and the field is dropped. `spec.access.dataClass` is required, so that no dropped field weakens who may call.
+**Unknown fields** are refused by `kubectl apply --server-side`, by `kubectl create` and `kubectl apply` (which ask for
+strict validation), and for every client that sends `fieldValidation=Strict`. Any other client gets a warning, and the
+API server drops the field. `spec.access.dataClass` is required, so that a dropped field cannot weaken who may call.
 """
 
 
@@ -173,10 +173,10 @@ def engine_arguments_page() -> str:
 
 
 _ALLOWLISTS = """
-`spec.engine.extraArgs` and `spec.engine.env` of a [ModelDeployment](modeldeployment.md) take only the names below, each
-in exactly this spelling, with values of the given type, written as strings. Everything else is refused: by the API
-server at admission and by `conclave validate`. A name in another spelling (`--max-num-seqs`, `maxNumSeqs`,
-`max_num_seqs=4`) is refused with the reason of the name that it means.
+`spec.engine.extraArgs` and `spec.engine.env` of a [ModelDeployment](modeldeployment.md) take only the names below, in
+exactly this spelling. Values are strings of the given form: `extraArgs: {max_num_seqs: "64"}`. The API server and
+`conclave validate` refuse everything else. A name in another spelling (`--max-num-seqs`, `maxNumSeqs`,
+`max_num_seqs=4`) is refused with the reason that applies to the correct name.
 """
 
 

@@ -26,16 +26,17 @@ def request_limits_page() -> str:
             "",
             "<!-- Generated from serving/conclave_openai/limits/request_limits.yaml; edit that file. -->",
             "",
-            "What one request may ask for. Whatever is outside is answered 400 in OpenAI's error shape before the",
-            "engine sees it; the answer names the field, never its value. A field that is not listed is refused.",
+            "These are the limits of one request. A request outside of them gets 400 in OpenAI's error shape, before",
+            "the engine sees it. The answer names the field and never repeats its value. A field that is not listed is",
+            "refused.",
             "",
-            f"- body: at most {limits.body_bytes} bytes (413), complete within {limits.body_timeout_s:g} s (408)",
-            f"- all bodies that an ingress replica reads at one time: {limits.bodies_bytes} bytes together (503)",
+            f"- body: at most {limits.body_bytes} bytes (else 413), complete in {limits.body_timeout_s:g} s (else 408)",
+            f"- all bodies that one ingress replica reads at a time: {limits.bodies_bytes} bytes together (else 503)",
             f"- JSON: nested at most {limits.json_depth} levels; no duplicate keys, NaN, infinity or lone surrogates",
             f"- JSON values and keys, counted before parsing: at most {limits.json_values['chat']} in a chat,"
             f" {limits.json_values['completions']} in a completion; at most {limits.json_containers} are containers;"
             " as many again in the arguments of tool calls",
-            f"- CPU and memory of a whole request at the edge, its answer included in neither: {edge_costs}; shown by"
+            f"- CPU and memory that the costliest request takes at the edge, without its answer: {edge_costs}; shown by"
             " `.venv/bin/python -m pytest -rP tests/unit/serving/test_request_cost.py`",
             f"- sequences (prompts times `n`): at most {limits.sequences}",
             "",
@@ -47,19 +48,22 @@ def request_limits_page() -> str:
             "",
             "## Objects within fields",
             "",
-            "A key that is not listed is refused; null is as good as absent. `arguments` of an earlier call that are",
-            "no JSON object are read as `{}`. A tool's name is held to its pattern wherever it stands.",
+            "A key that is not listed is refused. A key with the value null counts as absent. `arguments` of an",
+            "earlier call that are no JSON object count as `{}`. The pattern of a tool's name applies to every name of",
+            "a tool.",
             "",
             "| Object | Key | Type | Bounds |",
             "|---|---|---|---|",
             *(row for name, shape in limits.shapes.items() for row in _shape_rows(name, shape)),
             "",
             *_schema_lines(limits.schema_),
-            "## Taken and dropped",
+            "## Accepted and dropped",
+            "",
+            "The engine never sees these fields. A request with them is answered as if it had none of them.",
             "",
             *(f"- `{name}`: {why}" for name, why in limits.ignored.items()),
             "",
-            "## Refused",
+            "## Refused, and why",
             "",
             *(f"- `{name}`: {why}" for name, why in limits.forbidden.items()),
             "",
@@ -120,15 +124,15 @@ def _schema_lines(limits: SchemaLimits) -> list[str]:
         f"In `response_format`, `structured_outputs` ({', '.join(limits.structured_outputs)}) and `tools`:",
         "",
         f"- keywords: {_code(checked)}",
-        f"- taken, and not looked into: {_code(keywords.annotations)}, and what begins with"
+        f"- accepted without a check of the value: {_code(keywords.annotations)}, and names that begin with"
         f" `{keywords.annotation_prefix}`; every other keyword is refused",
         f"- depth at most {limits.depth}; `$ref` only to a schema inside the same schema, without `~` and `%`",
         f"- lengths and counts at most {limits.count}; `enum` at most {limits.enum_items} values;"
         f" at most {limits.properties} properties an object; other lists at most {limits.branches};"
         " no value twice in `type`, `enum` and `required`",
-        f"- a pattern at most {limits.pattern_characters} characters; braces only as `{{2}}`, `{{2,}}` and `{{2,5}}`"
-        " right after what is repeated, each part repeated once; `[]` is no class",
-        f"- all together at most {limits.compile_ms} ms of CPU to compile, estimated from these costs:",
+        f"- a pattern has at most {limits.pattern_characters} characters; braces only as `{{2}}`, `{{2,}}` or"
+        " `{2,5}`, directly after the part that they repeat, once for each part; `[]` is not a class",
+        f"- all schemas of a request together cost at most {limits.compile_ms} ms of CPU to compile, estimated from:",
         "",
         "| Construct | ms |",
         "|---|---|",
@@ -136,9 +140,9 @@ def _schema_lines(limits: SchemaLimits) -> list[str]:
         "",
         "### What one grammar may cost",
         "",
-        "The only compiler is xgrammar; what it declines is answered 400 and goes to no other. An estimate can be",
-        "wrong, so a replica compiles each grammar once in a process of its own before vLLM sees it. The kernel",
-        "ends that process at these limits, and the answer is 400; others are answered meanwhile.",
+        "xgrammar is the only compiler. A grammar that it refuses gets 400. The estimate above can be wrong, so a",
+        "replica compiles each grammar once in a process of its own before vLLM sees it. At the limits below, the",
+        "kernel ends that process, and the answer is 400. Other requests are answered meanwhile.",
         "",
         f"- CPU: {trial.conversion_ms} ms for the conversion, which vLLM repeats on its event loop (at most three"
         f" times for a request), and {trial.compile_ms} ms over {trial.threads} threads for the rest, which the"
@@ -146,16 +150,17 @@ def _schema_lines(limits: SchemaLimits) -> list[str]:
         f"- CPU for each token of an answer: {trial.step_ms} ms, tried with random texts of the grammar",
         f"- memory: {trial.memory_bytes} bytes above what the process has at its start; in the engine the compiled"
         " grammars stay within `VLLM_XGRAMMAR_CACHE_MB`",
-        f"- time: {trial.wall_s:g} s; a grammar that had too little of the machine is answered 429",
-        f"- {trial.at_once} grammars of a replica at once, {trial.waiting} with those that wait; one more is"
-        f" answered 429, and so is one whose turn does not come within {trial.turn_s:g} s",
-        f"- {trial.remembered} verdicts are remembered, so that a schema of each request costs once",
-        "- of `tools`, all schemas together get the conversion's CPU; what is compiled of them for a forced call"
-        " is tried like any other grammar",
+        f"- time: {trial.wall_s:g} s; a grammar that got too little CPU of a busy machine gets 429",
+        f"- a replica tries {trial.at_once} grammars at once and holds {trial.waiting}, with those that wait; the"
+        f" next one gets 429, and so does one that has waited for {trial.turn_s:g} s",
+        f"- a replica remembers {trial.remembered} results, so a schema that is sent again is not tried again",
+        "- all schemas of `tools` together get the CPU of one conversion; the grammar of a forced call is tried"
+        " like any other",
         "",
-        "The process starts and ends with the replica. While the model loads it takes about 6 s of CPU, at a lower",
-        "priority; then it holds about 400 MB of memory (torch, transformers and the model's vocabulary) beside",
-        "what the grammars take that it tries. Where memory runs out the kernel ends those first.",
+        "The process starts and ends with the replica. While the model loads, the process takes about 6 s of CPU",
+        "at a lower priority. After that it holds about 400 MB of memory (torch, transformers and the model's",
+        "vocabulary), and the memory of the grammars that it tries. If memory runs out, the kernel ends those",
+        "first.",
         "",
     ]
 
@@ -171,8 +176,9 @@ def _connection_lines(limits: ConnectionLimits) -> list[str]:
         "",
         "<!-- Generated from serving/conclave_openai/connections/limits.py; edit that file. -->",
         "",
-        "What holds for every connection before its token is checked, in each process that listens (one a pod).",
-        "A refusal is an answer in OpenAI's error shape where HTTP has one; then the connection is closed.",
+        "These limits apply to every connection before its token is checked. They count in each process that",
+        "listens; a pod has one. A refused client gets an answer in OpenAI's error shape where HTTP has an answer",
+        "for the case. Then the connection is closed.",
         "",
         "| What | Limit | Beyond it |",
         "|---|---|---|",
@@ -181,24 +187,24 @@ def _connection_lines(limits: ConnectionLimits) -> list[str]:
         f"| time from a request's first byte to the end of its headers | {limits.head_timeout_s:g} s | 408 |",
         f"| time from connecting to the first byte | {limits.head_timeout_s:g} s | closed |",
         "| time without a request on a connection that had one | 90 s | closed |",
-        f"| time for the rest of a body whose request was answered | {limits.leftover_timeout_s:g} s | closed |",
+        f"| time for the rest of a body after the answer was sent | {limits.leftover_timeout_s:g} s | closed |",
         "| requests at a time on one connection (pipelining) | 1 | closed after the answer |",
         f"| open connections | {limits.connections} | 503 with Retry-After |",
         f"| open connections from one address | {limits.connections_per_address} | 503 with Retry-After |",
         f"| bodies of all requests without an answer yet | {limits.waiting_bodies_bytes >> 20} MiB |"
         " 503 with Retry-After |",
         "",
-        "A WebSocket is never opened: its request is answered as any other. Of a request without a valid token",
-        "no body is passed on, and Ray Serve never sees it; only `/-/healthz` is answered without one.",
+        "A WebSocket is never opened: its request is answered like any other. Ray Serve never sees a request",
+        "without a valid token, and no byte of its body. Only `/-/healthz` is answered without a token.",
         "",
-        "Many clients behind one proxy, gateway or NAT have one address. The chart's values",
-        "`network.connectionsPerAddress` and `network.connectionsExemptCidrs` set the bound and name the networks",
-        "that have none. They hold from a model's next build on.",
+        "Many clients behind one proxy, gateway or NAT have one address. The chart's value",
+        "`network.connectionsPerAddress` sets the limit for an address. `network.connectionsExemptCidrs` lists",
+        "networks without this limit. A model takes both values with its next build.",
         "",
         f"So all clients without a token together hold at most {limits.memory_bytes >> 20} MiB of one process,"
-        f" {limits.memory_bytes // limits.connections >> 10} KiB a connection,",
-        "besides what one read brings of each: at most 256 KiB, until the token is checked, which comes next.",
-        f"Those with a token hold {limits.waiting_bodies_bytes >> 20} MiB of bodies more, twice that while Ray"
-        " Serve copies them.",
+        f" {limits.memory_bytes // limits.connections >> 10} KiB a connection.",
+        "One read may bring up to 256 KiB more for each, until the token is checked, which comes next.",
+        f"Clients with a token hold at most {limits.waiting_bodies_bytes >> 20} MiB of bodies more, and twice that"
+        " while Ray Serve copies them.",
         "",
     ]

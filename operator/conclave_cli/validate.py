@@ -17,7 +17,7 @@ from conclave.api.modeldeployment import GROUP, KIND, ModelDeployment
 from conclave.catalogue.servable import to_be_inspected
 from conclave.errors import InvalidInput, UnknownModel
 from conclave.planning.checks import Unfit, check_deployment, check_shape
-from conclave.planning.plan import facts_for
+from conclave.planning.request import facts_for
 from conclave.policy.admission import Problem
 from conclave.policy.data_classes import DEFAULT_DATA_CLASSES, DataClasses, read_data_classes
 from conclave.visible_text import one_line

@@ -1,8 +1,8 @@
 """Tries to reach the API server from a worker pod, whose NetworkPolicy must forbid that.
 
-`conclave.manifests.pods` runs `python -m conclave_serving.egress_canary REPORT` in a worker's first init container. It
-writes one line of JSON to REPORT, the termination message, which `conclave.status.egress` reads. The exit code is
-always 0, so that no start is blocked. It uses the standard library only and needs no token: it only opens a connection.
+The first init container of a worker pod runs `python -m conclave_serving.egress_canary REPORT`. It writes one line of
+JSON to REPORT, the termination message, which the operator reads. The exit code is always 0, so that no start is
+blocked. It uses the standard library only and needs no token: it only opens a connection.
 """
 
 from __future__ import annotations

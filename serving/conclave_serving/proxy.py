@@ -17,12 +17,12 @@ from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.config import HTTP_PROTOCOLS
 
-from conclave.errors import EnvironmentUnfit
-from conclave.manifests.serving_arguments import (
+from conclave.engine.arguments import (
     CONNECTIONS_EXEMPT_VARIABLE,
     CONNECTIONS_PER_ADDRESS_VARIABLE,
     TOKEN_FILE_VARIABLE,
 )
+from conclave.errors import EnvironmentUnfit
 from conclave_openai.answers import send_refusal
 from conclave_openai.authorization import Authorization, BearerToken
 from conclave_openai.connections.door import Door

@@ -1,6 +1,6 @@
 """One tracer provider for the spans of Ray Serve, vLLM and the edge.
 
-Serve calls `span_processors` in every proxy and replica; the pods' environment names it (`conclave.manifests.tracing`).
+Serve calls `span_processors` in every proxy and replica; the pods' environment names it (`conclave.engine.tracing`).
 `ATTRIBUTES` says what may leave in a span.
 """
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from tests.unit.serving.leaks import CANARY, ID, LEAKS
 
-from conclave.status.exceptions import find_cause
+from conclave.engine.exceptions import find_cause
 from conclave_models.content_free_logs import REQUEST_CODE, REQUEST_FUNCTIONS, REQUEST_LOGGERS
 from conclave_openai.logs.content_free import Withheld, guarded, without_content
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from uvicorn.config import HTTP_PROTOCOLS
 
-from conclave.manifests.serving_arguments import CONNECTIONS_PER_ADDRESS_VARIABLE, TOKEN_FILE_VARIABLE
+from conclave.engine.arguments import CONNECTIONS_PER_ADDRESS_VARIABLE, TOKEN_FILE_VARIABLE
 from conclave_openai.authorization import BearerToken
 from conclave_openai.connections.door import Door
 from conclave_openai.limits.request import load_limits
