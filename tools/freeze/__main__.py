@@ -169,7 +169,7 @@ def freeze(version: str) -> Path:
             reports = make_reports(tree, scratch, int(control_plane.url.rpartition(":")[2]))
             kuberay = KubeRay(kube)
             kuberay.ensure()
-            kube.install_crds(*(tree / "crds").glob("*.yaml"))
+            kube.install_crds(*(tree / "charts" / "conclave" / "files" / "crds").glob("*.yaml"))
             account = install_operator_account(kube, Helm(kube, tree / "charts" / "conclave"), CHART_VALUES)
             operator = Operator(kube, account, program=[sys.executable, "-m", "conclave_cli.main"])
             kube.ensure_namespace(NAMESPACE)

@@ -66,11 +66,19 @@ class Kube:
         namespace: str | None = None,
         kubeconfig: Path | None = None,
         dry_run: bool = False,
+        manager: str = "tests",
     ) -> None:
         """Server-side apply, unknown fields refused; as a dry run everything is checked and nothing kept."""
         scope = ["--namespace", namespace] if namespace else []
         mode = ["--dry-run=server"] if dry_run else []
-        options = ["--server-side", "--force-conflicts", "--field-manager=tests", "--validate=strict", *mode, *scope]
+        options = [
+            "--server-side",
+            "--force-conflicts",
+            f"--field-manager={manager}",
+            "--validate=strict",
+            *mode,
+            *scope,
+        ]
         self.kubectl("apply", *options, "-f", "-", stdin=as_list(objects), kubeconfig=kubeconfig)
 
     def install_crds(self, *files: Path) -> None:
