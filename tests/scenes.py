@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+from conclave.api import plan as wire
 from conclave.api.modeldeployment import ModelDeployment
-from conclave.api.plan import Plan, PlanMemory
-from conclave.manifests.settings import OperatorSettings
-from conclave.observation import JsonObject
+from conclave.api.plan import PlanMemory
+from conclave.api.reasons import ConditionType, Reason
+from conclave.finding import Finding
+from conclave.kubernetes.objects import JsonObject
+from conclave.planning.roles import Plan
+from conclave.settings import OperatorSettings
 
 GIB = 2**30
 SETTINGS = OperatorSettings(image="images.test/conclave-serving:0.1.0")
@@ -76,7 +80,7 @@ def make_plan(*, tensor: int = 2, pipeline: int = 1, nodes: int = 1, **changes: 
         "memory": memory,
         "because": ("TP=2 holds the weights",),
     }
-    return Plan.model_validate(fields | changes)
+    return Plan.of_flat(wire.Plan.model_validate(fields | changes))
 
 
 def make_pod(kind: str, *, name: str = "", ready: bool = True, **status: Any) -> JsonObject:
@@ -167,3 +171,10 @@ def make_rayservice(*, serving: bool = False, upgrading: bool = False, **service
             },
         },
     }
+
+
+def refusal(message: str, reason: Reason = Reason.NOTHING_FITS) -> Finding:
+    """Why there is no plan for the deployment of `make_deployment`."""
+    return Finding(
+        condition=ConditionType.PLAN_READY, reason=reason, subject="ModelDeployment llm/mixtral", seen=message
+    )

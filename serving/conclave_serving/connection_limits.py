@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network, ip_network
 
+from conclave.engine.arguments import CONNECTIONS_EXEMPT_VARIABLE, CONNECTIONS_PER_ADDRESS_VARIABLE
 from conclave.errors import EnvironmentUnfit
-from conclave.manifests.serving_arguments import CONNECTIONS_EXEMPT_VARIABLE, CONNECTIONS_PER_ADDRESS_VARIABLE
 
 Network = IPv4Network | IPv6Network
 
@@ -73,8 +73,9 @@ def connections_section() -> str:
             "",
             "<!-- Generated from serving/conclave_serving/connection_limits.py; edit that file. -->",
             "",
-            "What holds for every connection before its token is checked, in each process that listens (one a pod).",
-            "A refusal is an answer in OpenAI's error shape where HTTP has one; then the connection is closed.",
+            "These limits apply to every connection before its token is checked. They count in each process that",
+            "listens; a pod has one. A refused client gets an answer in OpenAI's error shape where HTTP has an answer",
+            "for the case. Then the connection is closed.",
             "",
             "| What | Limit | Beyond it |",
             "|---|---|---|",
@@ -83,25 +84,25 @@ def connections_section() -> str:
             f"| time from a request's first byte to the end of its headers | {limits.head_timeout_s:g} s | 408 |",
             f"| time from connecting to the first byte | {limits.head_timeout_s:g} s | closed |",
             "| time without a request on a connection that had one | 90 s | closed |",
-            f"| time for the rest of a body whose request was answered | {limits.leftover_timeout_s:g} s | closed |",
+            f"| time for the rest of a body after the answer was sent | {limits.leftover_timeout_s:g} s | closed |",
             "| requests at a time on one connection (pipelining) | 1 | closed after the answer |",
             f"| open connections | {limits.connections} | 503 with Retry-After |",
             f"| open connections from one address | {limits.connections_per_address} | 503 with Retry-After |",
             f"| bodies of all requests without an answer yet | {limits.waiting_bodies_bytes >> 20} MiB |"
             " 503 with Retry-After |",
             "",
-            "A WebSocket is never opened: its request is answered as any other. Of a request without a valid token",
-            "no body is passed on, and Ray Serve never sees it; only `/-/healthz` is answered without one.",
+            "A WebSocket is never opened: its request is answered like any other. Ray Serve never sees a request",
+            "without a valid token, and no byte of its body. Only `/-/healthz` is answered without a token.",
             "",
-            "Many clients behind one proxy, gateway or NAT have one address. The chart's values",
-            "`network.connectionsPerAddress` and `network.connectionsExemptCidrs` set the bound and name the networks",
-            "that have none. They hold from a model's next build on.",
+            "Many clients behind one proxy, gateway or NAT have one address. The chart's value",
+            "`network.connectionsPerAddress` sets the limit for an address. `network.connectionsExemptCidrs` lists",
+            "networks without this limit. A model takes both values with its next build.",
             "",
             f"So all clients without a token together hold at most {limits.memory_bytes >> 20} MiB of one process,"
-            f" {limits.memory_bytes // limits.connections >> 10} KiB a connection,",
-            "besides what one read brings of each: at most 256 KiB, until the token is checked, which comes next.",
-            f"Those with a token hold {limits.waiting_bodies_bytes >> 20} MiB of bodies more, twice that while Ray"
-            " Serve copies them.",
+            f" {limits.memory_bytes // limits.connections >> 10} KiB a connection.",
+            "One read may bring up to 256 KiB more for each, until the token is checked, which comes next.",
+            f"Clients with a token hold at most {limits.waiting_bodies_bytes >> 20} MiB of bodies more, and twice that"
+            " while Ray Serve copies them.",
             "",
         ]
     )

@@ -14,10 +14,9 @@ from tests.integration.testbed.kube import Kube
 from tests.integration.testbed.rights import granted
 from tests.scenes import SETTINGS, make_deployment, make_plan
 
-from conclave import __version__
-from conclave.manifests import names
-from conclave.manifests.pods import head_template, worker_template
-from conclave.manifests.settings import OperatorSettings
+from conclave import __version__, names
+from conclave.modeldeployment.serving.pods import head_template, worker_template
+from conclave.settings import OperatorSettings
 
 DIGEST = f"sha256:{'0' * 64}"
 FILES = CHART / "files" / "crds"
@@ -291,7 +290,7 @@ def test_a_pod_monitor_scrapes_the_pods_that_the_operator_makes(
     assert spec["namespaceSelector"] == expected
     for template in (
         head_template(make_deployment(), SETTINGS),
-        worker_template(make_deployment(), make_plan(), SETTINGS),
+        worker_template(make_deployment(), make_plan().role, SETTINGS),
     ):
         assert spec["selector"]["matchLabels"].items() <= template["metadata"]["labels"].items()
         assert set(spec["podTargetLabels"]) <= template["metadata"]["labels"].keys()

@@ -13,6 +13,7 @@ from tests.integration.testbed.kube import Kube
 from tools.build_tools import program
 
 CHART = Path(__file__).parents[3] / "charts" / "conclave"
+CRDS = CHART / "files" / "crds"
 RELEASE = "conclave"
 SYSTEM_NAMESPACE = "conclave-system"
 

@@ -11,7 +11,7 @@ from tests.unit.operator.simulation import Simulation, gpu_node
 from tools.freeze.scenarios import CLAIMS, NODES
 
 from conclave import __version__
-from conclave.manifests.settings import OperatorSettings
+from conclave.settings import OperatorSettings
 from conclave_cluster.fake import FakeCluster
 from conclave_cluster.resources import resource_of
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tests.unit.operator.simulation import NAMESPACE, Crash, Simulation, gpu_node, model_deployment
 
 from conclave.catalogue.models import find_model
-from conclave.manifests.settings import OperatorSettings
+from conclave.settings import OperatorSettings
 from conclave_cluster.resources import (
     CONFIG_MAP,
     EVENT,
@@ -290,7 +290,7 @@ UNREADABLE: dict[str, tuple[Json, str]] = {
     ),
     "a part of a replica": (
         {"scaling": {"minReplicas": 1.5}},
-        'spec.scaling.minReplicas: Invalid value: "number": spec.scaling.minReplicas in body must be of type integer',
+        'spec.scaling.minReplicas: Invalid value: "float64": spec.scaling.minReplicas in body must be of type int64',
     ),
     "a word where a switch is due": (
         {"suspend": "perhaps"},

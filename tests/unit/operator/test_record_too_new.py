@@ -5,8 +5,7 @@ from __future__ import annotations
 import pytest
 from tests.unit.operator.simulation import NAMESPACE, Simulation, model_deployment
 
-from conclave import __version__
-from conclave.manifests import names
+from conclave import __version__, names
 from conclave_cluster.resources import RAY_SERVICE, REVISION
 
 TOLD = ("Ready", "PlanReady", "Reconciling", "Stalled")
