@@ -22,8 +22,8 @@ from tools.freeze.scenarios import CHART_VALUES, CLAIMS, NODES, SERVICE_ACCOUNT
 from tools.released import environment, released, version_before
 
 from conclave import __version__
-from conclave.manifests.names import FIELD_MANAGER, revision, token_secret
-from conclave.manifests.objects import content_hash
+from conclave.kubernetes.objects import content_hash
+from conclave.names import FIELD_MANAGER, revision, token_secret
 
 BEFORE = version_before(__version__)
 NAMESPACE = "llm"
