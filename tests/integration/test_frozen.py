@@ -23,7 +23,7 @@ from tools.released import environment, released, version_before
 
 from conclave import __version__
 from conclave.kubernetes.objects import content_hash
-from conclave.names import FIELD_MANAGER, revision, token_secret
+from conclave.names import FIELD_MANAGER, MODEL_DEPLOYMENT, RECORD_VERSION, revision, token_secret
 
 BEFORE = version_before(__version__)
 NAMESPACE = "llm"
@@ -222,3 +222,34 @@ def test_an_upgrade_and_a_rollback_write_nothing_but_status(restored: Restored) 
     again = Writes(kube, user(kube))
     restored.run(__version__)
     assert again.beside_status([*UNEDITED, EDITED]) == []
+    a_newer_record_stops_one_model_until_it_is_gone(restored)
+
+
+def a_newer_record_stops_one_model_until_it_is_gone(restored: Restored) -> None:
+    """Part of the test above, since it takes a minute until everything stands as it stood."""
+    kube, (newest,) = restored.kube, read(BEFORE, "dense").of("ControllerRevision")
+    label = f"{MODEL_DEPLOYMENT}=dense"
+    (record,) = kube.list("apps/v1", "ControllerRevision", NAMESPACE, label_selector=label)
+    assert (record["revision"], record["metadata"].get("annotations")) == (newest["revision"], None)
+
+    def declare(version: str | None) -> None:
+        annotation = {"metadata": {"annotations": {RECORD_VERSION: version}}}
+        kube.patch("apps/v1", "ControllerRevision", record["metadata"]["name"], annotation, NAMESPACE)
+
+    declare("99.0.0")
+    eventually(lambda: restored.condition("dense", "PlanReady")["reason"] == "RecordTooNew")
+    told = restored.condition("dense", "Ready")
+    assert (told["status"], "Conclave 99.0.0" in told["message"], __version__ in told["message"]) == (
+        "Unknown",
+        True,
+        True,
+    )
+    assert restored.condition("dense", "Serving")["status"] == "True", "as it was said before"
+    stopped = Writes(kube, user(kube))
+    kube.patch(API, KIND, "dense", {"spec": {"engine": {"maxModelLen": 2048}}}, NAMESPACE)
+    eventually(lambda: restored.status("dense")["observedGeneration"] == 2)
+    settle(kube, user(kube))
+    assert stopped.beside_status(["dense"]) == []
+    declare(None)
+    eventually(lambda: restored.condition("dense", "PlanReady")["reason"] == "Planned")
+    eventually(lambda: "rayservices" in {resource for _, resource, _ in stopped.beside_status(["dense"])})
