@@ -102,9 +102,11 @@ class Manifests:
         named = name or self._random.choice(["mixtral", "chat", "a" * 40])
         if name is None and self._has(self._wrong):
             named = self._random.choice(["7b", "a.b", "a" * 41, "a-b.c"])
-        if self._has(0.05):
-            for adapter in _at(spec, ("model", "adapters", "*")):
-                adapter["name"] = named
+        if self._has(0.1):  # else it were rare
+            for model in _at(spec, ("model",)):
+                taken = self._random.choice([named, model.get("servedName", named)])
+                for adapter in _at(model, ("adapters", "*")):
+                    adapter["name"] = taken
         return {"apiVersion": API_VERSION, "kind": KIND, "metadata": {"name": named}, "spec": spec}
 
     def _has(self, probability: float) -> bool:
