@@ -12,10 +12,10 @@ from datetime import UTC, datetime
 
 from pydantic import ValidationError
 
+from conclave import names
 from conclave.api.modeldeployment import ModelDeployment
-from conclave.manifests import names
-from conclave.manifests.settings import OperatorSettings
-from conclave.observation import JsonObject
+from conclave.kubernetes.objects import JsonObject
+from conclave.settings import OperatorSettings
 from conclave_cluster.cache import labels_of
 from conclave_cluster.cluster import Cluster
 from conclave_cluster.lease import LeadershipLost
@@ -104,14 +104,14 @@ class Controller:
                 status = unreadable_status(item, error, now)
                 return await self._report(key, item, status, now)
             reconciled = await reconcile(deployment, self._cluster, self._settings, now)
-            is_reported = await self._report(key, item, reconciled.status.to_wire(), now)
+            is_reported = await self._report(key, item, reconciled.status, now)
             result = _result(reconciled)
             current.set_attributes({"conclave.result": result, "conclave.writes": len(reconciled.outcome.written)})
         self._waiting_for_hardware.discard(key)
-        if reconciled.decision.plan is None:
+        if reconciled.desired.waits_for_hardware:
             self._waiting_for_hardware.add(key)
         self._count(key, reconciled, result, time.monotonic() - began)
-        return is_reported and not failures_of(reconciled) and not _waits_for_unwatched(deployment, reconciled)
+        return is_reported and not failures_of(reconciled) and reconciled.desired.resync_after_s is None
 
     async def _report(self, key: Key, item: JsonObject, status: JsonObject, now: datetime) -> bool:
         written = await self._cluster.patch_status(item, status)
@@ -181,16 +181,4 @@ def parse(item: JsonObject) -> ModelDeployment:
 
 
 def _result(reconciled: Reconciled) -> str:
-    if failures_of(reconciled):
-        return "failed"
-    return "refused" if reconciled.decision.refusal else "ok"
-
-
-def _waits_for_unwatched(deployment: ModelDeployment, reconciled: Reconciled) -> bool:
-    """ConfigMaps and claims are read by request, so nobody tells when one comes or changes."""
-    phases = reconciled.observed.claims
-    is_bound = all(phases.get(claim) == "Bound" for claim in deployment.spec.model.claims)
-    if deployment.spec.model.cache is not None:
-        cache = reconciled.observed.cache or {}
-        is_bound = is_bound and cache.get("status", {}).get("phase") == "Bound"
-    return not is_bound or (reconciled.decision.plan is None and deployment.spec.model.config_ref is not None)
+    return "failed" if failures_of(reconciled) else reconciled.desired.result

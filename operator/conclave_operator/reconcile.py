@@ -9,11 +9,13 @@ import secrets
 from datetime import datetime
 from typing import NamedTuple
 
-from conclave.api.modeldeployment import ModelDeployment, ModelDeploymentStatus
-from conclave.manifests.decision import decide
-from conclave.manifests.settings import OperatorSettings
-from conclave.observation import ApiFailure, Decision, JsonObject, Observed, Outcome
-from conclave.status.derive import derive_status
+from conclave.api.modeldeployment import ModelDeployment
+from conclave.kubernetes.desired import Desired
+from conclave.kubernetes.failures import ApiFailure, Outcome
+from conclave.kubernetes.objects import JsonObject
+from conclave.modeldeployment.observed import Observed
+from conclave.modeldeployment.sync import sync
+from conclave.settings import OperatorSettings
 from conclave_cluster.cluster import Cluster, Written
 from conclave_cluster.observe import observe
 from conclave_operator.tracing import span
@@ -25,32 +27,31 @@ class Reconciled(NamedTuple):
     """What one pass found, wanted, did and will report."""
 
     observed: Observed
-    decision: Decision
+    desired: Desired
     outcome: Outcome
-    status: ModelDeploymentStatus
+    status: JsonObject
 
 
 async def reconcile(
     deployment: ModelDeployment, cluster: Cluster, settings: OperatorSettings, now: datetime
 ) -> Reconciled:
-    """Observe, decide, carry out, derive the status; failures of the cluster are data, not exceptions."""
+    """Observe, sync, write, report. Failures of the cluster are data, not exceptions."""
     with span("observe"):
         observed = await observe(cluster, deployment)
     with span("decide"):
-        decision = decide(deployment, observed, settings, secrets.token_urlsafe(TOKEN_BYTES))
+        desired = sync(deployment, observed, settings, token=secrets.token_urlsafe(TOKEN_BYTES), now=now)
     with span("apply"):
-        outcome = await carry_out(decision, cluster)
-    status = derive_status(deployment, observed, decision, outcome, now)
-    return Reconciled(observed, decision, outcome, status)
+        outcome = await carry_out(desired, cluster)
+    return Reconciled(observed, desired, outcome, desired.status(outcome))
 
 
-async def carry_out(decision: Decision, cluster: Cluster) -> Outcome:
-    """Writes in the decision's order and stops at the first failure: what comes later leans on what comes before."""
+async def carry_out(desired: Desired, cluster: Cluster) -> Outcome:
+    """Writes in the order of `Desired` and stops at the first failure."""
     written: list[str] = []
     steps = (
-        *((cluster.create_once, manifest) for manifest in decision.create),
-        *((cluster.apply, manifest) for manifest in decision.apply),
-        *((cluster.delete, manifest) for manifest in decision.delete),
+        *((cluster.create_once, manifest) for manifest in desired.create),
+        *((cluster.apply, manifest) for manifest in desired.apply),
+        *((cluster.delete, manifest) for manifest in desired.delete),
     )
     for write, manifest in steps:
         result: Written = await write(manifest)

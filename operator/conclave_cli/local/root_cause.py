@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable
 
-from conclave.status.exceptions import Cause, find_cause
+from conclave.engine.exceptions import Cause, find_cause
 
 MAX_LENGTH = 600
 POLL_INTERVAL_S = 0.5
