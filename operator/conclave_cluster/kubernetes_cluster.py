@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 
 from conclave.manifests.names import FIELD_MANAGER
 from conclave.observation import FOREIGN_OWNER, ApiFailure, JsonObject
-from conclave_cluster.cache import Bound, Cache, Listener, Projection, labels_of, unheard, whole
+from conclave_cluster.cache import Bound, Cache, Listener, Projection, unheard, whole
 from conclave_cluster.client import APPLY, JSON_PATCH, Client, RequestError
 from conclave_cluster.cluster import Reading, Written
 from conclave_cluster.comparison import has_foreign_spec, is_owned_by, needs_apply
@@ -51,13 +51,18 @@ class KubernetesCluster:
         projection: Projection = whole,
         selectors: dict[str, str] | None = None,
         bound: Bound | None = None,
+        indexed: Iterable[str] = (),
+        is_packed: bool = False,
     ) -> tuple[Cache, ...]:
         """Reads of this resource are answered from memory from now on; the caller runs the caches.
 
         A second call adds what other selectors find, none of it twice: it is for resources that are only listed.
         """
         scopes = self._namespaces if resource.namespaced else ("",)
-        caches = tuple(Cache(self._client, resource, scope, listener, projection, selectors, bound) for scope in scopes)
+        caches = tuple(
+            Cache(self._client, resource, scope, listener, projection, selectors, bound, tuple(indexed), is_packed)
+            for scope in scopes
+        )
         self._caches[resource] = (*self._caches.get(resource, ()), *caches)
         return caches
 
@@ -80,17 +85,11 @@ class KubernetesCluster:
             return Reading((), None if error.failure.code == 404 else error.failure)
 
     async def list(self, resource: Resource, namespace: str = "", labels: dict[str, str] | None = None) -> Reading:
-        wanted = (labels or {}).items()
         if resource in self._caches:
             caches = [cache for cache in self._caches[resource] if cache.namespace in ("", namespace) or not namespace]
-            items = tuple(
-                item
-                for cache in caches
-                for item in cache
-                if wanted <= labels_of(item).items() and namespace in ("", item["metadata"].get("namespace", ""))
-            )
+            items = tuple(item for cache in caches for item in cache.select(namespace, labels))
             return Reading(items, next((cache.failure for cache in caches if cache.failure), None))
-        selector = {"labelSelector": ",".join(f"{key}={value}" for key, value in wanted)} if wanted else {}
+        selector = {"labelSelector": ",".join(f"{key}={value}" for key, value in labels.items())} if labels else {}
         try:
             answer = await self._client.list(resource, namespace, **selector)
         except RequestError as error:

@@ -5,8 +5,6 @@ Called by the operator at every reconcile and by `conclave explain`. It reads no
 
 from __future__ import annotations
 
-import json
-
 from conclave.api.modeldeployment import ModelDeployment
 from conclave.kubernetes import events
 from conclave.kubernetes.shapes import (
@@ -25,7 +23,7 @@ from conclave.kubernetes.shapes import (
 from conclave.manifests import names
 from conclave.manifests.kuberay import missing_fields
 from conclave.observation import ApiFailure, JsonObject, KubeRay, Observed
-from conclave_cluster.cache import Bound, Projection, whole
+from conclave_cluster.cache import Bound, Projection, keep_owner, whole
 from conclave_cluster.cluster import Cluster, Reading
 from conclave_cluster.inventory import make_inventory
 from conclave_cluster.resources import (
@@ -117,35 +115,25 @@ async def observe(cluster: Cluster, deployment: ModelDeployment) -> Observed:
     )
 
 
-LARGEST_BYTES = 2**19
-"""Of an object that an apply compares: ours have some ten thousand, and annotations may have half of it."""
-_TOLD_BY = ("name", "namespace", "uid", "resourceVersion", "deletionTimestamp", "labels", "ownerReferences")
-
-
 def keep_ours(item: JsonObject) -> JsonObject:
     """Of RayServices and NetworkPolicies, ours whole, for an apply compares them; of all others whose they are.
 
     Otherwise a tenant who may write NetworkPolicies could fill the operator's memory with them. The garbage collector
     of Kubernetes deletes those that name an owner which does not exist.
     """
-    return _whole_or_owner(item, names.is_given(item["metadata"]["name"], _controller(item).get("name", "")))
+    owner = _controller(item)
+    is_given = names.is_given(item["metadata"]["name"], owner.get("name", ""))
+    return item if is_given and owner.get("kind") == MODEL_DEPLOYMENT.kind else keep_owner(item)
 
 
 def keep_record(item: JsonObject) -> JsonObject:
     """Of ControllerRevisions, those of ModelDeployments under any name: a forged one is named in the status."""
-    return _whole_or_owner(item, is_given=True)
+    return item if _controller(item).get("kind") == MODEL_DEPLOYMENT.kind else keep_owner(item)
 
 
 def _controller(item: JsonObject) -> JsonObject:
     owners: list[JsonObject] = item["metadata"].get("ownerReferences") or []
     return next((owner for owner in owners if owner.get("controller")), {})
-
-
-def _whole_or_owner(item: JsonObject, is_given: bool) -> JsonObject:
-    is_ours = is_given and _controller(item).get("kind") == MODEL_DEPLOYMENT.kind
-    if is_ours and len(json.dumps(item)) <= LARGEST_BYTES:
-        return item
-    return {"metadata": {key: value for key, value in item["metadata"].items() if key in _TOLD_BY}}
 
 
 def keep_pod(pod: JsonObject) -> JsonObject | None:

@@ -207,12 +207,13 @@ class _Leader:
 
     def _watch(self) -> Iterator[Cache]:
         heard = self._controller.heard
-        yield from self._cluster.watch(RAY_SERVICE, heard, keep_ours)
+        whole = {"indexed": (names.MODEL_DEPLOYMENT,), "is_packed": True}
+        yield from self._cluster.watch(RAY_SERVICE, heard, keep_ours, **whole)
         yield from self._cluster.watch(RAY_CLUSTER, heard, read_raycluster)
-        yield from self._cluster.watch(NETWORK_POLICY, heard, keep_ours, OURS)
-        yield from self._cluster.watch(REVISION, heard, keep_record, OURS)
-        yield from self._cluster.watch(JOB, heard, read_job, OURS)
-        yield from self._cluster.watch(POD, heard, keep_pod)
+        yield from self._cluster.watch(NETWORK_POLICY, heard, keep_ours, OURS, **whole)
+        yield from self._cluster.watch(REVISION, heard, keep_record, OURS, **whole)
+        yield from self._cluster.watch(JOB, heard, read_job, OURS, indexed=(names.MODEL_DEPLOYMENT,))
+        yield from self._cluster.watch(POD, heard, keep_pod, indexed=names.POD_OWNERS)
         yield from self._cluster.watch(NODE, heard, keep_node)
         for selection in EVENT_SELECTIONS:
             yield from self._cluster.watch(EVENT, heard, keep_event, selection, EVENT_BOUND)
