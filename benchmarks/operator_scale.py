@@ -274,14 +274,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--count", type=int, default=1000, help="ModelDeployments (default: %(default)s)")
     parser.add_argument("--edits", type=int, default=200, help="of one model each, one after the other")
-    parser.add_argument("--before", default=BEFORE, metavar="COMMIT", help="what is compared with; '' for nothing")
+    parser.add_argument("--before", default=BEFORE, metavar="COMMIT", help="what is compared with")
+    parser.add_argument("--sides", choices=SIDES, nargs="+", default=SIDES, help="measure only one of them")
     parser.add_argument("--only", choices=("bare", "crowded", "profile"), nargs="+", help="leave out the rest")
     parser.add_argument("--phase-s", type=float, default=600, help="the longest that one phase may take")
     parser.add_argument("-o", "--output", choices=("table", "json"), default="table")
     given = parser.parse_args()
     options = Options(given.count, given.edits, given.phase_s)
-    trees = {"before": unpacked(given.before)} if given.before else {}
-    trees["now"] = ROOT
+    trees = {side: unpacked(given.before) if side == "before" else ROOT for side in given.sides}
     measured: Figures = {side: {} for side in trees}
     for what in given.only or ("bare", "crowded", "profile"):
         for side, tree in trees.items():

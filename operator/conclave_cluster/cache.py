@@ -162,6 +162,7 @@ class Cache:
         self._told_until = 0
         """The newest resource version that list or watch has told; what they tell comes in the order of versions."""
         self._heard_at = time.monotonic()
+        self._all: tuple[JsonObject, ...] | None = None
         self._complained_of: dict[str, str] = {}
 
     @property
@@ -174,6 +175,12 @@ class Cache:
 
     def __iter__(self) -> Iterator[JsonObject]:
         return self.select()
+
+    def all(self) -> tuple[JsonObject, ...]:
+        """The same tuple until an object has come, gone, or changed in what is kept of it."""
+        if self._all is None:
+            self._all = tuple(self.select())
+        return self._all
 
     def select(self, namespace: str = "", labels: Mapping[str, str] | None = None) -> Iterator[JsonObject]:
         """Objects of a namespace, or of all, that carry these labels."""
@@ -235,6 +242,7 @@ class Cache:
         first = self.failure is None or not self.synced.is_set()
         self._objects.clear()
         self._groups.clear()
+        self._all = None
         self.failure = failure
         self.synced.set()
         if first:
@@ -331,20 +339,22 @@ class Cache:
         # Items of a list carry neither.
         head = {"apiVersion": self.resource.api_version, "kind": self.resource.kind}
         kept |= head
-        is_news = announce and (known is None or _content(self._kept(key) or known) != _content(kept))
+        is_changed = known is None or _content(self._kept(key) or known) != _content(kept)
+        all_before = self._all
         self._forget(key)
         if self._whole is not None:
             owner = {**head, **keep_owner(kept)}
             self._whole.put(key, kept, otherwise=owner)
             kept = owner
         self._objects[key] = kept
+        self._all = None if is_changed else all_before
         for group, most in self._groups_of(kept):
             self._groups[group][key] = None
             if most and len(self._groups[group]) > most + most // 10:  # a tenth at once, so that a flood costs little
                 oldest = sorted(self._groups[group], key=lambda known: version_of(self._objects[known]))
                 for surplus in oldest[:-most]:
                     self._forget(surplus)
-        if is_news:
+        if announce and is_changed:
             self._tell(kept)
 
     def _drop(self, key: Key) -> None:
@@ -354,6 +364,7 @@ class Cache:
 
     def _forget(self, key: Key) -> JsonObject | None:
         gone = self._objects.pop(key, None)
+        self._all = None
         if self._whole is not None:
             self._whole.drop(key)
         for group, _ in self._groups_of(gone) if gone is not None else ():

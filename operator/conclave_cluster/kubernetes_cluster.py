@@ -87,6 +87,8 @@ class KubernetesCluster:
     async def list(self, resource: Resource, namespace: str = "", labels: dict[str, str] | None = None) -> Reading:
         if resource in self._caches:
             caches = [cache for cache in self._caches[resource] if cache.namespace in ("", namespace) or not namespace]
+            if len(caches) == 1 and not namespace and not labels:
+                return Reading(caches[0].all(), caches[0].failure)
             items = tuple(item for cache in caches for item in cache.select(namespace, labels))
             return Reading(items, next((cache.failure for cache in caches if cache.failure), None))
         selector = {"labelSelector": ",".join(f"{key}={value}" for key, value in labels.items())} if labels else {}

@@ -25,7 +25,7 @@ from conclave.manifests.kuberay import missing_fields
 from conclave.observation import ApiFailure, JsonObject, KubeRay, Observed
 from conclave_cluster.cache import Bound, Projection, keep_owner, whole
 from conclave_cluster.cluster import Cluster, Reading
-from conclave_cluster.inventory import make_inventory
+from conclave_cluster.inventory import LastCapacity
 from conclave_cluster.resources import (
     CLAIM,
     CONFIG_MAP,
@@ -44,7 +44,7 @@ _EXPLAINED = ("Pod", "RayService", "RayCluster", "Job", "PersistentVolumeClaim")
 GPU_RESOURCES = (names.NVIDIA.resource, names.AMD.resource)
 
 
-async def observe(cluster: Cluster, deployment: ModelDeployment) -> Observed:
+async def observe(cluster: Cluster, deployment: ModelDeployment, last: LastCapacity | None = None) -> Observed:
     """Failed reads are listed in `failures`; an absent KubeRay is no failure but `kuberay.installed`."""
     name, namespace = deployment.metadata.name, deployment.metadata.namespace
     failures: list[ApiFailure] = []
@@ -52,7 +52,7 @@ async def observe(cluster: Cluster, deployment: ModelDeployment) -> Observed:
     def found(reading: Reading, read: Projection) -> tuple[JsonObject, ...]:
         if reading.failure is not None:
             failures.append(reading.failure)
-        return tuple(filter(None, map(read, reading.objects)))
+        return reading.objects if read is whole else tuple(filter(None, map(read, reading.objects)))
 
     services = await cluster.get(RAY_SERVICE, namespace, names.rayservice(name))
     schema = found(await cluster.schema(RAY_SERVICE), whole)
@@ -78,7 +78,7 @@ async def observe(cluster: Cluster, deployment: ModelDeployment) -> Observed:
         )
     }
     pod_prefixes = tuple(f"{cluster['metadata']['name']}-" for cluster in rayclusters)
-    own_pods = frozenset(pod["metadata"].get("uid", "") for pod in pods)
+    own_uids = [pod["metadata"].get("uid", "") for pod in pods]
     relevant = [
         event
         for event in found(await cluster.list(EVENT, namespace), read_event)
@@ -90,13 +90,11 @@ async def observe(cluster: Cluster, deployment: ModelDeployment) -> Observed:
     claims = [item for claim in model.claims for item in found(await cluster.get(CLAIM, namespace, claim), read_claim)]
     config = model.config_ref
     config_maps = found(await cluster.get(CONFIG_MAP, namespace, config.name), read_config_map) if config else ()
+    capacity = (last or LastCapacity()).of(
+        found(await cluster.list(NODE), whole), found(await cluster.list(POD), whole)
+    )
     return Observed(
-        inventory=make_inventory(
-            found(await cluster.list(NODE), read_node),
-            found(await cluster.list(POD), read_pod),
-            own_pods,
-            deployment.spec.hardware.tolerations,
-        ),
+        inventory=capacity.inventory(own_uids, deployment.spec.hardware.tolerations),
         kuberay=kuberay,
         rayservice=rayservice,
         rayclusters=tuple(rayclusters),
