@@ -339,7 +339,7 @@ class Cache:
         # Items of a list carry neither.
         head = {"apiVersion": self.resource.api_version, "kind": self.resource.kind}
         kept |= head
-        is_changed = known is None or _content(self._kept(key) or known) != _content(kept)
+        is_changed = known is None or content_of(self._kept(key) or known) != content_of(kept)
         all_before = self._all
         self._forget(key)
         if self._whole is not None:
@@ -405,7 +405,8 @@ def _metadata(item: Any) -> JsonObject:
     return metadata if isinstance(metadata, dict) else {}
 
 
-def _content(item: JsonObject) -> JsonObject:
+def content_of(item: JsonObject) -> JsonObject:
+    """Without what differs between two versions in which nothing else does."""
     metadata = {
         key: value for key, value in item["metadata"].items() if key not in ("resourceVersion", "managedFields")
     }

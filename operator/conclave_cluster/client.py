@@ -43,6 +43,9 @@ TLS_GRACE_S = 0.25
 LONGEST_MESSAGE = 2048
 """Characters of the words that a request was refused with."""
 
+PAGE = "200"
+"""Objects of one answer of `list_all`."""
+
 APPLY = "application/apply-patch+yaml"
 MERGE_PATCH = "application/merge-patch+json"
 JSON_PATCH = "application/json-patch+json"
@@ -144,6 +147,17 @@ class Client:
         if not isinstance(page.get("items"), list) or not isinstance(page.get("metadata"), dict):
             raise _Failed("list", resource, namespace, "").by_silence(ValueError("the answer is no list"))
         return page
+
+    async def list_all(self, resource: Resource, namespace: str = "", **query: str) -> AsyncIterator[JsonObject]:
+        """Each object of a list that is read in pages."""
+        while True:
+            page = await self.list(resource, namespace, limit=PAGE, **query)
+            for item in page["items"]:
+                yield item
+            token = page["metadata"].get("continue")
+            if not token:
+                return
+            query["continue"] = token
 
     async def create(self, manifest: JsonObject, resource: Resource) -> JsonObject:
         namespace = manifest["metadata"].get("namespace", "")

@@ -54,8 +54,8 @@ class Cluster(Protocol):
         """Deletes an object (apiVersion, kind, metadata with namespace, name and ownerReferences) of this owner."""
         ...
 
-    async def patch_status(self, deployment: JsonObject, status: JsonObject) -> Written:
-        """Replaces the status of a ModelDeployment as read; writes nothing where it is that already."""
+    async def patch_status(self, resource: Resource, item: JsonObject, status: JsonObject) -> Written:
+        """Replaces the status of an object of ours as read; writes nothing where it is that already."""
         ...
 
     async def record_event(self, event: JsonObject) -> Written:

@@ -117,15 +117,16 @@ class FakeCluster:
             return Written(failure=refusal)
         return self._write("delete", owned, lambda: self.remove(*key))
 
-    async def patch_status(self, deployment: JsonObject, status: JsonObject) -> Written:
-        key = _key_of(deployment)
+    async def patch_status(self, resource: Resource, item: JsonObject, status: JsonObject) -> Written:
+        metadata = item["metadata"]
+        key = resource, metadata["namespace"], metadata["name"]
         refusal = self._refusal("patch", *key)
         live = self.objects.get(key)
-        if live is None or deployment.get("status") == status:
+        if live is None or item.get("status") == status:
             return Written()
         if refusal:
             return Written(failure=refusal)
-        return self._write("patch", deployment, lambda: self.put({**live, "status": copy.deepcopy(status)}))
+        return self._write("patch", item, lambda: self.put({**live, "status": copy.deepcopy(status)}))
 
     async def record_event(self, event: JsonObject) -> Written:
         return await self.create_once(event)

@@ -15,7 +15,7 @@ from conclave_cluster.cache import Bound, Cache, Listener, Projection, unheard, 
 from conclave_cluster.client import APPLY, JSON_PATCH, Client, RequestError
 from conclave_cluster.cluster import Reading, Written
 from conclave_cluster.comparison import has_foreign_spec, is_owned_by, needs_apply
-from conclave_cluster.resources import CLAIM, MODEL_DEPLOYMENT, Resource, resource_of
+from conclave_cluster.resources import CLAIM, Resource, resource_of
 
 logger = logging.getLogger(__name__)
 
@@ -156,10 +156,10 @@ class KubernetesCluster:
             return Written() if error.failure.code == 404 else Written(failure=error.failure)
         return Written("delete")
 
-    async def patch_status(self, deployment: JsonObject, status: JsonObject) -> Written:
-        if deployment.get("status") == status:
+    async def patch_status(self, resource: Resource, item: JsonObject, status: JsonObject) -> Written:
+        if item.get("status") == status:
             return Written()
-        metadata = deployment["metadata"]
+        metadata = item["metadata"]
         patch = [
             {"op": "add", "path": "/metadata/uid", "value": metadata["uid"]},
             {"op": "add", "path": "/status", "value": status},
@@ -167,7 +167,7 @@ class KubernetesCluster:
         try:
             self._fence()
             await self._client.patch(
-                MODEL_DEPLOYMENT,
+                resource,
                 metadata["namespace"],
                 metadata["name"],
                 patch,

@@ -25,6 +25,7 @@ from conclave_cluster.resources import (
 )
 from conclave_operator.controller import Controller
 from conclave_operator.metrics import Metrics
+from conclave_operator.model_deployments import model_deployments
 
 Json = dict[str, Any]
 NAMESPACE = "llm"
@@ -58,7 +59,9 @@ class Simulation:
 
     def restart(self) -> None:
         """A new process: nothing is remembered."""
-        self.controller = Controller(self.cluster, self.settings, Metrics(), clock=lambda: self.now)
+        self.controller = Controller(
+            (model_deployments(self.settings),), self.cluster, Metrics(), clock=lambda: self.now
+        )
 
     def put(self, manifest: Json) -> Json:
         return self.cluster.put(manifest)
