@@ -16,8 +16,7 @@ from e2e.bed.site import CALLERS, CLIENT, RESTRICTED
 from tests.eventually import eventually
 from tools.build_tools import program
 
-from conclave.manifests.load_bounds import LAST_ANSWERS_S
-from conclave.manifests.rayservice import IDLE_TIMEOUT_S
+from conclave.engine.load_bounds import IDLE_TIMEOUT_S, LAST_ANSWERS_S
 
 UP_S = 420.0
 DOWN_S = IDLE_SECONDS + LAST_ANSWERS_S + IDLE_TIMEOUT_S + 120

@@ -6,7 +6,7 @@ import copy
 from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
 
-from conclave.observation import FOREIGN_OWNER
+from conclave.kubernetes.failures import FOREIGN_OWNER
 from conclave_cluster.cluster import Cluster
 from conclave_cluster.resources import NETWORK_POLICY, SECRET, Resource
 

@@ -6,8 +6,10 @@ from typing import Any
 
 from conclave.api.modeldeployment import ModelDeployment
 from conclave.api.plan import Plan, PlanMemory
-from conclave.manifests.settings import OperatorSettings
-from conclave.observation import JsonObject
+from conclave.api.reasons import ConditionType, Reason
+from conclave.finding import Finding
+from conclave.kubernetes.objects import JsonObject
+from conclave.settings import OperatorSettings
 
 GIB = 2**30
 SETTINGS = OperatorSettings(image="images.test/conclave-serving:0.1.0")
@@ -167,3 +169,10 @@ def make_rayservice(*, serving: bool = False, upgrading: bool = False, **service
             },
         },
     }
+
+
+def refusal(message: str, reason: Reason = Reason.NOTHING_FITS) -> Finding:
+    """Why there is no plan for the deployment of `make_deployment`."""
+    return Finding(
+        condition=ConditionType.PLAN_READY, reason=reason, subject="ModelDeployment llm/mixtral", seen=message
+    )

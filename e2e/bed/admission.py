@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from conclave.manifests import names
+from conclave import names
 
 ENVIRONMENT_CLAIM = "environment"
 ENVIRONMENT_PATH = "/opt/environment"

@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 from typing import NamedTuple
 
 from conclave.errors import EnvironmentUnfit
-from conclave.observation import ApiFailure
+from conclave.kubernetes.failures import ApiFailure
 
 try:
     from conclave_cluster.client import Client, current_namespace, load_configuration, server_address

@@ -14,9 +14,10 @@ import typer
 
 from conclave.api.modeldeployment import ModelDeployment
 from conclave.errors import InvalidInput
-from conclave.observation import ApiFailure, JsonObject
-from conclave.status.finding import Finding
-from conclave.status.root_cause import explain as find_causes
+from conclave.finding import Finding
+from conclave.kubernetes.failures import ApiFailure
+from conclave.kubernetes.objects import JsonObject
+from conclave.modeldeployment.root_cause import explain as find_causes
 from conclave.visible_text import one_line
 from conclave_cli.status import ContextOption, KubeconfigOption, NamespaceOption, conditions_of
 from conclave_cli.terminal import say, say_data

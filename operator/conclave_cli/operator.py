@@ -10,9 +10,9 @@ import typer
 from pydantic import ValidationError
 
 from conclave.errors import EnvironmentUnfit, InvalidInput
-from conclave.manifests.settings import OperatorSettings
 from conclave.policy.admission import explain
 from conclave.policy.data_classes import read_data_classes
+from conclave.settings import OperatorSettings
 from conclave_cli.manifest_files import Document, read_object
 
 app = typer.Typer(no_args_is_help=True, help="Run the operator.")

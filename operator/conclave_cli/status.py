@@ -11,7 +11,7 @@ import typer
 from rich.table import Table
 
 from conclave.errors import InvalidInput
-from conclave.observation import JsonObject
+from conclave.kubernetes.objects import JsonObject
 from conclave.visible_text import one_line
 from conclave_cli.terminal import say, say_data, say_table
 

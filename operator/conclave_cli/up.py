@@ -16,10 +16,10 @@ from typing import Annotated
 
 import typer
 
+from conclave.engine.arguments import TOKEN_FILE_VARIABLE
+from conclave.engine.serve_config import build_serve_config
+from conclave.engine.tracing import tracing_environment
 from conclave.errors import NothingFits
-from conclave.manifests.serve_config import build_serve_config
-from conclave.manifests.serving_arguments import TOKEN_FILE_VARIABLE
-from conclave.manifests.tracing import tracing_environment
 from conclave.planning.plan import plan_deployment
 from conclave_cli.local.checks import check_adapters, check_model, read_adapters
 from conclave_cli.local.endpoint import Endpoint, make_state_directory, write_endpoint, write_private

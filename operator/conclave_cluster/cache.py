@@ -18,8 +18,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from typing import Any, NamedTuple
 
+from conclave.kubernetes.failures import ApiFailure
+from conclave.kubernetes.objects import JsonObject
 from conclave.kubernetes.text import one_line
-from conclave.observation import ApiFailure, JsonObject
 from conclave_cluster.client import Client, RequestError
 from conclave_cluster.resources import Resource
 

@@ -27,8 +27,9 @@ from kubernetes.aio.config.kube_config import (
 
 from conclave import __version__
 from conclave.errors import EnvironmentUnfit
+from conclave.kubernetes.failures import UNREACHABLE, ApiFailure
+from conclave.kubernetes.objects import JsonObject
 from conclave.kubernetes.text import one_line
-from conclave.observation import UNREACHABLE, ApiFailure, JsonObject
 from conclave_cluster.json_answers import read_object
 from conclave_cluster.resources import Resource
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from typing import NamedTuple, Protocol
 
-from conclave.observation import ApiFailure, JsonObject
+from conclave.kubernetes.failures import ApiFailure
+from conclave.kubernetes.objects import JsonObject
 from conclave_cluster.resources import Resource
 
 

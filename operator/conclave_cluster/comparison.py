@@ -9,8 +9,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from conclave.manifests.names import FIELD_MANAGER
-from conclave.observation import JsonObject
+from conclave.kubernetes.objects import JsonObject
+from conclave.names import FIELD_MANAGER
 
 
 def needs_apply(desired: JsonObject, live: JsonObject) -> bool:

@@ -9,7 +9,8 @@ import copy
 import itertools
 from collections.abc import Callable
 
-from conclave.observation import FOREIGN_OWNER, ApiFailure, JsonObject
+from conclave.kubernetes.failures import FOREIGN_OWNER, ApiFailure
+from conclave.kubernetes.objects import JsonObject
 from conclave_cluster.cache import labels_of
 from conclave_cluster.cluster import Reading, Written
 from conclave_cluster.comparison import is_owned_by

@@ -12,10 +12,10 @@ from typing import NamedTuple
 
 from conclave.api.modeldeployment import Toleration
 from conclave.catalogue.accelerators import find_accelerator
+from conclave.kubernetes.objects import JsonObject
 from conclave.kubernetes.quantities import whole_units
 from conclave.kubernetes.shapes import read_node, read_pod
-from conclave.manifests.names import AMD, NVIDIA, GpuVendor
-from conclave.observation import JsonObject
+from conclave.names import AMD, NVIDIA, GpuVendor
 from conclave.planning.inventory import Inventory, Node
 
 _VENDORS = (NVIDIA, AMD)

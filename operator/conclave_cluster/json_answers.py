@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import re
 
-from conclave.observation import JsonObject
+from conclave.kubernetes.objects import JsonObject
 
 DEEPEST = 200
 """Levels below which a value is read as null where the whole is nested too deeply for Python."""

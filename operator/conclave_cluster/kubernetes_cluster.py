@@ -9,8 +9,9 @@ import asyncio
 import logging
 from collections.abc import Callable, Iterable
 
-from conclave.manifests.names import FIELD_MANAGER
-from conclave.observation import FOREIGN_OWNER, ApiFailure, JsonObject
+from conclave.kubernetes.failures import FOREIGN_OWNER, ApiFailure
+from conclave.kubernetes.objects import JsonObject
+from conclave.names import FIELD_MANAGER
 from conclave_cluster.cache import Bound, Cache, Listener, Projection, unheard, whole
 from conclave_cluster.client import APPLY, JSON_PATCH, Client, RequestError
 from conclave_cluster.cluster import Reading, Written

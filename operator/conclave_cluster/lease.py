@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 
-from conclave.observation import JsonObject
+from conclave.kubernetes.objects import JsonObject
 from conclave_cluster.client import WRITE_TIMEOUT_S, Client, RequestError
 from conclave_cluster.resources import LEASE
 

@@ -5,8 +5,12 @@ Called by the operator at every reconcile and by `conclave explain`. It reads no
 
 from __future__ import annotations
 
+from conclave import names
 from conclave.api.modeldeployment import ModelDeployment
 from conclave.kubernetes import events
+from conclave.kubernetes.failures import ApiFailure
+from conclave.kubernetes.kuberay import missing_fields
+from conclave.kubernetes.objects import JsonObject
 from conclave.kubernetes.shapes import (
     Read,
     read_claim,
@@ -20,9 +24,7 @@ from conclave.kubernetes.shapes import (
     read_rayservice,
     read_revision,
 )
-from conclave.manifests import names
-from conclave.manifests.kuberay import missing_fields
-from conclave.observation import ApiFailure, JsonObject, KubeRay, Observed
+from conclave.modeldeployment.observed import KubeRay, Observed, Work
 from conclave_cluster.cache import Bound, Projection, keep_owner, whole
 from conclave_cluster.cluster import Cluster, Reading
 from conclave_cluster.inventory import LastCapacity
@@ -86,6 +88,7 @@ async def observe(cluster: Cluster, deployment: ModelDeployment, last: LastCapac
     ]
     revisions = found(await cluster.list(REVISION, namespace, {names.MODEL_DEPLOYMENT: name}), read_revision)
     policies = found(await cluster.list(NETWORK_POLICY, namespace, {names.MODEL_DEPLOYMENT: name}), read_network_policy)
+    own_jobs = [job for job in jobs if _is_owned(job, deployment)]
     model = deployment.spec.model
     claims = [item for claim in model.claims for item in found(await cluster.get(CLAIM, namespace, claim), read_claim)]
     config = model.config_ref
@@ -102,10 +105,8 @@ async def observe(cluster: Cluster, deployment: ModelDeployment, last: LastCapac
         events=tuple(sorted(relevant, key=events.told_at, reverse=True)[: events.MOST_OF_A_PASS]),
         revisions=tuple(item for item in revisions if _is_owned(item, deployment)),
         network_policies=tuple(item for item in policies if _is_owned(item, deployment)),
-        jobs=tuple(item for item in jobs if _is_owned(item, deployment) and not _is_inspection(item)),
-        weights_pods=weights_pods,
-        inspection_jobs=tuple(item for item in jobs if _is_owned(item, deployment) and _is_inspection(item)),
-        inspection_pods=inspection_pods,
+        weights=Work(jobs=tuple(job for job in own_jobs if not _is_inspection(job)), pods=weights_pods),
+        inspection=Work(jobs=tuple(filter(_is_inspection, own_jobs)), pods=inspection_pods),
         cache=next((item for item in caches if _is_owned(item, deployment) and "uid" in item["metadata"]), None),
         claims={item["metadata"]["name"]: item.get("status", {}).get("phase", "") for item in claims},
         config_maps={item["metadata"]["name"]: item.get("data", {}) for item in config_maps},

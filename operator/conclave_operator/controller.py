@@ -17,7 +17,8 @@ from typing import NamedTuple
 
 from pydantic import ValidationError
 
-from conclave.observation import ApiFailure, JsonObject
+from conclave.kubernetes.failures import ApiFailure
+from conclave.kubernetes.objects import JsonObject
 from conclave_cluster.cache import content_of
 from conclave_cluster.cluster import Cluster
 from conclave_cluster.lease import LeadershipLost
@@ -175,7 +176,7 @@ class Controller:
         for what in done.outcome.written:
             verb, _, target = what.partition(" ")
             self._metrics.writes.labels(verb, target.partition("/")[0]).inc()
-        fields = {"namespace": key.namespace, "deployment": key.name, "result": result}
+        fields: dict[str, object] = {"namespace": key.namespace, "deployment": key.name, "result": result}
         fields |= {"duration_s": round(done.duration_s, 4)}
         for failure in done.failures:
             words = failure.message or failure.reason

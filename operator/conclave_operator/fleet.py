@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable
 
-from conclave.observation import JsonObject
+from conclave.kubernetes.objects import JsonObject
 from conclave_cluster.cache import content_of, version_of
 from conclave_operator.kinds import Key, key_of
 

@@ -14,7 +14,8 @@ from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 from pydantic import BaseModel
 
 from conclave.api.reasons import ConditionType
-from conclave.observation import ApiFailure, JsonObject, Outcome
+from conclave.kubernetes.failures import ApiFailure, Outcome
+from conclave.kubernetes.objects import JsonObject
 from conclave_cluster.cache import Bound, Projection
 from conclave_cluster.cluster import Cluster
 from conclave_cluster.resources import Resource

@@ -9,14 +9,17 @@ from functools import partial
 
 from pydantic import ValidationError
 
+from conclave import names
 from conclave.api.modeldeployment import ModelDeployment
 from conclave.api.reasons import ConditionType
+from conclave.kubernetes.failures import Outcome
+from conclave.kubernetes.objects import JsonObject
 from conclave.kubernetes.shapes import read_job, read_raycluster
-from conclave.manifests import names
-from conclave.manifests.decision import decide
-from conclave.manifests.settings import OperatorSettings
-from conclave.observation import Decision, JsonObject, Observed, Outcome
-from conclave.status.derive import derive_status
+from conclave.modeldeployment.decision import Decision
+from conclave.modeldeployment.observed import Observed
+from conclave.modeldeployment.status import derive_status
+from conclave.modeldeployment.sync import decide
+from conclave.settings import OperatorSettings
 from conclave_cluster.cache import labels_of
 from conclave_cluster.cluster import Cluster
 from conclave_cluster.inventory import LastCapacity
@@ -153,7 +156,7 @@ def inputs(observed: Observed, *, has_plan: bool) -> object:
 
     How long a pod has waited or been dead matters while one is in trouble: then time alone changes the status.
     """
-    pods = (*observed.pods, *observed.weights_pods, *observed.inspection_pods)
+    pods = (*observed.pods, *observed.weights.pods, *observed.inspection.pods)
     if observed.events or not all(map(_is_at_work, pods)):
         return None
     objects = (
@@ -162,8 +165,8 @@ def inputs(observed: Observed, *, has_plan: bool) -> object:
         *pods,
         *observed.revisions,
         *observed.network_policies,
-        *observed.jobs,
-        *observed.inspection_jobs,
+        *observed.weights.jobs,
+        *observed.inspection.jobs,
         *((observed.cache,) if observed.cache else ()),
     )
     versions = tuple((item["metadata"].get("uid"), item["metadata"].get("resourceVersion")) for item in objects)

@@ -23,8 +23,8 @@ from pydantic import BaseModel, ConfigDict
 
 from conclave import __version__
 from conclave.errors import EnvironmentUnfit
-from conclave.manifests.settings import OperatorSettings
-from conclave.observation import JsonObject
+from conclave.kubernetes.objects import JsonObject
+from conclave.settings import OperatorSettings
 from conclave_cluster.cache import Cache
 from conclave_cluster.client import WATCH_SILENCE_S, Client, RequestError, load_configuration
 from conclave_cluster.kubernetes_cluster import KubernetesCluster

@@ -11,7 +11,8 @@ from typing import Any, NamedTuple
 
 from pydantic import BaseModel
 
-from conclave.observation import ApiFailure, JsonObject, Outcome
+from conclave.kubernetes.failures import ApiFailure, Outcome
+from conclave.kubernetes.objects import JsonObject
 from conclave_cluster.cluster import Cluster, Written
 from conclave_operator.kinds import AnyKind, Desired, Observed
 from conclave_operator.tracing import span

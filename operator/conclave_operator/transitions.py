@@ -8,7 +8,7 @@ from __future__ import annotations
 from datetime import datetime
 
 from conclave.api.reasons import ConditionType
-from conclave.observation import JsonObject
+from conclave.kubernetes.objects import JsonObject
 from conclave_operator.kinds import AnyKind
 
 COMPONENT = "conclave-operator"

@@ -11,8 +11,8 @@ from types import TracebackType
 from pydantic import ValidationError
 
 from conclave.api.reasons import ConditionType, Reason
+from conclave.kubernetes.objects import JsonObject
 from conclave.kubernetes.text import one_line
-from conclave.observation import JsonObject
 from conclave.policy.admission import explain
 from conclave_operator.kinds import AnyKind
 from conclave_operator.transitions import conditions_of

@@ -14,8 +14,8 @@ from ray.serve.llm import LLMConfig, build_llm_deployment
 from ray.serve.llm.ingress import make_fastapi_ingress
 from vllm.entrypoints.openai.models.protocol import LoRAModulePath
 
-from conclave.manifests import load_bounds
-from conclave.manifests.serving_arguments import ServingArguments
+from conclave.engine import load_bounds
+from conclave.engine.arguments import ServingArguments
 from conclave_serving.edge import Edge
 from conclave_serving.engine import Engine
 from conclave_serving.environment import CLOSED_ENVIRONMENT

@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network, ip_network
 
+from conclave.engine.arguments import CONNECTIONS_EXEMPT_VARIABLE, CONNECTIONS_PER_ADDRESS_VARIABLE
 from conclave.errors import EnvironmentUnfit
-from conclave.manifests.serving_arguments import CONNECTIONS_EXEMPT_VARIABLE, CONNECTIONS_PER_ADDRESS_VARIABLE
 
 Network = IPv4Network | IPv6Network
 

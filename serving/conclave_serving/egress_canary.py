@@ -1,7 +1,7 @@
 """What a worker pod runs before anything else: tries to reach the API server, which no policy of a worker's lets it.
 
-`python -m conclave_serving.egress_canary REPORT` in an init container of `conclave.manifests.pods`; one line of JSON in
-REPORT, the termination message, is what `conclave.status.egress` reads. It ends with 0 whatever it finds: it reports
+`python -m conclave_serving.egress_canary REPORT` in the first init container of a worker pod; one line of JSON in
+REPORT, the termination message, is what the operator reads. It ends with 0 whatever it finds: it reports
 and never blocks a start. Standard library only, and it needs no token: it never gets beyond the connection.
 """
 

@@ -18,7 +18,7 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 from ray.serve.llm.deployment import LLMServer
 from ray.serve.llm.openai_api_models import CompletionRequest, ErrorResponse
 
-from conclave.manifests import names
+from conclave import names
 from conclave_serving.coalescing import coalesce
 from conclave_serving.errors import place_of
 from conclave_serving.grammar_gate import GrammarGate, RefusedGrammar

@@ -17,7 +17,7 @@ from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.config import HTTP_PROTOCOLS
 
-from conclave.manifests.serving_arguments import TOKEN_FILE_VARIABLE
+from conclave.engine.arguments import TOKEN_FILE_VARIABLE
 from conclave_serving.authorization import BearerToken
 from conclave_serving.connection_limits import ConnectionLimits
 from conclave_serving.door import Door, stand_at

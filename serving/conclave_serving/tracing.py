@@ -1,6 +1,6 @@
 """Spans of the serving processes: one tracer provider for Ray Serve's, vLLM's and our own, and what leaves in them.
 
-Serve calls `span_processors` in every proxy and replica, named by the environment of `conclave.manifests.tracing`.
+Serve calls `span_processors` in every proxy and replica, named by the environment of `conclave.engine.tracing`.
 Exceptions, paths and methods may hold what a client sent: so only the attributes below leave, no event, no status text.
 """
 

@@ -14,12 +14,15 @@ from typing import Any
 import pytest
 import yaml
 
+from conclave import names
 from conclave.api.modeldeployment import ModelDeployment
-from conclave.manifests import names
-from conclave.manifests.decision import decide
-from conclave.manifests.settings import OperatorSettings
-from conclave.observation import Decision, JsonObject, Observed, Outcome
-from conclave.status import derive_status
+from conclave.kubernetes.failures import Outcome
+from conclave.kubernetes.objects import JsonObject
+from conclave.modeldeployment.decision import Decision
+from conclave.modeldeployment.observed import Observed
+from conclave.modeldeployment.status import derive_status
+from conclave.modeldeployment.sync import decide
+from conclave.settings import OperatorSettings
 
 CASES = sorted(path.parent for path in Path(__file__).parent.glob("*/input.yaml"))
 SHOWN = [
@@ -69,8 +72,8 @@ def applied(decision: Decision, observed: Observed, status: JsonObject) -> Obser
     return observed.model_copy(
         update={
             "rayservice": rayservice and rayservice | {"status": {"observedGeneration": 1} | status},
-            "jobs": (*observed.jobs, *jobs),
-            "inspection_jobs": (*observed.inspection_jobs, *inspections),
+            "weights": observed.weights.model_copy(update={"jobs": (*observed.weights.jobs, *jobs)}),
+            "inspection": observed.inspection.model_copy(update={"jobs": (*observed.inspection.jobs, *inspections)}),
             "revisions": tuple(item for item in live if item["kind"] == "ControllerRevision"),
             "network_policies": tuple(item for item in live if item["kind"] == "NetworkPolicy"),
         }

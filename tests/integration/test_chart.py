@@ -14,9 +14,9 @@ from tests.integration.testbed.kube import Kube
 from tests.integration.testbed.rights import granted
 from tests.scenes import SETTINGS, make_deployment, make_plan
 
-from conclave.manifests import names
-from conclave.manifests.pods import head_template, worker_template
-from conclave.manifests.settings import OperatorSettings
+from conclave import names
+from conclave.modeldeployment.serving.pods import head_template, worker_template
+from conclave.settings import OperatorSettings
 
 DIGEST = f"sha256:{'0' * 64}"
 FILES = CHART / "files" / "crds"

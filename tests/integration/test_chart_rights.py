@@ -15,7 +15,7 @@ from tests.integration.testbed.kuberay import KubeRay
 from tests.integration.testbed.operator import API, KIND, Operator, claim, model_deployment, stored_model
 from tests.integration.testbed.rights import granted, ungranted, unused, used
 
-from conclave.manifests.revision import HISTORY
+from conclave.modeldeployment.records.record import HISTORY
 
 NAME = "mixtral"
 CONFIG_MAP = {

@@ -12,7 +12,7 @@ from tests.integration.testbed.kube import Kube
 from tests.integration.testbed.operator import model_deployment
 from tests.integration.testbed.world import World
 
-from conclave.manifests.revision import read_records
+from conclave.modeldeployment.records.record import read_records
 
 Json = dict[str, Any]
 SELECTOR = "conclave.dev/model-deployment=mixtral"

@@ -13,12 +13,12 @@ from tests.integration.testbed.kube import Kube
 from tests.integration.testbed.kuberay import KubeRay
 from tests.scenes import DIGEST, SETTINGS, make_deployment, make_plan
 
+from conclave import names
 from conclave.api.plan import Plan
-from conclave.manifests import kuberay as requirements
-from conclave.manifests import names
-from conclave.manifests.network_policy import build_network_policies
-from conclave.manifests.rayservice import build_rayservice
-from conclave.observation import JsonObject
+from conclave.kubernetes import kuberay as requirements
+from conclave.kubernetes.objects import JsonObject
+from conclave.modeldeployment.serving.network_policy import build_network_policies
+from conclave.modeldeployment.serving.rayservice import build_rayservice
 
 GOLDEN = sorted((Path(__file__).parents[1] / "golden").glob("*/objects.yaml"))
 RAY = "ray.io/v1"

@@ -13,8 +13,10 @@ from tests.integration.testbed.kube import Kube
 from tests.integration.testbed.operator import CONCLAVE, model_deployment
 
 from conclave.api.modeldeployment import ModelDeployment
-from conclave.observation import ApiFailure, Decision, KubeRay, Observed, Outcome
-from conclave.status import derive_status
+from conclave.kubernetes.failures import ApiFailure, Outcome
+from conclave.modeldeployment.decision import Decision
+from conclave.modeldeployment.observed import KubeRay, Observed
+from conclave.modeldeployment.status import derive_status
 
 
 def derived_status(manifest: dict[str, Any], namespace: str) -> dict[str, Any]:

@@ -24,7 +24,7 @@ NEWER = """
 import sys
 import conclave
 conclave.__version__ = "99.0.0"
-from conclave.manifests import pods
+from conclave.modeldeployment.serving import pods
 pods.TERMINATION_GRACE_PERIOD_S += 60
 from conclave_cli.main import main
 sys.argv = ["conclave", *sys.argv[1:]]

@@ -11,7 +11,7 @@ from tests.eventually import eventually
 from tests.serving.deployed import TOKEN, Endpoint, log_text, serving_arguments
 from tools.tiny_checkpoint import make_checkpoint
 
-from conclave.manifests.serving_arguments import TOKEN_FILE_VARIABLE
+from conclave.engine.arguments import TOKEN_FILE_VARIABLE
 from conclave_cli.local.ports import free_port
 from conclave_cli.local.ray_head import RayHead
 from conclave_cli.local.serve_api import ServeApi

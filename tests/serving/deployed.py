@@ -11,7 +11,7 @@ from typing import Any
 
 from openai import OpenAI
 
-from conclave.manifests.serving_arguments import (
+from conclave.engine.arguments import (
     AutoscalingArguments,
     EngineArguments,
     PlacementArguments,

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from conclave.manifests.serving_arguments import ServingArguments
+from conclave.engine.arguments import ServingArguments
 from conclave_serving.environment import CLOSED_ENVIRONMENT
 
 with warnings.catch_warnings():

@@ -11,7 +11,7 @@ import pytest
 from tests.eventually import eventually
 from tests.serving.deployed import Endpoint
 
-from conclave.manifests.load_bounds import ENGINE, LAST_ANSWERS_S
+from conclave.engine.load_bounds import ENGINE, LAST_ANSWERS_S
 from conclave_cli.local.ray_head import RayHead
 from conclave_cli.local.serve_api import ServeApi
 

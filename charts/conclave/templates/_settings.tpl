@@ -1,4 +1,4 @@
-{{/* The operator's settings: the fields of conclave.manifests.settings.OperatorSettings. */}}
+{{/* The operator's settings: the fields of conclave.settings.OperatorSettings. */}}
 {{- define "conclave.settings" -}}
 image: {{ include "conclave.image" (dict "image" .Values.serving.image "root" $) }}
 image_pull_policy: {{ .Values.serving.image.pullPolicy }}

@@ -18,8 +18,8 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
+from conclave.engine.arguments import RAY_ENVIRONMENT
 from conclave.errors import ConclaveError, EnvironmentUnfit
-from conclave.manifests.serving_arguments import RAY_ENVIRONMENT
 from conclave_cli.local.ports import free_port
 from conclave_cli.local.shared_memory import SharedMemoryWatch, shared_memory_files
 

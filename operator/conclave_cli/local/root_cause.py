@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from conclave.status.exceptions import find_cause
+from conclave.engine.exceptions import find_cause
 
 MAX_LENGTH = 600
 

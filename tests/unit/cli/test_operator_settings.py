@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from conclave.errors import InvalidInput
-from conclave.manifests.settings import OperatorSettings
+from conclave.settings import OperatorSettings
 from conclave_cli.operator import load_settings
 
 

@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.table import Table
 
-from conclave.status.finding import Finding
+from conclave.finding import Finding
 from conclave.visible_text import one_line, visible, visible_prose
 from conclave_cli import explain, main, status, weights
 from conclave_cli.local.progress import Progress

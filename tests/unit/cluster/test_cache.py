@@ -11,7 +11,7 @@ from typing import Any, cast
 import pytest
 from prometheus_client import generate_latest
 
-from conclave.observation import JsonObject
+from conclave.kubernetes.objects import JsonObject
 from conclave_cluster.cache import Bound, Cache
 from conclave_cluster.client import Client
 from conclave_cluster.observe import EVENT_BOUND, keep_event, keep_node, keep_pod

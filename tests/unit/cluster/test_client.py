@@ -11,7 +11,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 import pytest
 from kubernetes.aio.client import Configuration
 
-from conclave.observation import UNREACHABLE, ApiFailure
+from conclave.kubernetes.failures import UNREACHABLE, ApiFailure
 from conclave_cluster.client import LONGEST_MESSAGE, Client, RequestError
 from conclave_cluster.resources import POD
 

@@ -8,7 +8,7 @@ from typing import Any, cast
 
 import pytest
 
-from conclave.observation import ApiFailure
+from conclave.kubernetes.failures import ApiFailure
 from conclave_cluster.client import WRITE_TIMEOUT_S, Client, RequestError
 from conclave_cluster.lease import LeadershipLost, Lease
 from conclave_cluster.resources import Resource

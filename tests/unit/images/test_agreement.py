@@ -12,7 +12,8 @@ from tools.images.__main__ import DOCKERFILES, project_version, references
 from tools.images.build import MADE_HERE
 from tools.images.dockerfile import Configure, Copy, DockerfileError, Run, Stage, parse
 
-from conclave.manifests import pods
+from conclave.kubernetes import hardening
+from conclave.modeldeployment import pods
 
 ROOT = Path(__file__).parents[3]
 STAGES = parse("\n".join((ROOT / path).read_text() for path in DOCKERFILES), MADE_HERE)
@@ -39,9 +40,9 @@ def _merged(name: str, key: str) -> Mapping[str, str]:
 
 @pytest.mark.parametrize("target", SERVING)
 def test_model_pods_run_as_the_user_and_in_the_home_of_their_image(target: str) -> None:
-    assert _last(target, "User") == f"{pods.USER_ID}:{pods.USER_ID}"
+    assert _last(target, "User") == f"{hardening.USER_ID}:{hardening.USER_ID}"
     assert _merged(target, "Env")["HOME"] == pods.HOME
-    assert f"--uid {pods.USER_ID} " in next(
+    assert f"--uid {hardening.USER_ID} " in next(
         step.command for step in STAGES["serving-base"].instructions if isinstance(step, Run)
     )
 

@@ -7,8 +7,8 @@ import copy
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from conclave.manifests.kuberay import REQUIRED_FIELDS
-from conclave.manifests.settings import OperatorSettings
+from conclave.kubernetes.kuberay import REQUIRED_FIELDS
+from conclave.settings import OperatorSettings
 from conclave_cluster.fake import FakeCluster
 from conclave_cluster.resources import (
     CLAIM,

@@ -23,9 +23,9 @@ from tests.unit.operator.simulation import Simulation
 
 from conclave.api.modeldeployment import ModelDeployment
 from conclave.kubernetes import shapes
-from conclave.manifests.decision import decide
-from conclave.observation import Outcome
-from conclave.status.derive import derive_status
+from conclave.kubernetes.failures import Outcome
+from conclave.modeldeployment.status import derive_status
+from conclave.modeldeployment.sync import decide
 from conclave_cluster.observe import keep_event, keep_node, keep_pod, observe
 from conclave_cluster.resources import (
     CLAIM,

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from tests.unit.operator.simulation import NAMESPACE, Simulation, model_deployment
 
-from conclave.manifests.settings import OperatorSettings
+from conclave.settings import OperatorSettings
 from conclave_cluster.resources import CLAIM, EVENT, JOB, NETWORK_POLICY, POD, RAY_SERVICE, REVISION
 
 Json = dict[str, Any]

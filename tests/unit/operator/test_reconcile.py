@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tests.unit.operator.simulation import NAMESPACE, Crash, Simulation, gpu_node, model_deployment
 
 from conclave.catalogue.models import find_model
-from conclave.manifests.settings import OperatorSettings
+from conclave.settings import OperatorSettings
 from conclave_cluster.resources import (
     CONFIG_MAP,
     EVENT,

@@ -12,7 +12,7 @@ from tests.unit.operator.simulation import NAMESPACE, Simulation, model_deployme
 from conclave.api.modeldeployment import ModelDeployment
 from conclave.catalogue.inspected import InspectedWeights, write_report
 from conclave.catalogue.models import find_model
-from conclave.status.root_cause import explain
+from conclave.modeldeployment.root_cause import explain
 from conclave_cluster.observe import keep_pod, observe
 from conclave_cluster.resources import CLAIM, JOB, NETWORK_POLICY, RAY_SERVICE, REVISION
 
@@ -200,7 +200,7 @@ VERDICTS = {
     "words that break lines": (
         fault("ConfigInvalid", "a\n\x1b[31mb\ud800"),
         "ConfigInvalid",
-        "path own: a b; it is",
+        "path own: a b?; it is",
     ),
     "words without an end": (
         fault("ConfigInvalid", "x" * 3900),

@@ -13,9 +13,9 @@ from pydantic import ValidationError
 from tests.scenes import make_deployment
 
 from conclave.api.reasons import Reason
-from conclave.manifests.settings import OperatorSettings
 from conclave.planning.checks import check_runtime
 from conclave.policy.runtime_lists import RuntimeLists, matches
+from conclave.settings import OperatorSettings
 
 ONE, OTHER = f"sha256:{'1' * 64}", f"sha256:{'2' * 64}"
 SCHEMA = json.loads((Path(__file__).parents[3] / "charts/conclave/values.schema.json").read_text(encoding="utf-8"))

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from tests.unit.serving.leaks import CANARY, ID, LEAKS
 
-from conclave.status.exceptions import find_cause
+from conclave.engine.exceptions import find_cause
 from conclave_serving.content_free_logs import REQUEST_FUNCTIONS, REQUEST_LOGGERS, Withheld, without_content
 
 ROOT = Path(__file__).parents[3]

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from uvicorn.config import HTTP_PROTOCOLS
 
-from conclave.manifests.serving_arguments import CONNECTIONS_PER_ADDRESS_VARIABLE, TOKEN_FILE_VARIABLE
+from conclave.engine.arguments import CONNECTIONS_PER_ADDRESS_VARIABLE, TOKEN_FILE_VARIABLE
 from conclave_serving.authorization import BearerToken
 from conclave_serving.door import Door
 from conclave_serving.proxy import MESSAGE_BYTES, OutermostLayer, middlewares

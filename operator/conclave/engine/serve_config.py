@@ -1,0 +1,158 @@
+"""The one builder of Ray Serve configs: `conclave up` PUTs it to a local Ray, the operator puts it into a RayService.
+
+Pure. Only paths and the listening address differ between the two (docs/adr/0001).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Literal
+
+from conclave.api.modeldeployment import ModelDeployment, Quantization
+from conclave.api.plan import Plan
+from conclave.engine.arguments import (
+    AdapterArguments,
+    AutoscalingArguments,
+    EngineArguments,
+    PlacementArguments,
+    QueueArguments,
+    ServingArguments,
+)
+from conclave.engine.load_bounds import load_bounds
+from conclave.engine.tracing import traces_url
+from conclave.policy.arguments import engine_arguments
+
+IMPORT_PATH = "conclave_serving.app:build"
+NO_ADAPTERS: Mapping[str, str] = MappingProxyType({})
+DEFAULT_MAX_NUM_SEQS = 256
+"""Sequences that vLLM batches at once where nobody says otherwise."""
+
+
+def build_serve_config(
+    deployment: ModelDeployment,
+    plan: Plan,
+    *,
+    model_path: str,
+    token_path: str,
+    adapter_paths: Mapping[str, str] = NO_ADAPTERS,
+    http_host: str = "0.0.0.0",  # noqa: S104 - a pod answers on its own address; the NetworkPolicy says to whom
+    http_port: int = 8000,
+) -> dict[str, object]:
+    """The config that Serve's REST API and `serveConfigV2` take; one application, named after the deployment.
+
+    `adapter_paths` has the directory of each adapter by its name.
+    """
+    arguments = serving_arguments(
+        deployment, plan, model_path=model_path, token_path=token_path, adapter_paths=adapter_paths
+    )
+    return {
+        "proxy_location": "EveryNode",
+        "http_options": {"host": http_host, "port": http_port},
+        "applications": [
+            {
+                "name": deployment.metadata.name,
+                "route_prefix": "/",
+                "import_path": IMPORT_PATH,
+                "args": arguments.model_dump(mode="json", exclude={"autoscaling", "queue"}),
+                "deployments": load_bounds(arguments.autoscaling, arguments.queue),
+            }
+        ],
+    }
+
+
+def serving_arguments(
+    deployment: ModelDeployment,
+    plan: Plan,
+    *,
+    model_path: str,
+    token_path: str,
+    adapter_paths: Mapping[str, str] = NO_ADAPTERS,
+) -> ServingArguments:
+    """What `conclave_serving.app:build` is called with."""
+    engine = _engine(deployment, plan)
+    tracing = deployment.spec.telemetry.tracing
+    autoscaling, queue = _load_bounds(deployment, plan, engine)
+    return ServingArguments(
+        deployment=deployment.metadata.name,
+        served_name=deployment.served_name,
+        model_path=model_path,
+        token_path=token_path,
+        engine=engine,
+        placement=PlacementArguments(
+            device=_device(plan), bundles=plan.tensor * plan.pipeline, strategy=_placement_strategy(plan)
+        ),
+        autoscaling=autoscaling,
+        queue=queue,
+        adapters=tuple(
+            AdapterArguments(name=adapter.name, path=adapter_paths[adapter.name], max_rank=adapter.max_rank)
+            for adapter in deployment.spec.model.adapters
+        ),
+        traces_url=traces_url(tracing) if tracing else None,
+        env=deployment.spec.engine.env,
+    )
+
+
+def _device(plan: Plan) -> Literal["gpu", "cpu"]:
+    return "cpu" if plan.accelerator == "cpu" else "gpu"
+
+
+def _placement_strategy(plan: Plan) -> Literal["PACK", "STRICT_PACK", "STRICT_SPREAD"]:
+    """A placement group has one strategy; PACK of one-GPU bundles can only fill whole pods of equal shares."""
+    if plan.nodes_per_replica == 1:
+        return "STRICT_PACK"
+    if plan.gpus_per_node == 1:
+        return "STRICT_SPREAD"
+    return "PACK"
+
+
+def _engine(deployment: ModelDeployment, plan: Plan) -> EngineArguments:
+    wanted = deployment.spec.engine
+    extra = _cpu_defaults(plan) | engine_arguments(wanted.extra_args)
+    return EngineArguments(
+        tensor_parallel_size=plan.tensor,
+        pipeline_parallel_size=plan.pipeline,
+        enable_expert_parallel=plan.expert_parallel,
+        max_model_len=plan.max_model_len,
+        dtype=wanted.dtype.value,
+        quantization=None if wanted.quantization is Quantization.NONE else wanted.quantization.value,
+        kv_cache_dtype=wanted.kv_cache_dtype.value,
+        extra=extra,
+    )
+
+
+def _cpu_defaults(plan: Plan) -> dict[str, object]:
+    """Without a GPU: the planned KV cache, since vLLM would take a share of the whole machine for each rank; and no
+    compiling, which costs minutes and a C++ compiler (pipeline stages need some mode, so a cheap one)."""
+    if _device(plan) == "gpu":
+        return {}
+    compilation: dict[str, object] = {"enforce_eager": True}
+    if plan.pipeline > 1:
+        compilation = {"compilation_config": {"mode": 2, "backend": "eager"}}
+    return {"kv_cache_memory_bytes": plan.memory.kv_cache, **compilation}
+
+
+def _load_bounds(
+    deployment: ModelDeployment, plan: Plan, engine: EngineArguments
+) -> tuple[AutoscalingArguments, QueueArguments]:
+    """A replica accepts what its engine batches; `target` is what it should carry, by the KV cache where `auto`.
+
+    The plan counts requests of max_model_len tokens, real ones are shorter: so it sets the target, not the limit.
+    """
+    scaling = deployment.spec.scaling
+    batch = engine.extra.get("max_num_seqs", DEFAULT_MAX_NUM_SEQS)
+    accepted = batch if isinstance(batch, int) else DEFAULT_MAX_NUM_SEQS
+    if isinstance(scaling.target_concurrency, int):
+        target = scaling.target_concurrency
+        accepted = max(accepted, target)
+    else:
+        target = min(max(plan.max_concurrency, 1), accepted)
+    return (
+        AutoscalingArguments(
+            min_replicas=scaling.min_replicas,
+            max_replicas=scaling.max_replicas,
+            target_ongoing_requests=target,
+            downscale_delay_s=float(scaling.idle_seconds),
+        ),
+        QueueArguments(max_ongoing_requests=accepted, max_queued_requests=accepted),
+    )

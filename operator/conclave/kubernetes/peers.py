@@ -1,0 +1,71 @@
+"""Peers and ports of NetworkPolicies: one way to name whom a pod may reach, or who may reach it.
+
+A policy names no host and no Service. What a URL names becomes a namespace, an address, or every address on its port.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from ipaddress import AddressValueError, IPv4Address
+from typing import NamedTuple
+from urllib.parse import urlsplit
+
+from conclave.kubernetes.objects import JsonObject
+
+NAMESPACE_NAME = "kubernetes.io/metadata.name"
+_DEFAULT_PORTS = {"http": 80, "https": 443}
+
+
+def namespace_peer(name: str) -> JsonObject:
+    """All pods of a namespace."""
+    return {"namespaceSelector": {"matchLabels": {NAMESPACE_NAME: name}}}
+
+
+def address_peers(cidrs: Iterable[str]) -> list[JsonObject]:
+    """Addresses outside the cluster's pod network."""
+    return [{"ipBlock": {"cidr": cidr}} for cidr in cidrs]
+
+
+def tcp(port: int | None = None) -> JsonObject:
+    """A TCP port; every one where it is left out."""
+    return {"protocol": "TCP"} if port is None else {"protocol": "TCP", "port": port}
+
+
+def dns_rule(namespace: str, cidrs: Iterable[str]) -> JsonObject:
+    """Egress to DNS servers: pods of a namespace, and addresses."""
+    return {
+        "to": [namespace_peer(namespace), *address_peers(cidrs)],
+        "ports": [{"protocol": protocol, "port": 53} for protocol in ("UDP", "TCP")],
+    }
+
+
+class Target(NamedTuple):
+    """Host and port of a URL."""
+
+    host: str
+    port: int
+
+    def namespace(self, own: str, cluster_domain: str) -> str | None:
+        """The namespace of the Service that the host means to a pod in namespace `own`; None for any other host."""
+        match self.host.removesuffix(f".{cluster_domain}").split("."):
+            case ["localhost"]:
+                return None
+            case [_service]:
+                return own
+            case [_service, namespace, "svc"]:
+                return namespace
+        return None
+
+    @property
+    def address(self) -> IPv4Address | None:
+        """The host where it is an address."""
+        try:
+            return IPv4Address(self.host)
+        except AddressValueError:
+            return None
+
+
+def target_of(url: str) -> Target:
+    """Host and port of an http or https URL."""
+    parts = urlsplit(url)
+    return Target(parts.hostname or "", parts.port or _DEFAULT_PORTS[parts.scheme])

@@ -1,0 +1,52 @@
+"""Checks of the PersistentVolumeClaims that the spec names."""
+
+from __future__ import annotations
+
+from conclave.api.reasons import ConditionType, Reason
+from conclave.finding import Finding
+from conclave.modeldeployment.scene import Scene
+
+
+def claim_unusable(scene: Scene) -> Finding | None:
+    if _is_unreadable(scene, "persistentvolumeclaims"):
+        return None
+    for claim in scene.deployment.spec.model.claims:
+        phase = scene.observed.claims.get(claim)
+        subject = scene.name_of("PersistentVolumeClaim", claim)
+        if phase is None:
+            return Finding(
+                condition=ConditionType.WEIGHTS_READY,
+                reason=Reason.CLAIM_MISSING,
+                subject=subject,
+                seen="spec.model names it, and it does not exist",
+                remedy="create it with the weights in it, or correct the name",
+            )
+        if phase == "Lost":
+            return Finding(
+                condition=ConditionType.WEIGHTS_READY,
+                reason=Reason.CLAIM_LOST,
+                subject=subject,
+                seen="phase Lost, expected Bound: its volume is gone",
+                remedy="restore the volume, or name another claim",
+            )
+    return None
+
+
+def claim_pending(scene: Scene) -> Finding | None:
+    """After the pods' own troubles, since a claim may wait for its first pod to be placed."""
+    phases = scene.observed.claims
+    claim = next((claim for claim in scene.deployment.spec.model.claims if phases.get(claim) == "Pending"), None)
+    if claim is None:
+        return None
+    return Finding(
+        condition=ConditionType.WEIGHTS_READY,
+        reason=Reason.CLAIM_PENDING,
+        subject=scene.name_of("PersistentVolumeClaim", claim),
+        seen="phase Pending, expected Bound",
+        remedy="`kubectl describe` it to see what its storage class waits for",
+        is_stalled=False,
+    )
+
+
+def _is_unreadable(scene: Scene, resource: str) -> bool:
+    return any(failure.resource == resource for failure in scene.observed.failures)

@@ -1,0 +1,81 @@
+"""Reads what the pod of an inspection Job reported: the model's config.json, or what is wrong with the files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from conclave import names
+from conclave.api.reasons import Reason
+from conclave.catalogue.inspected import InspectedWeights, read_report
+from conclave.errors import InvalidInput
+from conclave.finding import Finding
+from conclave.kubernetes import reports
+from conclave.kubernetes.objects import JsonObject, is_owned_by
+from conclave.kubernetes.text import one_line
+from conclave.modeldeployment.inspection.source import files_of
+from conclave.modeldeployment.part import PartScene
+
+_LONGEST_WORDS = 1500
+_AGAIN = "it is looked at again, at the latest after five minutes"
+_FAULTS = {
+    "ConfigMissing": Reason.CONFIG_MISSING,
+    "ConfigInvalid": Reason.CONFIG_INVALID,
+    "ArchitectureUnknown": Reason.MODEL_REFUSED,
+    "WeightsUnfit": Reason.WEIGHTS_CORRUPT,
+    "WeightsUnreadable": Reason.WEIGHTS_UNREADABLE,
+}
+"""What is wrong with the files, by the kind that the report gives; all else is a trouble of the pod's."""
+
+
+class Read(NamedTuple):
+    """The report of a Job that has succeeded."""
+
+    weights: InspectedWeights | None = None
+    refusal: Finding | None = None
+    is_lost: bool = False
+    """Whether no pod of the Job will ever report."""
+
+
+def read_weights(scene: PartScene, job: JsonObject) -> Read:
+    """What the pod of a Job that has succeeded reported."""
+    pods = _pods(scene, job)
+    report = next((message for end, message in _ends(pods) if not end.get("exitCode")), None)
+    if report is None:
+        return Read(is_lost=all(pod.get("status", {}).get("phase") in ("Succeeded", "Failed") for pod in pods))
+    try:
+        return Read(weights=read_report(report))
+    except InvalidInput as error:
+        where = scene.name_of("Job", job["metadata"]["name"])
+        remedy = "delete the Job, and the operator inspects the weights again"
+        return Read(refusal=_refusal(scene, Reason.CONFIG_INVALID, where, str(error), remedy))
+
+
+def fault_of(scene: PartScene, job: JsonObject) -> Finding | None:
+    """What the last try found wrong with the files; it counts until a try finds them right."""
+    for end, message in _ends(_pods(scene, job)):
+        report = reports.read_report(message) if end.get("exitCode") else {}
+        reason = _FAULTS.get(str(report.get("error")))
+        if reason is not None:
+            return _refusal(scene, reason, files_of(scene.deployment), str(report.get("message", "")), _AGAIN)
+    return None
+
+
+def _refusal(scene: PartScene, reason: Reason, where: str, words: str, remedy: str) -> Finding:
+    """A pod's words are cut and cleaned: they end up in a status."""
+    return scene.refusal(reason, f"{where}: {one_line(words, _LONGEST_WORDS).strip()}", remedy)
+
+
+def _pods(scene: PartScene, job: JsonObject) -> list[JsonObject]:
+    """The Job's pods, without those of an earlier Job of the same name."""
+    return [pod for pod in scene.observed.inspection.pods if is_owned_by(pod, job["metadata"].get("uid"))]
+
+
+def _ends(pods: list[JsonObject]) -> Iterator[tuple[JsonObject, str]]:
+    """How the containers ended, now or before they were started again, and their messages."""
+    for pod in pods:
+        for status in pod.get("status", {}).get("containerStatuses", []):
+            ends = (status.get(state, {}).get("terminated") for state in ("state", "lastState"))
+            end = next(filter(None, ends), None)
+            if end and status.get("name") == names.INSPECTION_CONTAINER:
+                yield end, end.get("message", "")

@@ -1,0 +1,28 @@
+"""Whether a model's config.json has to be read from its weights, and where these are."""
+
+from __future__ import annotations
+
+from conclave import names
+from conclave.api.modeldeployment import ModelDeployment
+from conclave.catalogue.models import find_model
+
+
+def needs_inspection(deployment: ModelDeployment) -> bool:
+    """Whether only the weights themselves say what the model is."""
+    model = deployment.spec.model
+    return model.config_ref is None and find_model(model.id) is None
+
+
+def files_of(deployment: ModelDeployment) -> str:
+    """Where the weights are, for messages."""
+    source, namespace = deployment.spec.model.source, deployment.metadata.namespace
+    if source.object_store is not None:
+        claim = names.cache_claim(deployment.metadata.name)
+        return f"PersistentVolumeClaim {namespace}/{claim}, filled from {source.object_store.uri}"
+    if source.image is not None:
+        where, path = f"image {source.image.reference}", source.image.path
+    else:
+        claimed = source.persistent_volume_claim
+        name, path = (claimed.claim_name, claimed.path) if claimed else ("", "")
+        where = f"PersistentVolumeClaim {namespace}/{name}"
+    return f"{where}, path {path}" if path else where

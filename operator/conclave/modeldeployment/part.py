@@ -1,0 +1,71 @@
+"""The contract of a part: what one concern of a ModelDeployment needs, and what keeps it from being ready.
+
+A part looks at a `PartScene` and returns a `PartResult`. `sync` folds the results; no part knows another part's state.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import NamedTuple
+
+from conclave.api.reasons import ConditionType, Reason
+from conclave.finding import Finding
+from conclave.kubernetes.objects import JsonObject
+from conclave.modeldeployment.records.check import History
+from conclave.modeldeployment.records.record import Keys, Record, keys_of
+from conclave.modeldeployment.scene import Scene
+from conclave.settings import OperatorSettings
+
+_ONLY_EXPLAINS = ("events", "persistentvolumeclaims")
+"""Resources that no decision depends on. A failed read of any other resource leaves everything unchanged."""
+
+
+class PartResult(NamedTuple):
+    """The objects that a part needs, and the finding that keeps it from being ready."""
+
+    blocked_by: Finding | None = None
+    """None: the part is ready."""
+    create: tuple[JsonObject, ...] = ()
+    apply: tuple[JsonObject, ...] = ()
+    delete: tuple[JsonObject, ...] = ()
+
+
+class PartScene(Scene):
+    """A scene with what was decided before. Facts are resolved once, when a part first asks for them."""
+
+    settings: OperatorSettings
+    history: History
+
+    @cached_property
+    def keys(self) -> Keys:
+        """Hashes of the spec as it is now."""
+        return keys_of(self.deployment)
+
+    @property
+    def current(self) -> Record | None:
+        """The record that counts, whichever spec it was made for."""
+        return self.history.current
+
+    @property
+    def is_blind(self) -> bool:
+        """Whether something that decisions depend on could not be read: it is unknown, not absent."""
+        return any(failure.resource not in _ONLY_EXPLAINS for failure in self.observed.failures)
+
+    @property
+    def is_in_doubt(self) -> bool:
+        """Whether a refused record may be what runs: no older record was made for this spec."""
+        return bool(self.history.refused) and not (self.current and self.is_for_this_spec(self.current))
+
+    def is_for_this_spec(self, record: Record) -> bool:
+        """Whether the record's pods are those of the spec as it is now."""
+        return record.shape == self.keys.shape and self.asks_nothing_new(record)
+
+    def asks_nothing_new(self, record: Record) -> bool:
+        """Whether the refresh annotation has the value that the record answered."""
+        return self.keys.refresh in ("", record.refresh)
+
+    def refusal(self, reason: Reason, message: str, remedy: str = "") -> Finding:
+        """Why there is no plan for this spec."""
+        return Finding(
+            condition=ConditionType.PLAN_READY, reason=reason, subject=self.subject, seen=message, remedy=remedy
+        )

@@ -1,0 +1,121 @@
+"""Which plan a spec gets: the recorded one while it is for this spec, else a fresh one, else why there is none."""
+
+from __future__ import annotations
+
+import json
+
+from conclave.api.plan import Plan
+from conclave.api.reasons import Reason
+from conclave.catalogue.facts import ModelFacts
+from conclave.errors import InvalidInput, UnknownModel
+from conclave.finding import Finding
+from conclave.kubernetes.shapes import is_shallow
+from conclave.modeldeployment.inspection.part import Inspection
+from conclave.modeldeployment.inspection.source import files_of, needs_inspection
+from conclave.modeldeployment.part import PartScene
+from conclave.planning.checks import Unfit, check_deployment, check_runtime, check_shape
+from conclave.planning.plan import facts_for, plan_deployment
+from conclave.policy.data_classes import DataClasses
+
+
+class Waiting:
+    """The plan waits for the model's config.json."""
+
+
+def choose_plan(scene: PartScene, inspection: Inspection) -> Plan | Finding | Waiting:
+    """A recorded plan is used until the spec changes or its owner asks for a refresh.
+
+    A fresh plan is asked to stay as the last plan for the same question was. Plans of other specs are ignored, so that
+    A -> B -> A ends with A's plan.
+    """
+    deployment = scene.deployment
+    if refused := refusal_of(scene, check_deployment(deployment, DataClasses(names=scene.settings.data_classes))):
+        return refused
+    if scene.current is not None and scene.is_for_this_spec(scene.current):
+        return scene.current.plan
+    if refused := refusal_of(scene, check_runtime(deployment, scene.settings.runtime_lists)):
+        return refused
+    facts = _facts(scene, inspection)
+    if not isinstance(facts, ModelFacts):
+        return facts
+    try:
+        outcome = plan_deployment(deployment, facts, scene.observed.inventory, _precedent(scene))
+    except InvalidInput as error:
+        return scene.refusal(Reason.INVALID_SPEC, str(error))
+    if outcome.plan is None:
+        return scene.refusal(Reason.NOTHING_FITS, outcome.explanation)
+    return _with_source(scene, outcome.plan, inspection)
+
+
+def refusal_of(scene: PartScene, problems: tuple[Unfit, ...]) -> Finding | None:
+    """One finding for all problems, with the reason of the first."""
+    if not problems:
+        return None
+    return scene.refusal(problems[0].reason, "; ".join(problem.message for problem in problems))
+
+
+def _precedent(scene: PartScene) -> Plan | None:
+    records = reversed(scene.history.records)
+    last = next((record for record in records if record.planned == scene.keys.planned), None)
+    return last.plan if last and scene.asks_nothing_new(last) else None
+
+
+def _with_source(scene: PartScene, plan: Plan, inspection: Inspection) -> Plan:
+    """Adds to a plan's reasons that the catalogue does not know the model."""
+    if inspection.weights is None:
+        return plan
+    source = f"the catalogue does not know {scene.deployment.spec.model.id}: planned from config.json of "
+    source += f"{files_of(scene.deployment)}: {inspection.weights.summary}"
+    return plan.model_copy(update={"because": (*plan.because, source[:1024])})
+
+
+def _facts(scene: PartScene, inspection: Inspection) -> ModelFacts | Finding | Waiting:
+    config: dict[str, object] | Finding | None
+    if needs_inspection(scene.deployment):
+        if inspection.refusal is not None:
+            return inspection.refusal
+        if inspection.weights is None:
+            return Waiting()
+        config = inspection.weights.config
+    else:
+        config = _given_config(scene)
+    if isinstance(config, Finding):
+        return config
+    try:
+        facts = facts_for(scene.deployment.spec.model.id, config)
+        return refusal_of(scene, check_shape(scene.deployment, facts)) or facts
+    except UnknownModel as error:
+        return scene.refusal(Reason.MODEL_REFUSED, str(error))
+    except InvalidInput as error:
+        return scene.refusal(Reason.CONFIG_INVALID, str(error))
+
+
+def _given_config(scene: PartScene) -> dict[str, object] | Finding | None:
+    """The config.json of `spec.model.configRef`; None where the catalogue's is meant."""
+    reference, namespace = scene.deployment.spec.model.config_ref, scene.deployment.metadata.namespace
+    if reference is None:
+        return None
+    name = reference.name
+    where = f"ConfigMap {namespace}/{name}"
+    text = scene.observed.config_maps.get(name, {}).get("config.json")
+    if text is None:
+        seen = "has no key config.json" if name in scene.observed.config_maps else "does not exist"
+        return scene.refusal(
+            Reason.CONFIG_MISSING,
+            f"{where}, named by spec.model.configRef, {seen}",
+            f"create it with `kubectl -n {namespace} create configmap {name} --from-file=config.json`",
+        )
+    try:
+        config: object = json.loads(text)
+        is_too_deep = not is_shallow(config)
+    except RecursionError:
+        is_too_deep = True
+    except ValueError as error:
+        return scene.refusal(Reason.CONFIG_INVALID, f"{where}: config.json is no JSON: {error}")
+    if is_too_deep:
+        return scene.refusal(Reason.CONFIG_INVALID, f"{where}: config.json is nested too deeply, expected a model's")
+    if not isinstance(config, dict):
+        return scene.refusal(
+            Reason.CONFIG_INVALID, f"{where}: config.json is a {type(config).__name__}, expected an object"
+        )
+    return config

@@ -1,0 +1,122 @@
+"""What the pods of every part share: image, nodes, pull secrets, scratch volumes, volumes of the model's files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from conclave import names
+from conclave.api.modeldeployment import (
+    AdapterSource,
+    ImageSource,
+    ModelDeployment,
+    ModelSource,
+    PersistentVolumeClaimSource,
+)
+from conclave.api.plan import Plan
+from conclave.errors import InvalidInput
+from conclave.kubernetes.objects import JsonObject, without_empty
+from conclave.modeldeployment.weights.keys import cached_source
+from conclave.settings import OperatorSettings
+
+HOME = "/home/conclave"
+SCRATCH_MOUNTS: list[JsonObject] = [
+    {"name": "tmp", "mountPath": "/tmp"},  # noqa: S108 - a volume of the pod's own
+    {"name": "ray", "mountPath": "/tmp/ray"},  # noqa: S108
+    {"name": "home", "mountPath": HOME},
+]
+"""The root is read-only. Ray's directory is apart, since KubeRay's autoscaler shares it with the head."""
+
+
+def placement(deployment: ModelDeployment, plan: Plan | None) -> JsonObject:
+    """Which nodes a pod may go to: those of the deployment, with a plan only those of its accelerator."""
+    hardware = deployment.spec.hardware
+    tolerations = [toleration.to_wire() for toleration in hardware.tolerations]
+    terms = region_terms(deployment)
+    if plan is not None:
+        vendor = names.gpu_vendor(plan.accelerator)
+        terms = [{"key": vendor.product_label, "operator": "In", "values": [plan.accelerator]}, *terms]
+        tolerations = [{"key": vendor.resource, "operator": "Exists", "effect": "NoSchedule"}, *tolerations]
+    return {"affinity": affinity(terms), "nodeSelector": hardware.node_selector, "tolerations": tolerations}
+
+
+def pull_secrets(deployment: ModelDeployment, settings: OperatorSettings) -> list[JsonObject]:
+    """What the image is pulled with."""
+    wanted = dict.fromkeys((*deployment.spec.runtime.image_pull_secrets, *settings.image_pull_secrets))
+    return [{"name": name} for name in wanted]
+
+
+def model_files(deployment: ModelDeployment) -> tuple[JsonObject, JsonObject]:
+    """Volume and read-only mount of the model's own files; of a downloaded one, of the cache."""
+    return weights_volumes(deployment)[0], weights_mounts(deployment)[0]
+
+
+def image(deployment: ModelDeployment, settings: OperatorSettings) -> JsonObject:
+    """The serving image of all containers, and when it is pulled."""
+    return {"image": deployment.spec.runtime.image or settings.image, "imagePullPolicy": settings.image_pull_policy}
+
+
+def _directories(deployment: ModelDeployment) -> Iterator[tuple[PersistentVolumeClaimSource | ImageSource, str]]:
+    """Where the model's files and then each adapter's come from, and where they are mounted."""
+    model = deployment.spec.model
+    yield cached_source(deployment) or _chosen(model.source), names.MODEL_PATH
+    for adapter in model.adapters:
+        yield _chosen(adapter.source), names.adapter_path(adapter.name)
+
+
+def _chosen(source: ModelSource | AdapterSource) -> PersistentVolumeClaimSource | ImageSource:
+    chosen = source.persistent_volume_claim or source.image
+    if chosen is None:
+        raise InvalidInput("a source of spec.model is empty; expected persistentVolumeClaim or image: name one of them")
+    return chosen
+
+
+def _volume_names(deployment: ModelDeployment) -> dict[PersistentVolumeClaimSource | ImageSource, str]:
+    """By the source without its path: what two of them name is one volume, mounted twice."""
+    whole = dict.fromkeys(source.model_copy(update={"path": ""}) for source, _ in _directories(deployment))
+    return {source: numbered(names.WEIGHTS_VOLUME, number) for number, source in enumerate(whole)}
+
+
+def numbered(name: str, number: int) -> str:
+    """The first of several has the plain name."""
+    return f"{name}-{number}" if number else name
+
+
+def weights_volumes(deployment: ModelDeployment) -> list[JsonObject]:
+    """Volumes of the model's files and of the adapters'."""
+    return [_weights_volume(name, source) for source, name in _volume_names(deployment).items()]
+
+
+def _weights_volume(name: str, source: PersistentVolumeClaimSource | ImageSource) -> JsonObject:
+    if isinstance(source, ImageSource):
+        return {"name": name, "image": {"reference": source.reference, "pullPolicy": "IfNotPresent"}}
+    return {"name": name, "persistentVolumeClaim": {"claimName": source.claim_name, "readOnly": True}}
+
+
+def weights_mounts(deployment: ModelDeployment) -> list[JsonObject]:
+    """Read-only mounts of these volumes: the model's first, then one for each adapter."""
+    volumes = _volume_names(deployment)
+    return [
+        without_empty(
+            {
+                "name": volumes[source.model_copy(update={"path": ""})],
+                "mountPath": mount_path,
+                "readOnly": True,
+                "subPath": source.path,
+            }
+        )
+        for source, mount_path in _directories(deployment)
+    ]
+
+
+def region_terms(deployment: ModelDeployment) -> list[JsonObject]:
+    """What binds a pod to the regions of `spec.access.regions`."""
+    regions = deployment.spec.access.regions
+    return [{"key": names.REGION, "operator": "In", "values": list(regions)}] if regions else []
+
+
+def affinity(terms: list[JsonObject]) -> JsonObject | None:
+    """A required node affinity of these terms; None where there are none."""
+    if not terms:
+        return None
+    required = {"nodeSelectorTerms": [{"matchExpressions": terms}]}
+    return {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": required}}

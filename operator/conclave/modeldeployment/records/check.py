@@ -1,0 +1,189 @@
+"""Which records count: those that a build of ours can have written for this deployment (docs/adr/0014).
+
+The operator applies what is recorded with its own rights, so that whoever can write ControllerRevisions would otherwise
+have these rights too. Called by `decision`; pure.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from pydantic import ValidationError
+
+from conclave import names
+from conclave.api.modeldeployment import GROUP, KIND, ModelDeployment
+from conclave.api.reasons import ConditionType, Reason
+from conclave.finding import Finding
+from conclave.kubernetes.objects import JsonObject
+from conclave.modeldeployment.observed import Observed
+from conclave.modeldeployment.records.record import Record, read_records, shape_hash
+from conclave.modeldeployment.records.recorded import Owner, RecordedRayService, Template, first_difference
+from conclave.modeldeployment.records.recorded_serve_config import serve_config_difference
+from conclave.policy.runtime_lists import parse_image
+from conclave.settings import OperatorSettings
+
+MOST_REFUSED = 16
+"""Records that are looked at for one that counts: a flood of forged ones costs no more."""
+_HIGHEST_NUMBER = 2**31
+_WEIGHTS_KEY = re.compile("([0-9a-f]{16})?")
+_ANNOTATIONS = {names.MODEL, names.MODEL_REVISION, names.MODEL_DIGEST, names.DATA_CLASS}
+_LONGEST_DIFFERENCE = 600
+
+
+class History(NamedTuple):
+    """What is recorded of a deployment."""
+
+    records: tuple[Record, ...] = ()
+    """Oldest first; the last one counts."""
+    refused: tuple[Record, ...] = ()
+    """Those newer than it: nothing of them is ever applied."""
+    objections: tuple[Finding, ...] = ()
+    """One for each of these, which names it."""
+
+    @property
+    def current(self) -> Record | None:
+        return self.records[-1] if self.records else None
+
+
+def read_history(deployment: ModelDeployment, observed: Observed, settings: OperatorSettings) -> History:
+    """Skips what is refused: a forged record beside a real one changes only the condition that names it."""
+    records = list(read_records(observed.revisions))
+    running = observed.own_rayservice(deployment.metadata.uid)
+    refused: list[Record] = []
+    objections: list[Finding] = []
+    while records and len(refused) < MOST_REFUSED:
+        difference = find_difference(deployment, records[-1], settings, running)
+        if difference is None:
+            return History(tuple(records), tuple(refused), tuple(objections))
+        refused.append(records.pop())
+        objections.append(_objection(deployment, refused[-1], difference))
+    return History((), tuple(refused), tuple(objections))
+
+
+def find_token_secret(rayservice: JsonObject) -> str | None:
+    """The Secret that a live RayService's head mounts as the endpoint's token."""
+    group = rayservice.get("spec", {}).get("rayClusterConfig", {}).get("headGroupSpec", {})
+    volumes = group.get("template", {}).get("spec", {}).get("volumes", [])
+    mounted = (
+        volume.get("secret", {}).get("secretName") for volume in volumes if volume.get("name") == names.TOKEN_VOLUME
+    )
+    return next(mounted, None)
+
+
+def find_difference(
+    deployment: ModelDeployment, record: Record, settings: OperatorSettings, running: JsonObject | None
+) -> str | None:
+    """What a build of ours would not have recorded for this deployment; None where all of it may be one's."""
+    try:
+        recorded = RecordedRayService.model_validate(record.rayservice)
+    except ValidationError as error:
+        return f"in its RayService, {first_difference(error)}"
+    return next(_differences(deployment, record, recorded, settings, running), None)
+
+
+def _differences(
+    deployment: ModelDeployment,
+    record: Record,
+    recorded: RecordedRayService,
+    settings: OperatorSettings,
+    running: JsonObject | None,
+) -> Iterator[str]:
+    name, namespace, uid = deployment.metadata.name, deployment.metadata.namespace, deployment.metadata.uid
+    metadata, templates = recorded.metadata, recorded.spec.ray_cluster_config.templates
+    if (metadata.name, metadata.namespace) != (names.rayservice(name), namespace):
+        yield f"its RayService is {metadata.namespace}/{metadata.name}, expected {namespace}/{names.rayservice(name)}"
+    if not _is_owner(metadata.owner_references, name, uid):
+        yield f"the owner of its RayService is not {KIND} {namespace}/{name} alone"
+    if metadata.labels != names.labels(name, "rayservice"):
+        yield f"metadata.labels: {metadata.labels} are not this deployment's"
+    if foreign := sorted(metadata.annotations.keys() - _ANNOTATIONS):
+        yield f"metadata.annotations: no build has set {', '.join(foreign)}"
+    for component, template in templates.items():
+        if template.metadata.labels != names.labels(name, component):
+            yield f"the labels of its {component} pods are not this deployment's: {template.metadata.labels}"
+        if component != "head" and any(volume.projected for volume in template.spec.volumes):
+            yield f"its {component} pods have a token for the API server, which only the head has"
+        for volume in template.spec.volumes:
+            if volume.secret is not None and volume.secret.secret_name != record.token_secret:
+                yield f"its {component} pods mount Secret {volume.secret.secret_name}, expected {record.token_secret}"
+    if record.token_secret not in (expected := _token_secrets(name, uid, running)):
+        yield f"token_secret is {record.token_secret}, expected {' or '.join(expected)}"
+    if not _WEIGHTS_KEY.fullmatch(record.weights_key):
+        yield f"weights_key is {record.weights_key}, expected 16 hex digits or nothing"
+    if not 0 <= record.number < _HIGHEST_NUMBER:
+        yield f"revision {record.number} is more than any history has"
+    if difference := serve_config_difference(recorded.spec.serve_config_v2, name):
+        yield f"in its RayService, spec.serveConfigV2: {difference}"
+    if record.shape == shape_hash(deployment):
+        yield from _outside_of_regions(deployment.spec.access.regions, templates)
+    yield from _unlisted(templates, namespace, settings, running)
+
+
+def _outside_of_regions(regions: tuple[str, ...], templates: dict[str, Template]) -> Iterator[str]:
+    """Pods that could start elsewhere. Each term has to keep to the regions, since any one of them suffices."""
+    for component, template in templates.items() if regions else ():
+        terms = template.spec.affinity.terms if template.spec.affinity else []
+        bound = [
+            any(found.key == names.REGION and set(found.values) <= set(regions) for found in term.match_expressions)
+            for term in terms
+        ]
+        if not (bound and all(bound)):
+            yield f"its {component} pods are not bound to the regions {', '.join(regions)} of spec.access.regions"
+
+
+def _token_secrets(name: str, uid: str, running: JsonObject | None) -> tuple[str, ...]:
+    """The former name, which anybody can guess, is none for a model that runs with the new one."""
+    wanted = names.token_secret(name, uid)
+    return (wanted,) if running and find_token_secret(running) == wanted else names.token_secrets(name, uid)
+
+
+def _is_owner(references: list[Owner], name: str, uid: str) -> bool:
+    found = [(owner.api_version.partition("/")[0], owner.kind, owner.name, owner.uid) for owner in references]
+    return found == [(GROUP, KIND, name, uid)]
+
+
+def _unlisted(
+    templates: dict[str, Template], namespace: str, settings: OperatorSettings, running: JsonObject | None
+) -> Iterator[str]:
+    """Images and accounts that the operator's lists do not hold.
+
+    Allowed besides: what the live RayService runs with already, since applying it starts nothing new; and any tag or
+    digest of the operator's own serving repository, since earlier releases of the chart had others as their default.
+    """
+    lists, own = settings.runtime_lists, parse_image(settings.image).repository
+    run_images, run_accounts = _runs_with(running) if running else (set(), set())
+    for component, template in templates.items():
+        account = template.spec.service_account_name
+        if account and account not in run_accounts and not lists.allows_account(namespace, account):
+            yield f"its {component} pods run as service account {account}, which is not in the operator's list"
+        for container in (*template.spec.init_containers, *template.spec.containers):
+            image = container.image
+            if image in run_images or lists.allows_image(image) or parse_image(image).repository == own:
+                continue
+            yield f"its {component} pods run image {image}, which is not in the operator's list"
+
+
+def _runs_with(rayservice: JsonObject) -> tuple[set[str], set[str]]:
+    """Images and service accounts of a live RayService."""
+    images, accounts = set(), set()
+    cluster = rayservice.get("spec", {}).get("rayClusterConfig", {})
+    for group in (cluster.get("headGroupSpec", {}), *cluster.get("workerGroupSpecs", [])):
+        pod = group.get("template", {}).get("spec", {})
+        accounts.add(pod.get("serviceAccountName"))
+        for container in (*pod.get("initContainers", []), *pod.get("containers", [])):
+            images.add(container.get("image"))
+    return images, accounts
+
+
+def _objection(deployment: ModelDeployment, record: Record, difference: str) -> Finding:
+    """A forger's words are cut and cleaned: they end up in a status."""
+    shown = "".join(sign if sign.isprintable() else " " for sign in difference[:_LONGEST_DIFFERENCE])
+    return Finding(
+        condition=ConditionType.WITHIN_POLICY,
+        reason=Reason.RECORD_REFUSED,
+        subject=f"ControllerRevision {deployment.metadata.namespace}/{record.name}",
+        seen=f"the operator makes no such record and applies nothing of it: {shown}",
+        remedy="find out who wrote this ControllerRevision, and delete it",
+    )

@@ -1,0 +1,138 @@
+"""What was decided, kept in ControllerRevisions that the deployment owns: status only mirrors it.
+
+The data of a ControllerRevision never changes; a new decision is a new one, and the one with the highest number counts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from conclave import __version__, names
+from conclave.api.modeldeployment import ModelDeployment
+from conclave.api.plan import Plan
+from conclave.kubernetes.objects import JsonObject, content_hash
+from conclave.modeldeployment.objects import metadata
+from conclave.modeldeployment.weights.keys import weights_key
+
+HISTORY = 5
+"""Records that are kept: what went before is what a person compares with."""
+
+MOST_DELETED = 20
+
+
+class Record(BaseModel):
+    """One decision: for which spec, which plan, which RayService."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    spec: str
+    """Hash of the whole spec."""
+    shape: str
+    """Hash of that part of the spec whose change needs another plan or other pods."""
+    planned: str
+    """Hash of that part of the spec which the plan was made for."""
+    refresh: str = ""
+    """The refresh annotation's value that was answered."""
+    builder: str
+    """Version of Conclave that built the RayService."""
+    plan: Plan
+    rayservice: JsonObject
+    token_secret: str
+    """Secret of the endpoint's token, created before this record was."""
+    weights_key: str = Field(default="", exclude_if=lambda key: not key)
+    """Directory of the cache that the pods mount; left out where nothing is downloaded."""
+    number: int = 0
+    """The ControllerRevision's `revision`; not part of its data."""
+    name: str = ""
+    """The ControllerRevision's; empty before it is made, and not part of its data."""
+
+
+def spec_hash(deployment: ModelDeployment) -> str:
+    """Defaults are left out, so that a field that a newer version adds changes no hash."""
+    return content_hash(_spec(deployment))
+
+
+def shape_hash(deployment: ModelDeployment) -> str:
+    """Of the spec without what changes in place: load bounds, suspension, data class and callers."""
+    spec = {key: value for key, value in _spec(deployment).items() if key not in ("scaling", "suspend", "access")}
+    return content_hash([spec, list(deployment.spec.access.regions)])
+
+
+def planned_hash(deployment: ModelDeployment) -> str:
+    """Of what a plan is made for: another image or volume is no reason to think again."""
+    model, access = deployment.spec.model, deployment.spec.access
+    parts = {part: _spec(deployment).get(part) for part in ("engine", "hardware", "parallelism")}
+    asked = [model.id, model.config_ref and model.config_ref.name, parts, list(access.regions)]
+    ranks = [adapter.max_rank for adapter in model.adapters]
+    return content_hash([*asked, ranks] if ranks else asked)
+
+
+class Keys(NamedTuple):
+    """What a spec is recognised by; each key is the `Record` field of that name."""
+
+    spec: str
+    shape: str
+    planned: str
+    refresh: str
+    weights_key: str
+
+
+def keys_of(deployment: ModelDeployment) -> Keys:
+    """The keys of the spec as it is now."""
+    return Keys(
+        spec=spec_hash(deployment),
+        shape=shape_hash(deployment),
+        planned=planned_hash(deployment),
+        refresh=deployment.metadata.annotations.get(names.REFRESH, ""),
+        weights_key=weights_key(deployment),
+    )
+
+
+def make_record(keys: Keys, plan: Plan, rayservice: JsonObject, token_secret: str) -> Record:
+    """A record of this version for the spec of these keys; the RayService mounts that Secret."""
+    return Record(**keys._asdict(), builder=__version__, plan=plan, rayservice=rayservice, token_secret=token_secret)
+
+
+def build_revision(deployment: ModelDeployment, record: Record) -> JsonObject:
+    """The ControllerRevision of a record; equal decisions have equal names, whatever their number."""
+    data = record.model_dump(mode="json", by_alias=True, exclude={"number", "name"})
+    return {
+        "apiVersion": "apps/v1",
+        "kind": "ControllerRevision",
+        "metadata": metadata(deployment, names.revision(deployment.metadata.name, content_hash(data)), "revision"),
+        "data": data,
+        "revision": record.number,
+    }
+
+
+def read_records(revisions: Iterable[JsonObject]) -> tuple[Record, ...]:
+    """Oldest first. What an edit made unreadable counts as absent."""
+    records = []
+    for revision in revisions:
+        data = revision.get("data")
+        if not isinstance(data, dict):
+            continue
+        try:
+            about = {"number": revision.get("revision"), "name": revision["metadata"]["name"]}
+            records.append(Record.model_validate({**data, **about}))
+        except ValidationError:
+            continue
+    return tuple(sorted(records, key=lambda record: record.number))
+
+
+def superseded(revisions: Iterable[JsonObject], current: JsonObject) -> tuple[JsonObject, ...]:
+    """Revisions beyond the history, the current one not counted; no more than one pass may delete.
+
+    Each deletion is heard and leads to another pass, so that a flood of forged ones holds up no other deployment.
+    """
+    name = current["metadata"]["name"]
+    others = [revision for revision in revisions if revision["metadata"]["name"] != name]
+    others.sort(key=lambda revision: int(revision.get("revision", 0)), reverse=True)
+    return tuple(others[HISTORY - 1 :][:MOST_DELETED])
+
+
+def _spec(deployment: ModelDeployment) -> JsonObject:
+    return deployment.spec.model_dump(mode="json", by_alias=True, exclude_defaults=True)

@@ -1,0 +1,154 @@
+"""The RayService of a deployment, for KubeRay 1.6.2.
+
+Worker pods come and go by Serve's own demand through the in-tree autoscaler, always: KubeRay takes replica bounds over
+only when it makes a cluster, so that a fixed size could never be changed without a second cluster.
+"""
+
+from __future__ import annotations
+
+import yaml
+
+from conclave import names
+from conclave.api.modeldeployment import ModelDeployment
+from conclave.api.plan import Plan
+from conclave.engine.load_bounds import IDLE_TIMEOUT_S
+from conclave.engine.serve_config import build_serve_config
+from conclave.kubernetes.hardening import CONTAINER_SECURITY
+from conclave.kubernetes.objects import JsonObject, content_hash, without_empty
+from conclave.modeldeployment.objects import metadata
+from conclave.modeldeployment.pods import SCRATCH_MOUNTS
+from conclave.modeldeployment.serving.pods import head_template, worker_template
+from conclave.settings import OperatorSettings
+
+API_VERSION = "ray.io/v1"
+KIND = "RayService"
+MOST_REPLICAS = 1000
+"""Upper bound of `scaling.maxReplicas`; below it Serve's own bounds decide."""
+OBJECT_STORE_BYTES = 1 << 30
+"""Requests and answers are small; Ray's default would take 30 % of the memory."""
+
+
+def build_rayservice(
+    deployment: ModelDeployment, plan: Plan, settings: OperatorSettings, token_secret: str = ""
+) -> JsonObject:
+    """Deterministic; holds only fields that Conclave owns. `token_secret` is the recorded one, empty for a new object.
+
+    `excludeHeadPodFromServeSvc` stays unset: false is its default, and KubeRay drops it when it sets its finalizer.
+    """
+    serve_config = build_serve_config(
+        deployment,
+        plan,
+        model_path=names.MODEL_PATH,
+        token_path=names.TOKEN_PATH,
+        adapter_paths={adapter.name: names.adapter_path(adapter.name) for adapter in deployment.spec.model.adapters},
+        http_port=names.SERVE_PORT,
+    )
+    model = deployment.spec.model
+    annotations = without_empty(
+        {
+            names.MODEL: model.id,
+            names.MODEL_REVISION: model.revision,
+            names.MODEL_DIGEST: model.digest,
+            names.DATA_CLASS: deployment.spec.access.data_class,
+        }
+    )
+    return {
+        "apiVersion": API_VERSION,
+        "kind": KIND,
+        "metadata": metadata(deployment, names.rayservice(deployment.metadata.name), "rayservice", annotations),
+        "spec": {
+            "upgradeStrategy": {"type": "NewCluster"},
+            "serveConfigV2": _yaml(serve_config),
+            "rayClusterConfig": _cluster(deployment, plan, settings, serve_config, token_secret),
+        },
+    }
+
+
+def _cluster(
+    deployment: ModelDeployment, plan: Plan, settings: OperatorSettings, serve_config: JsonObject, token_secret: str
+) -> JsonObject:
+    head = head_template(deployment, settings, token_secret)
+    worker = worker_template(deployment, plan, settings, token_secret)
+    arguments = serve_config["applications"][0]["args"]
+    marker = _rollout_hash(worker["spec"]["tolerations"], arguments)
+    for template in (head, worker):
+        template["metadata"]["annotations"] = {names.ROLLOUT: marker}
+    return {
+        "rayVersion": settings.ray_version,
+        "suspend": deployment.spec.suspend,
+        "authOptions": {"mode": "token"},
+        "enableInTreeAutoscaling": True,
+        "autoscalerOptions": {
+            "version": "v2",
+            "idleTimeoutSeconds": IDLE_TIMEOUT_S,
+            "imagePullPolicy": settings.image_pull_policy,
+            "securityContext": CONTAINER_SECURITY,
+            "env": [{"name": "HOME", "value": "/tmp"}, {"name": "RAY_USAGE_STATS_ENABLED", "value": "0"}],  # noqa: S108
+            "resources": {part: {"cpu": "500m", "memory": "1Gi"} for part in ("requests", "limits")},
+            "volumeMounts": [
+                *SCRATCH_MOUNTS[:2],
+                {"name": names.API_TOKEN_VOLUME, "mountPath": names.API_TOKEN_DIRECTORY, "readOnly": True},
+            ],
+        },
+        "headGroupSpec": {
+            "serviceType": "ClusterIP",
+            "rayStartParams": {
+                "dashboard-host": "0.0.0.0",  # noqa: S104 - behind Ray's token and the NetworkPolicy
+                "num-gpus": "0",
+                "object-store-memory": str(OBJECT_STORE_BYTES),
+            },
+            "template": head,
+        },
+        "workerGroupSpecs": [
+            {
+                "groupName": names.WORKER_GROUP,
+                "replicas": worker_pods(deployment, plan),
+                "minReplicas": 0,
+                "maxReplicas": MOST_REPLICAS * plan.nodes_per_replica,
+                "numOfHosts": 1,
+                "rayStartParams": {"object-store-memory": str(OBJECT_STORE_BYTES)},
+                "template": worker,
+            }
+        ],
+    }
+
+
+def worker_pods(deployment: ModelDeployment, plan: Plan) -> int:
+    """Worker pods that a new cluster begins with: those of the least replicas."""
+    return deployment.spec.scaling.min_replicas * plan.nodes_per_replica
+
+
+def in_place(recorded: JsonObject, fresh: JsonObject) -> JsonObject:
+    """A recorded RayService with what may change without new pods taken from a fresh one.
+
+    That is load bounds, size, suspension and the data class.
+    """
+    serve_config = yaml.safe_load(recorded["spec"]["serveConfigV2"])
+    (application,) = serve_config["applications"]
+    (fresh_application,) = yaml.safe_load(fresh["spec"]["serveConfigV2"])["applications"]
+    application["deployments"] = fresh_application["deployments"]
+    recorded_cluster, fresh_cluster = recorded["spec"]["rayClusterConfig"], fresh["spec"]["rayClusterConfig"]
+    (recorded_group,), (fresh_group,) = recorded_cluster["workerGroupSpecs"], fresh_cluster["workerGroupSpecs"]
+    data_class = {names.DATA_CLASS: fresh["metadata"]["annotations"][names.DATA_CLASS]}
+    return {
+        **recorded,
+        "metadata": {**recorded["metadata"], "annotations": recorded["metadata"]["annotations"] | data_class},
+        "spec": {
+            **recorded["spec"],
+            "serveConfigV2": _yaml(serve_config),
+            "rayClusterConfig": {
+                **recorded_cluster,
+                "suspend": fresh_cluster["suspend"],
+                "workerGroupSpecs": [{**recorded_group, "replicas": fresh_group["replicas"]}],
+            },
+        },
+    }
+
+
+def _yaml(serve_config: JsonObject) -> str:
+    return yaml.safe_dump(serve_config, sort_keys=True, width=1_000_000)
+
+
+def _rollout_hash(tolerations: list[JsonObject], arguments: JsonObject) -> str:
+    """Of what must replace pods: tolerations, which KubeRay's hash leaves out, and the engine, which would restart."""
+    return content_hash([tolerations, arguments])[:16]

@@ -1,0 +1,91 @@
+"""How many replicas are wanted, how many answer, and what keeps the others: a condition of its own, no part of Ready.
+
+Called by `derive`. While the least replicas answer, a pod beyond them is no trouble of the deployment.
+"""
+
+from __future__ import annotations
+
+from math import ceil
+from typing import NamedTuple
+
+from conclave import names
+from conclave.api.reasons import Reason
+from conclave.engine.load_bounds import IDLE_TIMEOUT_S
+from conclave.finding import Finding, Verdict
+from conclave.kubernetes.objects import JsonObject
+from conclave.kubernetes.pods import is_leaving, is_running, is_worker
+from conclave.modeldeployment.root_cause import find_pod_causes
+from conclave.modeldeployment.scene import StatusScene
+from conclave.modeldeployment.serving.replicas import active_cluster, count_engines, has_enough, is_serving
+
+
+class Replicas(NamedTuple):
+    """Counts of whole replicas."""
+
+    wanted: int
+    answering: int
+
+
+def count_replicas(scene: StatusScene) -> Replicas:
+    """Wanted are those that Serve's autoscaling has worker pods made for, be they running or not, and no less than the
+    floor; of the pods of a replica, only the one with the engine's own process is ever ready.
+    """
+    if scene.deployment.spec.suspend:
+        return Replicas(0, 0)
+    nodes = scene.decision.plan.nodes_per_replica if scene.decision.plan else 1
+    active = active_cluster(scene)  # while another cluster takes over, its pods are no further replicas
+    workers = [
+        pod
+        for pod in scene.observed.pods
+        if is_worker(pod) and not is_leaving(pod) and active in ("", pod["metadata"]["labels"].get(names.RAY_CLUSTER))
+    ]
+    running = sum(is_running(pod) for pod in workers) // nodes
+    answering = min(running, count_engines(scene)) if is_serving(scene) else 0
+    pods = max(len(workers), _asked_of_kuberay(scene, active))
+    return Replicas(max(ceil(pods / nodes), scene.deployment.spec.scaling.min_replicas), answering)
+
+
+def _asked_of_kuberay(scene: StatusScene, cluster: str) -> int:
+    """Worker pods that Ray's autoscaler wants, which a quota may have kept KubeRay from making.
+
+    It writes them into the RayCluster; the RayService's copy of that object's status was seen minutes behind.
+    """
+    found = scene.observed.raycluster(cluster) or {}
+    groups: list[JsonObject] = found.get("spec", {}).get("workerGroupSpecs", [])
+    return sum(int(group.get("replicas", 0)) for group in groups)
+
+
+def scaled(scene: StatusScene, replicas: Replicas, causes: tuple[Finding, ...]) -> Verdict:
+    """Whether all wanted replicas answer; else what the first pod that is missing waits for."""
+    scaling = scene.deployment.spec.scaling
+    if scene.deployment.spec.suspend:
+        return Verdict("Unknown", Reason.SUSPENDED, "spec.suspend is true: no replica is wanted")
+    counted = f"{replicas.answering} of {replicas.wanted} replicas answer"
+    if replicas.answering >= replicas.wanted:
+        return Verdict("True", Reason.AS_WANTED, f"{counted}, {_why(scene, replicas)}")
+    if not has_enough(scene):
+        reason = causes[0].reason if causes else Reason.PODS_STARTING
+        return Verdict("False", reason, f"{counted}; the condition Ready says why")
+    pod_causes = find_pod_causes(scene)
+    found = next((cause for cause in pod_causes if cause.is_stalled), next(iter(pod_causes), None))
+    words = found.message if found else _without_trouble(scaling.max_replicas)
+    reason = found.reason if found else Reason.ENGINE_STARTING
+    return Verdict("False", reason, f"{counted}, {_why(scene, replicas)}; those that do go on; {words}")
+
+
+def _without_trouble(most: int) -> str:
+    """What a pod without an engine may be after: Ray tells no observer of the cluster which."""
+    starts = f"an engine is starting, up to scaling.maxReplicas {most}"
+    return f"{starts}, or has ended and its pod goes once it was idle for {IDLE_TIMEOUT_S} s"
+
+
+def _why(scene: StatusScene, replicas: Replicas) -> str:
+    scaling = scene.deployment.spec.scaling
+    if replicas.wanted == scaling.min_replicas:
+        return f"which is scaling.minReplicas {scaling.min_replicas}"
+    target = scaling.target_concurrency
+    load = f"{target} requests in flight" if isinstance(target, int) else "as many requests in flight as the plan says"
+    return (
+        f"more than scaling.minReplicas {scaling.min_replicas} for the load of now or of the last "
+        f"{scaling.idle_seconds} s: a replica is to carry {load}"
+    )

@@ -1,0 +1,222 @@
+"""Derives the whole status from what was observed, decided and done; the operator writes it once at the end.
+
+Nothing of the old status is believed, except since when a condition has been as it is.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+from conclave import names
+from conclave.api.modeldeployment import Condition, ModelDeployment, ModelDeploymentStatus
+from conclave.api.plan import Plan
+from conclave.api.reasons import ConditionType, Reason
+from conclave.finding import Finding, Status, Verdict
+from conclave.kubernetes.failures import Outcome
+from conclave.kubernetes.objects import JsonObject
+from conclave.kubernetes.pods import count_running, has_verified, in_trouble, is_running, is_worker
+from conclave.kubernetes.text import one_line
+from conclave.modeldeployment.decision import Decision
+from conclave.modeldeployment.observed import Observed
+from conclave.modeldeployment.root_cause import find_causes
+from conclave.modeldeployment.scene import StatusScene
+from conclave.modeldeployment.serving.egress import egress_enforced
+from conclave.modeldeployment.serving.replicas import is_serving
+from conclave.modeldeployment.serving.scaling import count_replicas, scaled
+from conclave.modeldeployment.weights.keys import find_download
+
+_LONGEST_MESSAGE = 4096
+
+
+def derive_status(
+    deployment: ModelDeployment, observed: Observed, decision: Decision, outcome: Outcome, now: datetime
+) -> ModelDeploymentStatus:
+    """Pure and idempotent: with nothing new, the status as it is."""
+    scene = StatusScene(deployment=deployment, observed=observed, decision=decision, outcome=outcome, now=now)
+    causes = find_causes(scene)
+    parts = {
+        ConditionType.PLAN_READY: _plan_ready(scene, causes),
+        ConditionType.WEIGHTS_READY: _weights_ready(scene, causes),
+        ConditionType.PROVISIONED: _provisioned(scene, causes),
+        ConditionType.SERVING: _serving(scene, causes),
+    }
+    ready, replicas = _ready(scene, causes, parts), count_replicas(scene)
+    verdicts = {
+        ConditionType.READY: ready,
+        **parts,
+        ConditionType.SCALED: scaled(scene, replicas, causes),
+        ConditionType.EGRESS_ENFORCED: egress_enforced(scene),
+        ConditionType.WITHIN_POLICY: _within_policy(scene, causes),
+        ConditionType.UPDATE_AVAILABLE: _update_available(scene),
+        ConditionType.RECONCILING: _reconciling(scene, causes, ready),
+        ConditionType.STALLED: _stalled(causes),
+    }
+    return ModelDeploymentStatus(
+        observed_generation=deployment.metadata.generation,
+        conditions=tuple(_condition(deployment, kind, verdict, now) for kind, verdict in verdicts.items()),
+        plan=decision.plan,
+        replicas=replicas.wanted,
+        ready_replicas=replicas.answering,
+        selector=names.selector_string(names.worker_selector(deployment.metadata.name)),
+        endpoint=decision.endpoint,
+    )
+
+
+def _ready(scene: StatusScene, causes: tuple[Finding, ...], parts: dict[ConditionType, Verdict]) -> Verdict:
+    """The root cause where there is one; without one, still no better than its parts."""
+    if causes:
+        return Verdict("False", causes[0].reason, causes[0].message)
+    if scene.deployment.spec.suspend:
+        return _suspended()
+    for kind in (ConditionType.PLAN_READY, ConditionType.PROVISIONED, ConditionType.SERVING):
+        if parts[kind].status != "True":
+            return parts[kind]._replace(status="False")
+    url = scene.decision.endpoint.url if scene.decision.endpoint else "its endpoint"
+    return Verdict("True", Reason.AS_WANTED, f"model {scene.deployment.served_name} answers at {url}")
+
+
+def _plan_ready(scene: StatusScene, causes: tuple[Finding, ...]) -> Verdict:
+    refused = _first(causes, ConditionType.PLAN_READY)
+    if refused is not None:
+        return Verdict("False", refused.reason, refused.message)
+    if scene.decision.plan is None or scene.decision.waits(ConditionType.PLAN_READY):
+        if scene.deployment.spec.suspend and not causes:
+            return Verdict("Unknown", Reason.SUSPENDED, "spec.suspend is true: the weights are not looked at")
+        return _unknown(causes, "no plan has been made yet")
+    return Verdict("True", Reason.PLANNED, summary(scene.decision.plan))
+
+
+def summary(plan: Plan) -> str:
+    """One line: the layout of a replica."""
+    nodes = plan.nodes_per_replica
+    spread = "one node" if nodes == 1 else f"{nodes} nodes, {plan.gpus_per_node} on each"
+    return (
+        f"{plan.parallelism} on {plan.gpus_per_replica} {plan.accelerator} of {spread}: {plan.max_model_len} tokens of "
+        f"context, {plan.max_concurrency} requests of that length at once"
+    )
+
+
+def _weights_ready(scene: StatusScene, causes: tuple[Finding, ...]) -> Verdict:
+    found = _first(causes, ConditionType.WEIGHTS_READY)
+    if found is not None:
+        return Verdict("False", found.reason, found.message)
+    if scene.deployment.spec.suspend:
+        return Verdict("Unknown", Reason.SUSPENDED, "spec.suspend is true: no pod mounts the weights")
+    is_stored = scene.deployment.spec.model.source.object_store is not None
+    if is_stored and (scene.decision.refusal or find_download(scene.deployment, scene.observed) is None):
+        return _unknown(causes, "the weights have not been downloaded yet")
+    workers = [pod for pod in scene.observed.pods if is_worker(pod) and is_running(pod)]
+    if not is_stored and not workers:
+        return _unknown(causes, "no worker pod has mounted the weights yet")
+    where, reason = "mounted read-only", Reason.MOUNTED
+    if is_stored:
+        claim = scene.name_of("PersistentVolumeClaim", names.cache_claim(scene.name))
+        where, reason = f"the cache holds them in {claim}", Reason.DOWNLOADED
+    verified, compared = _compared(scene.deployment.spec.model.digest, workers)
+    return Verdict("True", Reason.VERIFIED if verified else reason, f"{where}; {compared}")
+
+
+def _compared(digest: str | None, workers: list[JsonObject]) -> tuple[bool, str]:
+    """Whether every pod that serves has compared the files itself, and what is known of them.
+
+    What a download found does not count: the volume may have been written to since.
+    """
+    if digest is None:
+        return False, "no spec.model.digest to compare with"
+    if not workers:
+        return False, f"each pod compares them with {digest} before its engine starts"
+    blind = sum(not has_verified(pod, digest) for pod in workers)
+    if blind:
+        return False, (
+            f"{blind} of {len(workers)} worker pods did not compare them with {digest}, as they were made for an "
+            "earlier spec or by an earlier version; the condition UpdateAvailable says how to replace them"
+        )
+    return True, f"the files were those of {digest} when each pod compared them, before its engine started"
+
+
+def _provisioned(scene: StatusScene, causes: tuple[Finding, ...]) -> Verdict:
+    found = _first(causes, ConditionType.PROVISIONED)
+    if found is not None:
+        return Verdict("False", found.reason, found.message)
+    if scene.deployment.spec.suspend:
+        return _suspended()
+    heads, workers = count_running(scene.observed.pods)
+    counted = f"{heads} head and {workers} worker pods run"
+    if not heads or workers < scene.least_workers:
+        return _unknown(
+            causes, f"{counted}, expected 1 head and at least {scene.least_workers} workers", status="False"
+        )
+    waiting = sum(1 for _ in in_trouble(scene.pods))
+    return Verdict("True", Reason.PODS_READY, counted + (f", {waiting} more are waited for" if waiting else ""))
+
+
+def _serving(scene: StatusScene, causes: tuple[Finding, ...]) -> Verdict:
+    if is_serving(scene) and not scene.deployment.spec.suspend:
+        return Verdict("True", Reason.SERVING, "KubeRay counts healthy endpoints")
+    found = _first(causes, ConditionType.SERVING)
+    if found is not None:
+        return Verdict("False", found.reason, found.message)
+    if scene.deployment.spec.suspend:
+        return _suspended()
+    return _unknown(causes, "nothing answers", status="False")
+
+
+def _within_policy(scene: StatusScene, causes: tuple[Finding, ...]) -> Verdict:
+    objections = scene.decision.objections
+    if objections:
+        return Verdict("False", objections[0].reason, "; ".join(objection.message for objection in objections))
+    if any(failure.resource in ("controllerrevisions", "rayservices") for failure in scene.observed.failures):
+        return _unknown(causes, "what is recorded and what runs could not be read")
+    return Verdict("True", Reason.AS_WANTED, "the operator's lists allow what the spec and its records name")
+
+
+def _update_available(scene: StatusScene) -> Verdict:
+    if scene.decision.update_available:
+        return Verdict("True", Reason.BUILDER_CHANGED, scene.decision.update_available)
+    return Verdict("False", Reason.UP_TO_DATE, "what runs is what would be built now")
+
+
+def _reconciling(scene: StatusScene, causes: tuple[Finding, ...], ready: Verdict) -> Verdict:
+    is_suspended = scene.deployment.spec.suspend
+    if is_suspended and not causes and scene.observed.pods:
+        return Verdict("True", Reason.SUSPENDED, f"{len(scene.observed.pods)} pods are still there and go")
+    if ready.status != "True" and not is_suspended and not (causes and causes[0].is_stalled):
+        return ready._replace(status="True")
+    return Verdict("False", Reason.AS_WANTED, "nothing is under way")
+
+
+def _stalled(causes: tuple[Finding, ...]) -> Verdict:
+    if causes and causes[0].is_stalled:
+        return Verdict("True", causes[0].reason, causes[0].message)
+    return Verdict("False", Reason.AS_WANTED, "nothing waits for a person")
+
+
+def _suspended() -> Verdict:
+    return Verdict("False", Reason.SUSPENDED, "spec.suspend is true: no pods run; set it to false to serve again")
+
+
+def _unknown(causes: tuple[Finding, ...], message: str, status: Status = "Unknown") -> Verdict:
+    """Of a condition that only follows from another one's trouble: that trouble's reason, which Ready explains."""
+    if causes:
+        return Verdict(status, causes[0].reason, f"{message}; the condition Ready says why")
+    return Verdict(status, Reason.PODS_STARTING, message)
+
+
+def _first(causes: tuple[Finding, ...], kind: ConditionType) -> Finding | None:
+    return next((cause for cause in causes if cause.condition is kind), None)
+
+
+def _condition(deployment: ModelDeployment, kind: ConditionType, verdict: Verdict, now: datetime) -> Condition:
+    conditions = deployment.status.conditions if deployment.status else ()
+    before = next((condition for condition in conditions if condition.type == kind), None)
+    since = now.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    if before is not None and before.status == verdict.status:
+        since = before.last_transition_time
+    return Condition(
+        type=kind,
+        status=verdict.status,
+        reason=verdict.reason,
+        message=one_line(verdict.message, _LONGEST_MESSAGE),
+        observed_generation=deployment.metadata.generation,
+        last_transition_time=since,
+    )

@@ -1,0 +1,158 @@
+"""From what was observed to what should exist: the whole flow of one ModelDeployment, called once a pass.
+
+    records -> inspection -> plan -> build -> weights -> serving
+
+Inspection, weights and serving are parts; plan and build are choices between the recorded one and a fresh one. While a
+part is not ready, what runs keeps running, and the pods of the new spec wait.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from conclave.api.modeldeployment import ModelDeployment
+from conclave.api.plan import Plan
+from conclave.api.reasons import ConditionType
+from conclave.finding import Finding
+from conclave.kubernetes.desired import Desired
+from conclave.kubernetes.failures import Outcome
+from conclave.kubernetes.objects import JsonObject
+from conclave.modeldeployment.decision import Decision
+from conclave.modeldeployment.inspection import part as inspection_part
+from conclave.modeldeployment.observed import Observed
+from conclave.modeldeployment.part import PartResult, PartScene
+from conclave.modeldeployment.plan import Waiting, choose_plan, refusal_of
+from conclave.modeldeployment.records.check import read_history
+from conclave.modeldeployment.serving import part as serving_part
+from conclave.modeldeployment.serving.build import choose_build, with_suspension
+from conclave.modeldeployment.status import derive_status
+from conclave.modeldeployment.weights import part as weights_part
+from conclave.planning.checks import check_runtime
+from conclave.settings import OperatorSettings
+
+LONGEST_RESYNC_S = 60.0
+
+
+def sync(
+    deployment: ModelDeployment, observed: Observed, settings: OperatorSettings, *, token: str, now: datetime
+) -> Desired:
+    """`token` is a fresh random value; it is used only where the endpoint has no token yet."""
+    decision = decide(deployment, observed, settings, token)
+
+    def status(outcome: Outcome) -> JsonObject:
+        return derive_status(deployment, observed, decision, outcome, now).to_wire()
+
+    return Desired(
+        status=status,
+        create=decision.create,
+        apply=decision.apply,
+        delete=decision.delete,
+        resync_after_s=LONGEST_RESYNC_S if _waits_for_unwatched(deployment, observed, decision) else None,
+        waits_for_hardware=decision.plan is None,
+        result="refused" if decision.refusal else "ok",
+    )
+
+
+def _waits_for_unwatched(deployment: ModelDeployment, observed: Observed, decision: Decision) -> bool:
+    """ConfigMaps and claims are read by request, so that no watch tells when one is created or changes."""
+    model = deployment.spec.model
+    is_bound = all(observed.claims.get(claim) == "Bound" for claim in model.claims)
+    if model.cache is not None:
+        is_bound = is_bound and (observed.cache or {}).get("status", {}).get("phase") == "Bound"
+    return not is_bound or (decision.plan is None and model.config_ref is not None)
+
+
+def decide(deployment: ModelDeployment, observed: Observed, settings: OperatorSettings, token: str) -> Decision:
+    """What should exist, and why the rest does not."""
+    history = read_history(deployment, observed, settings)
+    scene = PartScene(deployment=deployment, observed=observed, settings=settings, history=history)
+    unlisted = check_runtime(deployment, settings.runtime_lists)
+    objections = tuple(scene.refusal(problem.reason, problem.message) for problem in unlisted)
+    if scene.is_blind or deployment.metadata.deletion_timestamp is not None:
+        return Decision(plan=scene.current.plan if scene.current else None, objections=objections)
+    running = observed.own_rayservice(deployment.metadata.uid)
+    decision = _left_alone(scene, running) if running and scene.is_in_doubt else _fold(scene, token)
+    decision = decision.model_copy(update={"objections": (*history.objections, *objections)})
+    return decision if observed.has_kuberay() else _without_objects(decision)
+
+
+def _fold(scene: PartScene, token: str) -> Decision:
+    inspection = inspection_part.needs(scene)
+    inspected = inspection.result._replace(blocked_by=None, create=())  # a model that is planned needs no new look
+    plan = choose_plan(scene, inspection)
+    if isinstance(plan, Waiting):
+        # Without a plan, a volume of one node is where the deployment's own selector puts it.
+        return _folded(_kept(scene, token), weights_part.needs(scene, None), inspection.result)
+    if isinstance(plan, Finding):
+        return _refused(scene, token, plan, inspected)
+    build = choose_build(scene, plan)
+    if isinstance(build, Finding):
+        return _refused(scene, token, build, inspected)
+    weights = weights_part.needs(scene, plan)
+    new_pods_refused = refusal_of(scene, check_runtime(scene.deployment, scene.settings.runtime_lists))
+    if weights.create and new_pods_refused:
+        return _refused(scene, token, new_pods_refused, inspected)
+    if weights.blocked_by is None:
+        decision = _serving(serving_part.needs(scene, build.record, token), build.record.plan)
+    else:
+        decision = _kept(scene, token).model_copy(update={"plan": build.record.plan})
+    decision = decision.model_copy(update={"update_available": build.update_available})
+    return _folded(decision, weights, inspected)
+
+
+def _serving(serving: serving_part.Serving, plan: Plan | None) -> Decision:
+    result = serving.result
+    return Decision(
+        plan=plan, endpoint=serving.endpoint, create=result.create, apply=result.apply, delete=result.delete
+    )
+
+
+def _kept(scene: PartScene, token: str) -> Decision:
+    """What runs keeps running, repaired where somebody changed it, until there is something to run instead."""
+    if scene.current is None or scene.is_in_doubt:
+        return Decision()
+    record = with_suspension(scene, scene.current)
+    return _serving(serving_part.needs(scene, record, token), record.plan)
+
+
+def _refused(scene: PartScene, token: str, refusal: Finding, inspected: PartResult) -> Decision:
+    """No pod is made for this spec."""
+    return _folded(_kept(scene, token).model_copy(update={"refusal": refusal}), inspected)
+
+
+def _left_alone(scene: PartScene, running: JsonObject) -> Decision:
+    """The RayService unchanged, until somebody has deleted the record that was refused."""
+    first = scene.history.objections[0]
+    serving = serving_part.left_alone(scene, running)
+    decision = _serving(serving, scene.current.plan if scene.current else None)
+    remedy = "until then what runs is left as it is, and then the model is planned anew"
+    return decision.model_copy(update={"refusal": scene.refusal(first.reason, first.message, remedy)})
+
+
+def _folded(decision: Decision, *parts: PartResult) -> Decision:
+    """The decision with the objects of other parts before it, and with what its pods wait for."""
+    for part in parts:
+        blocked = () if part.blocked_by is None else (part.blocked_by,)
+        decision = decision.model_copy(
+            update={
+                "waits_for": (*decision.waits_for, *blocked),
+                "create": (*decision.create, *part.create),
+                "apply": (*part.apply, *decision.apply),
+                "delete": (*decision.delete, *part.delete),
+            }
+        )
+    return decision
+
+
+def _without_objects(decision: Decision) -> Decision:
+    """Without KubeRay nothing is written: no record binds the plan to nodes that may be others by then."""
+    return decision.model_copy(
+        update={
+            "waits_for": tuple(each for each in decision.waits_for if each.condition is ConditionType.PLAN_READY),
+            "endpoint": None,
+            "update_available": "",
+            "create": (),
+            "apply": (),
+            "delete": (),
+        }
+    )

@@ -1,0 +1,76 @@
+"""What keeps downloaded weights, and who may fetch them: the deployment's cache claim and a NetworkPolicy."""
+
+from __future__ import annotations
+
+from conclave import names
+from conclave.api.modeldeployment import Cache, ModelDeployment, ObjectStoreSource
+from conclave.kubernetes.objects import JsonObject, without_empty
+from conclave.kubernetes.peers import address_peers, dns_rule, namespace_peer, target_of, tcp
+from conclave.kubernetes.quantities import BINARY, DECIMAL, parse_quantity
+from conclave.modeldeployment.objects import metadata
+from conclave.settings import OperatorSettings
+
+
+def build_cache_claim(deployment: ModelDeployment, cache: Cache) -> JsonObject:
+    """One for the deployment's life: what it holds is dear."""
+    return {
+        "apiVersion": "v1",
+        "kind": "PersistentVolumeClaim",
+        "metadata": metadata(deployment, names.cache_claim(deployment.metadata.name), "weights"),
+        "spec": without_empty(
+            {
+                "accessModes": [cache.access_mode],
+                "resources": {"requests": {"storage": canonical(cache.size)}},
+                "storageClassName": cache.storage_class_name,
+            }
+        ),
+    }
+
+
+def canonical(quantity: str) -> str:
+    """As the API server writes it, so that a claim of 1024Gi, which it calls 1Ti, is not taken for a changed one."""
+    amount = parse_quantity(quantity)
+    if amount is None:
+        return quantity
+    step, suffixes = (1024, BINARY) if quantity.endswith("i") and amount >= 1024 else (1000, DECIMAL)
+    if amount % 1:
+        return f"{amount * 1000:f}".partition(".")[0] + "m"
+    power = 0
+    while power + 1 < len(suffixes) and amount and amount % step == 0:
+        amount, power = amount / step, power + 1
+    return f"{amount:f}".partition(".")[0] + suffixes[power]
+
+
+def size_gib(quantity: str) -> float:
+    """A quantity of bytes in GiB; 0 where it is none."""
+    return float((parse_quantity(quantity) or 0) / 2**30)
+
+
+def build_download_policy(
+    deployment: ModelDeployment, store: ObjectStoreSource, settings: OperatorSettings
+) -> JsonObject:
+    """Download pods reach DNS and the store, nothing else. Nobody reaches download pods."""
+    name = deployment.metadata.name
+    dns = dns_rule(settings.dns_namespace, settings.dns_cidrs)
+    return {
+        "apiVersion": "networking.k8s.io/v1",
+        "kind": "NetworkPolicy",
+        "metadata": metadata(deployment, names.download_network_policy(name), "weights"),
+        "spec": {
+            "podSelector": {"matchLabels": names.weights_selector(name)},
+            "policyTypes": ["Ingress", "Egress"],
+            "egress": [dns, _store_rule(store, deployment.metadata.namespace, settings.cluster_domain)],
+        },
+    }
+
+
+def _store_rule(store: ObjectStoreSource, own_namespace: str, cluster_domain: str) -> JsonObject:
+    """The pods of a Service may listen on another port than the Service: any port of its namespace."""
+    if store.endpoint is None:
+        return {"ports": [tcp(443)]}
+    target = target_of(store.endpoint)
+    if namespace := target.namespace(own_namespace, cluster_domain):
+        return {"to": [namespace_peer(namespace)], "ports": [tcp()]}
+    if target.address is not None:
+        return {"to": address_peers([f"{target.address}/32"]), "ports": [tcp(target.port)]}
+    return {"ports": [tcp(target.port)]}

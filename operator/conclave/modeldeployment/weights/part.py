@@ -1,0 +1,43 @@
+"""The part that fetches an object store's weights into the deployment's cache, once for all replicas.
+
+A download Job that has succeeded for these weights and this claim counts, whichever builder made the Job.
+"""
+
+from __future__ import annotations
+
+from conclave.api.plan import Plan
+from conclave.modeldeployment.part import PartResult, PartScene
+from conclave.modeldeployment.weights.cache import build_cache_claim, build_download_policy
+from conclave.modeldeployment.weights.causes import not_downloaded
+from conclave.modeldeployment.weights.job import build_download_job
+from conclave.modeldeployment.weights.keys import find_download, is_for
+
+
+def needs(scene: PartScene, plan: Plan | None) -> PartResult:
+    """The claim, the policy and the Job. `plan` says where a volume of one node has to be; None before there is one.
+
+    The Job waits for the claim, whose UID is part of the Job's name: a claim made anew is empty.
+    """
+    deployment, work, settings = scene.deployment, scene.observed.weights, scene.settings
+    store, cache = deployment.spec.model.source.object_store, deployment.spec.model.cache
+    if store is None or cache is None:
+        return PartResult(delete=work.jobs)
+    result = PartResult(
+        blocked_by=not_downloaded(scene),
+        apply=(build_download_policy(deployment, store, settings), build_cache_claim(deployment, cache)),
+    )
+    if scene.observed.cache is None:
+        return result
+    done = find_download(deployment, scene.observed)
+    if done is not None:
+        return result._replace(delete=work.others(done))
+    if deployment.spec.suspend:
+        return result._replace(delete=work.jobs)
+    key, claim_uid = scene.keys.weights_key, scene.observed.cache["metadata"]["uid"]
+    used_key = scene.current.weights_key if scene.current else ""
+    kept = (used_key,) if used_key not in ("", key) else ()
+    job = build_download_job(deployment, store, cache, plan, settings, claim_uid=claim_uid, kept_keys=kept)
+    is_there = any(
+        other["metadata"]["name"] == job["metadata"]["name"] and is_for(other, key, claim_uid) for other in work.jobs
+    )
+    return result._replace(create=() if is_there else (job,), delete=work.others(job))
