@@ -1,6 +1,6 @@
 """The seam between decisions and Kubernetes: what the operator may ask of a cluster and do to it.
 
-Implemented by `KubernetesCluster` and, for tests, by `FakeCluster`; one contract suite holds both to it. No method
+Implemented by `KubernetesCluster` and, in tests, by a fake; one contract suite holds both to it. No method
 raises for what the API server refuses: failures are data, since a condition has to tell them.
 """
 

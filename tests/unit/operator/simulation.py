@@ -7,9 +7,10 @@ import copy
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from tests.fake_cluster import FakeCluster
+
 from conclave.kubernetes.kuberay import REQUIRED_FIELDS
 from conclave.settings import OperatorSettings
-from conclave_cluster.fake import FakeCluster
 from conclave_cluster.resources import (
     CLAIM,
     CONFIG_MAP,

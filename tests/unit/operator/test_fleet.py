@@ -86,3 +86,29 @@ def test_a_list_that_was_ahead_of_the_watch_for_a_moment_leaves_no_lag() -> None
     fleet.watched(item(5))
     fleet.listed(KIND, [item(5)], now=160)
     assert fleet.lag_s(now=161) == 0
+
+
+def test_our_own_status_that_comes_back_is_no_news_and_anybody_else_s_is() -> None:
+    fleet = Fleet()
+    assert fleet.watched(item(5, spec="s"))
+    fleet.status_written(KEY, {"ours": 1})
+    assert not fleet.watched(item(6, spec="s", status={"ours": 1}))
+    assert not fleet.watched(item(6, spec="s", status={"ours": 1}))
+    assert not fleet.watched(item(5, spec="s"))
+    assert fleet.watched(item(7, spec="s", status={"forged": 1}))
+    assert fleet.watched(item(8, spec="edited", status={"forged": 1}))
+    assert fleet.watched(item(9, uid="another", spec="edited", status={"forged": 1}))
+
+
+def test_a_list_of_one_kind_says_nothing_of_another() -> None:
+    fleet = Fleet()
+    other = {**item(5), "kind": "Other"}
+    fleet.watched(item(5))
+    fleet.watched(other)
+    fleet.deleted(other)
+    fleet.listed(KIND, [item(5)], now=100)
+    assert fleet.known("Other") == ()
+    fleet.listed("Other", [other], now=100)  # it began before the deletion
+    assert fleet.known("Other") == ()
+    assert fleet.known(KIND) == (KEY,)
+    assert fleet.lag_s(now=200) == 0
