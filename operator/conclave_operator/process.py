@@ -67,6 +67,13 @@ def own_namespace() -> str:
 
 
 async def run_operator(options: ProcessOptions, settings: OperatorSettings) -> None:
+    """The operator of all kinds that are shipped; as `run_kinds`."""
+    if not settings.api_server_cidrs:
+        logger.warning("api_server_cidrs is empty: every Ray head may reach any address on ports 443 and 6443")
+    await run_kinds(options, (model_deployments(settings),))
+
+
+async def run_kinds(options: ProcessOptions, kinds: Kinds) -> None:
     """Until a signal; raises EnvironmentUnfit where the Lease is lost or the API server cannot be used."""
     task = asyncio.current_task()
     assert task is not None  # inside a coroutine there is one
@@ -75,15 +82,12 @@ async def run_operator(options: ProcessOptions, settings: OperatorSettings) -> N
         loop.add_signal_handler(number, task.cancel)  # until Kopf runs
     identity = f"{os.environ.get('POD_NAME') or socket.gethostname()}_{uuid.uuid4().hex[:8]}"
     metrics = Metrics()
-    kinds: Kinds = (model_deployments(settings),)
     async with Client(await load_configuration(options.kubeconfig)) as client:
         lease = Lease(client, options.lease_namespace, options.lease_name, identity)
         cluster = KubernetesCluster(client, options.namespaces, lease.fence)
         leader = _Leader(options, kinds, client, cluster, lease, metrics)
         async with serve_probes(options.http_port, metrics.registry, leader.problem, leader.unready) as port:
             logger.info("conclave %s: probes and metrics on port %d", __version__, port)
-            if not settings.api_server_cidrs:
-                logger.warning("api_server_cidrs is empty: every Ray head may reach any address on ports 443 and 6443")
             try:
                 await lease.acquire()
                 await leader.lead()
