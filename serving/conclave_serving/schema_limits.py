@@ -106,15 +106,15 @@ class SchemaLimits(BaseModel):
             f"In `response_format`, `structured_outputs` ({', '.join(self.structured_outputs)}) and `tools`:",
             "",
             f"- keywords: {_code(checked)}",
-            f"- taken, and not looked into: {_code(keywords.annotations)}, and what begins with"
+            f"- accepted without a check of the value: {_code(keywords.annotations)}, and names that begin with"
             f" `{keywords.annotation_prefix}`; every other keyword is refused",
             f"- depth at most {self.depth}; `$ref` only to a schema inside the same schema, without `~` and `%`",
             f"- lengths and counts at most {self.count}; `enum` at most {self.enum_items} values;"
             f" at most {self.properties} properties an object; other lists at most {self.branches};"
             " no value twice in `type`, `enum` and `required`",
-            f"- a pattern at most {self.pattern_characters} characters; braces only as `{{2}}`, `{{2,}}` and `{{2,5}}`"
-            " right after what is repeated, each part repeated once; `[]` is no class",
-            f"- all together at most {self.compile_ms} ms of CPU to compile, estimated from these costs:",
+            f"- a pattern has at most {self.pattern_characters} characters; braces only as `{{2}}`, `{{2,}}` or"
+            " `{2,5}`, directly after the part that they repeat, once for each part; `[]` is not a class",
+            f"- all schemas of a request together cost at most {self.compile_ms} ms of CPU to compile, estimated from:",
             "",
             "| Construct | ms |",
             "|---|---|",
@@ -122,9 +122,9 @@ class SchemaLimits(BaseModel):
             "",
             "### What one grammar may cost",
             "",
-            "The only compiler is xgrammar; what it declines is answered 400 and goes to no other. An estimate can be",
-            "wrong, so a replica compiles each grammar once in a process of its own before vLLM sees it. The kernel",
-            "ends that process at these limits, and the answer is 400; others are answered meanwhile.",
+            "xgrammar is the only compiler. A grammar that it refuses gets 400. The estimate above can be wrong, so a",
+            "replica compiles each grammar once in a process of its own before vLLM sees it. At the limits below, the",
+            "kernel ends that process, and the answer is 400. Other requests are answered meanwhile.",
             "",
             f"- CPU: {trial.conversion_ms} ms for the conversion, which vLLM repeats on its event loop (at most three"
             f" times for a request), and {trial.compile_ms} ms over {trial.threads} threads for the rest, which the"
@@ -132,16 +132,17 @@ class SchemaLimits(BaseModel):
             f"- CPU for each token of an answer: {trial.step_ms} ms, tried with random texts of the grammar",
             f"- memory: {trial.memory_bytes} bytes above what the process has at its start; in the engine the compiled"
             " grammars stay within `VLLM_XGRAMMAR_CACHE_MB`",
-            f"- time: {trial.wall_s:g} s; a grammar that had too little of the machine is answered 429",
-            f"- {trial.at_once} grammars of a replica at once, {trial.waiting} with those that wait; one more is"
-            f" answered 429, and so is one whose turn does not come within {trial.turn_s:g} s",
-            f"- {trial.remembered} verdicts are remembered, so that a schema of each request costs once",
-            "- of `tools`, all schemas together get the conversion's CPU; what is compiled of them for a forced call"
-            " is tried like any other grammar",
+            f"- time: {trial.wall_s:g} s; a grammar that got too little CPU of a busy machine gets 429",
+            f"- a replica tries {trial.at_once} grammars at once and holds {trial.waiting}, with those that wait; the"
+            f" next one gets 429, and so does one that has waited for {trial.turn_s:g} s",
+            f"- a replica remembers {trial.remembered} results, so a schema that is sent again is not tried again",
+            "- all schemas of `tools` together get the CPU of one conversion; the grammar of a forced call is tried"
+            " like any other",
             "",
-            "The process starts and ends with the replica. While the model loads it takes about 6 s of CPU, at a lower",
-            "priority; then it holds about 400 MB of memory (torch, transformers and the model's vocabulary) beside",
-            "what the grammars take that it tries. Where memory runs out the kernel ends those first.",
+            "The process starts and ends with the replica. While the model loads, the process takes about 6 s of CPU",
+            "at a lower priority. After that it holds about 400 MB of memory (torch, transformers and the model's",
+            "vocabulary), and the memory of the grammars that it tries. If memory runs out, the kernel ends those",
+            "first.",
             "",
         ]
 

@@ -211,7 +211,7 @@ def test_a_port_that_is_taken_while_ray_starts_is_named(
         listener.listen()
         assert up.process.wait(timeout=180) == 3, up.said()
     last_lines = up.stderr.read_text()
-    assert f"error: port {port}: taken while Ray started; run it again" in last_lines
+    assert f"error: port {port}: another program took it while Ray started; run the command again" in last_lines
     assert "Traceback" not in last_lines
     assert up.processes() == []
 
