@@ -1,10 +1,9 @@
 # `make help` lists the targets. Everything that is slow is built once, into .venv and $(CONCLAVE_CACHE).
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-unit test-integration test-serving lint verify golden bench bench-models bench-operator e2e e2e-smoke e2e-parts images cluster cluster-down clean lock
+.PHONY: help demo test test-unit test-testbed test-integration test-serving lint verify golden bench bench-models bench-operator e2e e2e-smoke e2e-parts images cluster cluster-down clean lock
 
 PYTHON_BIN := .venv/bin/python
 PYTEST := $(PYTHON_BIN) -m pytest --durations=40 --durations-min=10
-E2E := $(if $(KEEP),CONCLAVE_E2E_KEEP=1) $(PYTHON_BIN) -m pytest -v --durations=0 --durations-min=20 e2e
 
 .NOTPARALLEL: # tests share two cores and one cluster
 
@@ -18,11 +17,15 @@ demo: ## from nothing to tokens on this machine: no cluster, no GPU
 	@tools/environment.sh local
 	@$(PYTHON_BIN) tools/demo.py
 
-test: test-unit test-serving test-integration ## all tests: unit, golden, a real vLLM under Ray Serve, a real API server with KubeRay
+test: test-unit test-testbed test-serving test-integration ## all tests: unit, golden, a real vLLM under Ray Serve, a real API server with KubeRay
 
 test-unit: ## only what needs neither Kubernetes nor an engine: seconds
 	@tools/environment.sh dev
 	$(PYTEST) tests/unit tests/golden
+
+test-testbed: ## only the test bed's own, of make cluster and make images; not where they have passed on this content
+	@tools/environment.sh dev
+	@$(PYTHON_BIN) -m tools.suites testbed $(if $(FORCE),--force)
 
 test-integration: ## only what needs the real API server and KubeRay
 	@tools/environment.sh dev
@@ -33,13 +36,13 @@ test-serving: ## only what needs the real engine
 	@tools/environment.sh dev
 	$(PYTEST) tests/serving
 
-e2e: ## from apply to tokens in real pods, on a cluster of its own; ONLY=autoscaling runs a part, KEEP=1 takes and keeps what cluster there is
+e2e: ## from apply to tokens in real pods: all parts that have not passed on this content; PART=models, ONLY=words, FORCE=1, KEEP=1
 	@tools/environment.sh dev
-	$(E2E) $(if $(ONLY),-k "$(ONLY)")
+	@$(PYTHON_BIN) -m tools.suites e2e --part "$(PART)" --only "$(ONLY)" $(if $(FORCE),--force) $(if $(KEEP),--keep)
 
 e2e-smoke: ## of it the one model that CI runs too
 	@tools/environment.sh dev
-	$(E2E)/test_smoke.py
+	$(if $(KEEP),CONCLAVE_E2E_KEEP=1) $(PYTHON_BIN) -m pytest -v --durations=0 --durations-min=20 e2e/test_smoke.py
 
 e2e-parts: ## build what test-integration and e2e-smoke need: programs first, then images
 	@tools/environment.sh dev
@@ -61,9 +64,9 @@ verify: ## regenerate what is generated, fail on a difference and on what git do
 	@untracked=$$(git ls-files --others -- $$($(PYTHON_BIN) -c 'from tools.generate import GENERATED; print(*GENERATED)')); \
 	test -z "$$untracked" || { echo "generated but not tracked; git add, then commit:" $$untracked >&2; exit 1; }
 
-golden: ## rewrite the golden files; read the difference before you commit it
+golden: ## rewrite the golden files; read the difference before you commit it; SHOW=adapters prints a case whole
 	@tools/environment.sh dev
-	$(PYTHON_BIN) -m pytest tests/golden --update-golden
+	@$(if $(SHOW),$(PYTHON_BIN) -m tests.golden $(SHOW),$(PYTHON_BIN) -m pytest tests/golden --update-golden)
 
 bench: ## the local path against bare vLLM, side by side
 	@tools/environment.sh dev

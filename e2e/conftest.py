@@ -62,11 +62,13 @@ def bare_vllm(site: Site, running: Running) -> dict[Path, Continuations]:
 
 @pytest.fixture(scope="module")
 def dense_model(
+    request: pytest.FixtureRequest,
     local_site: Site,  # noqa: ARG001 - skips before anything is made
-    bare_vllm: dict[Path, Continuations],  # noqa: ARG001 - made first
     dense: Dense,
     running: Running,
 ) -> Model:
+    if any("bare_vllm" in item.fixturenames for item in request.session.items):
+        request.getfixturevalue("bare_vllm")  # first: it ends the model that runs
     model = running.only(dense.manifest(), gpus=[1, 1], prepare=dense.prepare)
     model.wait_until_ready()
     return model

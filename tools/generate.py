@@ -19,6 +19,7 @@ sys.path.insert(0, str(ROOT))  # tools/ is no package of the distribution
 from tools.models_page import models_page  # noqa: E402
 from tools.published_starts import accuracy_page  # noqa: E402
 from tools.reference import engine_arguments_page, model_deployment_page  # noqa: E402
+from tools.request_limits_page import request_limits_page  # noqa: E402
 
 from conclave.api.crd import make_crd  # noqa: E402
 from conclave.api.group import GROUP  # noqa: E402
@@ -26,8 +27,6 @@ from conclave.api.kind import Kind  # noqa: E402
 from conclave.api.kinds import KINDS  # noqa: E402
 from conclave.api.modeldeployment import MODEL_DEPLOYMENT  # noqa: E402
 from conclave.policy.arguments import admission_rules  # noqa: E402
-from conclave_serving.connection_limits import connections_section  # noqa: E402
-from conclave_serving.request_limits import limits_page  # noqa: E402
 
 POLICY = {MODEL_DEPLOYMENT.name: admission_rules}
 """Rules that come from `conclave.policy`, by kind."""
@@ -46,7 +45,7 @@ GENERATED: Mapping[str, Callable[[], str]] = {
     **{f"{CRD_DIRECTORY}/{GROUP}_{kind.plural}.yaml": partial(crd_text, kind) for kind in KINDS},
     "docs/modeldeployment.md": model_deployment_page,
     "docs/engine-arguments.md": engine_arguments_page,
-    "docs/request-limits.md": lambda: f"{limits_page()}\n{connections_section()}",
+    "docs/request-limits.md": request_limits_page,
     "docs/plan-accuracy.md": accuracy_page,
     "docs/models.md": models_page,
 }

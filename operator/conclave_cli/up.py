@@ -31,7 +31,7 @@ from conclave_cli.local.progress import Progress
 from conclave_cli.local.serving import LocalRun, local_ray
 from conclave_cli.manifest_files import load_deployment
 from conclave_cli.terminal import say
-from conclave_weights.digest import list_files, verify
+from conclave_weights.verify.digest import list_files, verify
 
 INTERRUPTED = 130
 """What a shell expects of a program that Ctrl-C ended before it had done its work."""

@@ -16,7 +16,9 @@ import typer
 from conclave.errors import InvalidInput
 from conclave.visible_text import one_line
 from conclave_cli.terminal import progress_bar, say, say_data
-from conclave_weights.digest import (
+from conclave_weights.errors import WeightsUnfit
+from conclave_weights.inspection.directory import DtypeSum, Inspection, inspect_weights
+from conclave_weights.verify.digest import (
     WeightsFile,
     digest_of,
     hash_files,
@@ -25,9 +27,7 @@ from conclave_weights.digest import (
     verify,
     write_manifest,
 )
-from conclave_weights.errors import WeightsUnfit
-from conclave_weights.inspection import DtypeSum, Inspection, inspect_weights
-from conclave_weights.soundness import check_weights
+from conclave_weights.verify.soundness import check_weights
 
 if TYPE_CHECKING:
     from conclave_weights.convert.conversion import ConversionPlan
@@ -170,8 +170,8 @@ def download_command(
     they are temporary, AWS_SESSION_TOKEN. Exits 4 if the store or the disk fails, or if the weights do not match the
     digest.
     """
-    from conclave_weights.download import download
-    from conclave_weights.object_store import ObjectStore
+    from conclave_weights.transfer.download import download
+    from conclave_weights.transfer.object_store import ObjectStore
 
     _check_digest(digest)
     store = ObjectStore(uri, endpoint=endpoint, region=region)

@@ -280,15 +280,15 @@ class Client:
         timeout: aiohttp.ClientTimeout,  # noqa: ASYNC109 - aiohttp's own, per phase of a request
     ) -> aiohttp.ClientResponse:
         headers = {"Accept": "application/json"} | ({"Content-Type": content_type} if body is not None else {})
-        request = await self._api.param_serialize(
+        # Not given the body: it would walk through all of it in search of what is no JSON.
+        method, url, headers, _, form = await self._api.param_serialize(
             method,
             path,
             query_params=list(query.items()),
             header_params=headers,
-            body=body,
             auth_settings=["BearerToken"],
         )
-        reply = await self._api.call_api(*request, _request_timeout=timeout)
+        reply = await self._api.call_api(method, url, headers, body, form, _request_timeout=timeout)
         response: aiohttp.ClientResponse = reply.response
         return response
 

@@ -6,9 +6,4 @@ import pytest
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--update-golden", action="store_true", help="rewrite objects.yaml and status.yaml of every case")
-
-
-@pytest.fixture
-def update_golden(request: pytest.FixtureRequest) -> bool:
-    return bool(request.config.getoption("--update-golden"))
+    parser.addoption("--update-golden", action="store_true", help="rewrite the bases, and what each case has otherwise")

@@ -1,18 +1,21 @@
 """Each case: a deployment in its surroundings (input), what is made of it (objects) and what its owner reads (status).
 
 A case with `kuberay_status` has been applied before: its records and its RayService, with that status, are there.
-Cases that make the same objects as another one show their status only.
+Cases that make the same objects as another one show their status only. Objects and statuses are kept as differences to
+one base for each kind (`differences.py`); `python -m tests.golden CASE` prints them whole.
 """
 
 from __future__ import annotations
 
 import copy
+import difflib
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from tests.golden.differences import BASE, base_path, differences, items, read_bases, text_of, whole
 
 from conclave import names
 from conclave.api.modeldeployment import ModelDeployment
@@ -30,6 +33,8 @@ SHOWN = [
     for case in CASES
     for part in yaml.safe_load((case / "input.yaml").read_text(encoding="utf-8")).get("shows", ["objects", "status"])
 ]
+BASE_CASES = {"objects": "tensor-parallel-on-one-node", "status": "serving"}
+"""Their objects and their status are the bases. A kind that they do not have takes the first case that has it."""
 NOW = datetime(2026, 11, 23, 12, tzinfo=UTC)
 TOKEN = "a-random-value"
 
@@ -90,28 +95,53 @@ def objects(decision: Decision) -> JsonObject:
     return {"create": list(decision.create), "apply": applied_objects, "delete": list(decision.delete)}
 
 
-class _Readable(yaml.SafeDumper):
-    """Text of many lines as a block, and no anchors."""
-
-    def ignore_aliases(self, data: object) -> bool:
-        return True
+def made_of(directory: Path, part: str) -> JsonObject:
+    case = Case(directory)
+    return objects(case.decide()) if part == "objects" else case.status()
 
 
-def _text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
-    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style="|" if "\n" in text else None)
+def rewrite() -> None:
+    """The bases, and each case's differences to them."""
+    made = {
+        (case, part): items(part, made_of(case, part), Case(case).deployment.metadata.name)
+        for case, part in sorted(SHOWN, key=lambda shown: (shown[0].name != BASE_CASES[shown[1]], shown))
+    }
+    bases: dict[Path, str] = {}
+    for found in made.values():
+        for item in found:
+            bases.setdefault(base_path(item), item.text)
+    for path in {*read_bases()} - {*bases}:
+        path.unlink()
+    BASE.mkdir(exist_ok=True)
+    for path, text in bases.items():
+        path.write_text(text, encoding="utf-8")
+    for (case, part), found in made.items():
+        (case / f"{part}.diff").write_text(differences(found, bases), encoding="utf-8")
 
 
-_Readable.add_representer(str, _text)
+@pytest.fixture(scope="session", autouse=True)
+def rewritten(request: pytest.FixtureRequest) -> None:
+    if request.config.getoption("--update-golden"):
+        rewrite()
 
 
 @pytest.mark.parametrize(("directory", "part"), SHOWN, ids=[f"{case.name}-{part}" for case, part in SHOWN])
-def test_golden(directory: Path, part: str, update_golden: bool) -> None:
-    case = Case(directory)
-    made = objects(case.decide()) if part == "objects" else case.status()
-    path = directory / f"{part}.yaml"
-    if update_golden:
-        path.write_text(yaml.dump(made, Dumper=_Readable, sort_keys=True, width=118), encoding="utf-8")
-    assert made == read(path)
+def test_golden(directory: Path, part: str) -> None:
+    made, kept = made_of(directory, part), whole(directory, part)
+    if made != kept:
+        texts = (text_of(kept).splitlines(), text_of(made).splitlines())
+        said = difflib.unified_diff(*texts, "kept in tests/golden", "made now", n=5, lineterm="")
+        pytest.fail("\n".join([f"{directory.name}: other {part} than `make golden` wrote", *said]), pytrace=False)
+
+
+def test_nothing_else_is_kept() -> None:
+    expected = {case / f"{part}.diff" for case, part in SHOWN} | {case / "input.yaml" for case in CASES}
+    used = {
+        base_path(item)
+        for case, part in SHOWN
+        for item in items(part, made_of(case, part), Case(case).deployment.metadata.name)
+    }
+    assert {path for path in Path(__file__).parent.rglob("*.*") if path.suffix in (".yaml", ".diff")} == expected | used
 
 
 @pytest.mark.parametrize("directory", CASES, ids=[case.name for case in CASES])

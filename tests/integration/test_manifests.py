@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from tests.eventually import eventually
+from tests.golden.differences import whole
 from tests.integration.testbed.kube import Kube
 from tests.integration.testbed.kuberay import KubeRay
 from tests.scenes import DIGEST, SETTINGS, make_deployment, make_plan
@@ -20,7 +20,7 @@ from conclave.kubernetes.objects import JsonObject
 from conclave.modeldeployment.serving.network_policy import build_network_policies
 from conclave.modeldeployment.serving.rayservice import build_rayservice
 
-GOLDEN = sorted((Path(__file__).parents[1] / "golden").glob("*/objects.yaml"))
+GOLDEN = sorted((Path(__file__).parents[1] / "golden").glob("*/objects.diff"))
 RAY = "ray.io/v1"
 
 
@@ -51,7 +51,7 @@ def pods(kube: Kube, namespace: str) -> list[JsonObject]:
 
 @pytest.mark.parametrize("path", GOLDEN, ids=[path.parent.name for path in GOLDEN])
 def test_the_api_server_accepts_every_golden_object(path: Path, kube: Kube, kuberay: KubeRay) -> None:
-    made = yaml.safe_load(path.read_text(encoding="utf-8"))
+    made = whole(path.parent, "objects")
     objects = [placed(item, "default") for item in (*made["create"], *made["apply"])]
     for item in objects:
         if item["kind"] == "ControllerRevision":

@@ -20,7 +20,7 @@ from tests.serving.up_command import READY_TIMEOUT_S, Up
 from tools.tiny_checkpoint import make_checkpoint
 
 from conclave_cli.local.ports import free_port
-from conclave_weights.digest import digest_of, hash_files
+from conclave_weights.verify.digest import digest_of, hash_files
 
 ROOT = Path(__file__).parents[2]
 

@@ -1,7 +1,7 @@
 """Freezes what a released version writes to a real API server: `python -m tools.freeze 0.1.0` fills tests/data/0.1.0.
 
 Runs the operator of that version, with the CRD, rights and settings of its chart, on the control plane of the
-integration tests with KubeRay; pods report what the version's own programs say. docs/adr/0017 has the rest.
+integration tests with KubeRay; pods report what the version's own programs say. docs/adr/0020 has the rest.
 """
 
 from __future__ import annotations
@@ -169,7 +169,7 @@ def freeze(version: str) -> Path:
             reports = make_reports(tree, scratch, int(control_plane.url.rpartition(":")[2]))
             kuberay = KubeRay(kube)
             kuberay.ensure()
-            kube.install_crds(*(tree / "crds").glob("*.yaml"))
+            kube.install_crds(*(tree / "charts" / "conclave" / "files" / "crds").glob("*.yaml"))
             account = install_operator_account(kube, Helm(kube, tree / "charts" / "conclave"), CHART_VALUES)
             operator = Operator(kube, account, program=[sys.executable, "-m", "conclave_cli.main"])
             kube.ensure_namespace(NAMESPACE)

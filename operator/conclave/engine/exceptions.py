@@ -58,6 +58,8 @@ class Cause(NamedTuple):
     remedy: str
     passed_on_by: tuple[str, ...]
     """The exceptions that only pass it on, outermost last."""
+    is_consequence: bool
+    """The text holds no more than such exceptions: what started them may still be on its way into the logs."""
 
 
 def find_cause(text: str) -> Cause | None:
@@ -73,12 +75,13 @@ def find_cause(text: str) -> Cause | None:
     if len(raised) > MOST_LINES:
         raised = raised[: MOST_LINES // 2] + raised[-MOST_LINES // 2 :]
     wrappers = [line for line in raised if any(wrapper.search(line) for wrapper in _failures().wrappers)]
-    causes = [line for line in raised if line not in wrappers] or wrappers[-1:]
+    starting = [line for line in raised if line not in wrappers]
+    causes = starting or wrappers[-1:]
     for failure in _failures().failures:
         for line in causes:
             if failure.pattern.search(line):
-                return Cause(failure.reason, line, failure.remedy, _others(raised, line))
-    return Cause(Reason.ENGINE_FAILED, causes[0], "", _others(raised, causes[0]))
+                return Cause(failure.reason, line, failure.remedy, _others(raised, line), is_consequence=False)
+    return Cause(Reason.ENGINE_FAILED, causes[0], "", _others(raised, causes[0]), is_consequence=not starting)
 
 
 def _with_details(lines: list[str]) -> Iterator[str]:

@@ -12,10 +12,10 @@ from conclave.catalogue.shapes import ModelFacts
 from conclave.errors import InvalidInput
 from conclave.planning.checks import check_shape
 from conclave.planning.request import facts_for
-from conclave_weights.adapter import check_adapter, check_fits
 from conclave_weights.errors import WeightsUnfit
-from conclave_weights.inspection import inspect_weights
-from conclave_weights.soundness import check_weights, read_config
+from conclave_weights.inspection.directory import inspect_weights
+from conclave_weights.verify.adapter import check_adapter, check_fits
+from conclave_weights.verify.soundness import check_weights, read_config
 
 
 def check_model(deployment: ModelDeployment, weights: Path) -> ModelFacts:

@@ -17,7 +17,7 @@ from conclave.errors import ConclaveError
 from conclave_cli.local.endpoint import Endpoint
 from conclave_cli.local.logs import LogFollower, stage_of
 from conclave_cli.local.ray_head import START_TIMEOUT_S, RayHead
-from conclave_cli.local.root_cause import root_cause
+from conclave_cli.local.root_cause import logged_root_cause, root_cause
 from conclave_cli.local.serve_api import Application, ServeApi
 
 POLL_INTERVAL_S = 0.5
@@ -87,7 +87,7 @@ class LocalRun:
             raise self._failed("Ray ended", self.head.start_log()[-2000:])
 
     def _failed(self, what: str, message: str) -> EngineFailed:
-        cause = root_cause(message, *self.logs.texts()) or message.strip() or "no reason is in its logs"
+        cause = logged_root_cause(message, self.logs.texts) or message.strip() or "no reason is in its logs"
         return EngineFailed(f"{self.name}: {what}: {cause}\n  logs: {self.log_directory}")
 
 

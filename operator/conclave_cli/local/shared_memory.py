@@ -12,11 +12,13 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - where POSIX puts it
+SEMAPHORE = "sem."
+"""How the C library names the files of semaphores. Processes map these files and do not hold them open."""
 TIMEOUT_S = 10.0
 
 
 class SharedMemoryWatch:
-    """Notes each file that one of these processes holds open, at the moment when it appears.
+    """Notes each file that one of these processes holds open, and each semaphore, at the moment when it appears.
 
     An engine that fails kills its processes, resource trackers included: to look from time to time finds nothing.
     """
@@ -48,6 +50,8 @@ class SharedMemoryWatch:
             self._begun.set()
             if changes:
                 self.found |= opened_shared_memory(self._processes())
+            if any(Path(path).name.startswith(SEMAPHORE) for _, path in changes):
+                self.found |= shared_memory_files(self._processes())
 
     def end(self) -> None:
         """Nothing is noted any more."""

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import pytest
 import yaml
+from tests.golden.differences import whole
 from typer.core import TyperGroup
 from typer.main import get_command
 from typer.testing import CliRunner
@@ -140,8 +141,8 @@ def test_the_worked_example_shows_reasons_and_messages_that_there_are() -> None:
     """Its table: where a message is quoted, it is that of a golden status."""
     said = {
         (condition["reason"], condition["message"])
-        for path in (ROOT / "tests" / "golden").glob("*/status.yaml")
-        for condition in yaml.safe_load(path.read_text("utf-8"))["conditions"]
+        for path in (ROOT / "tests" / "golden").glob("*/status.diff")
+        for condition in whole(path.parent, "status")["conditions"]
         if condition["type"] == "Ready"
     }
     rows = re.findall(

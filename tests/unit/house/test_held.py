@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
+from tests.golden.differences import whole
 
 from conclave_cli.local.ray_head import RayHead, ray_environment
 
@@ -29,7 +29,7 @@ SCRIPTS = [
     ROOT / "images/Dockerfile",
     ROOT / "e2e/Dockerfile",
 ]
-GOLDEN = sorted((ROOT / "tests/golden").glob("*/objects.yaml"))
+GOLDEN = sorted((ROOT / "tests/golden").glob("*/objects.diff"))
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
@@ -121,7 +121,7 @@ def containers(node: Any) -> Iterator[dict[str, Any]]:
 
 @pytest.mark.parametrize("path", GOLDEN, ids=lambda path: path.parent.name)
 def test_pods_take_secrets_by_reference_and_never_in_an_argument(path: Path) -> None:
-    objects = yaml.safe_load(path.read_text())
+    objects = whole(path.parent, "objects")
     secret_values = {
         value
         for item in objects["create"]

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import pytest
 from tests.eventually import eventually
 
 from conclave_cli.local.ray_head import session_processes, without_trackers
@@ -88,20 +89,26 @@ def test_a_resource_tracker_that_is_spared_removes_what_the_killed_left() -> Non
 
 
 BRIEF = """
-import os, signal
+import multiprocessing, os, signal, sys
 from multiprocessing import shared_memory, resource_tracker
 input()
-memory = shared_memory.SharedMemory(create=True, size=4096)
+if sys.argv[1] == "memory":
+    made = shared_memory.SharedMemory(create=True, size=4096)
+    name = made.name
+else:
+    made = multiprocessing.get_context("spawn").Lock()
+    name = "sem." + made._semlock.name.lstrip("/")
 os.kill(resource_tracker._resource_tracker._pid, signal.SIGKILL)
-print(memory.name, flush=True)
+print(name, flush=True)
 input()
 os.kill(os.getpid(), signal.SIGKILL)
 """
 """An engine that fails soon: with its tracker gone, what it made stays and belongs to nobody."""
 
 
-def test_shared_memory_of_a_process_that_ended_at_once_stays_known() -> None:
-    command = [sys.executable, "-c", BRIEF]
+@pytest.mark.parametrize("kind", ["memory", "semaphore"])
+def test_what_a_process_shared_that_ended_at_once_stays_known(kind: str) -> None:
+    command = [sys.executable, "-c", BRIEF, kind]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
     with subprocess.Popen(command, **pipes, text=True, start_new_session=True) as process:
         assert process.stdin is not None

@@ -790,6 +790,26 @@ def test_a_message_of_ray_serve_is_understood(name: str, expected: tuple[Reason,
     assert cause.line.startswith(line)
 
 
+ONLY_PASSES_ON = {
+    "the engine's frontend": ("RuntimeError: Engine core initialization failed. See root cause above.", True),
+    "an engine that is gone": ("vllm.v1.engine.exceptions.EngineDeadError: EngineCore encountered an issue.", True),
+    "a process that ended": ("ray.exceptions.ActorDiedError: The actor died unexpectedly.\nSystemExit: 1", True),
+    "with its cause": ("KeyError: 'gate'\nRuntimeError: Engine core initialization failed.", False),
+    "a cause alone": ("KeyError: 'gate'", False),
+    "Ray's own word, which names its reason": (
+        "ray.exceptions.OutOfMemoryError: 2 worker(s) were killed due to the node running low on memory",
+        False,
+    ),
+}
+
+
+@pytest.mark.parametrize(("text", "is_consequence"), ONLY_PASSES_ON.values(), ids=ONLY_PASSES_ON)
+def test_a_text_without_the_cause_is_told_from_one_with_it(text: str, is_consequence: bool) -> None:
+    cause = find_cause(text)
+    assert cause is not None
+    assert cause.is_consequence is is_consequence
+
+
 @pytest.mark.parametrize("text", ["", "Deploying.", "Errors are likely: none", '  File "x"\n    raise Error'])
 def test_words_are_no_exception(text: str) -> None:
     assert find_cause(text) is None

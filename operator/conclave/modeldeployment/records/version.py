@@ -1,7 +1,7 @@
 """Which version of Conclave wrote a record, and what this one does with a newer version's: it leaves all as it is.
 
 A ControllerRevision says the version in an annotation, so that no hash changes with it and 0.1.0, which wrote none,
-still reads the record. Whether a record is one of ours is `records.check`'s question (docs/adr/0017).
+still reads the record. Whether a record is one of ours is `records.check`'s question (docs/adr/0020).
 """
 
 from __future__ import annotations
