@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.golden.test_golden import CASES, NOW, Case
 from tests.scenes import make_event, make_pod
 from tests.unit.operator.simulation import NAMESPACE, Simulation, gpu_node, model_deployment
 
+from conclave.modeldeployment.status import derive_status
 from conclave.names import REFRESH
 from conclave_cluster.resources import (
     CLAIM,
@@ -20,6 +24,7 @@ from conclave_cluster.resources import (
     REVISION,
 )
 from conclave_operator.kinds import Key
+from conclave_operator.model_deployments import inputs
 from conclave_operator.reconcile import MOST_ROUNDS
 
 KEY = Key("ModelDeployment", NAMESPACE, "mixtral")
@@ -96,9 +101,7 @@ CHANGES: dict[str, Change] = {
     "its claim goes, which nobody tells of": without(CLAIM),
     "a pod comes": lambda world: world.put(make_pod("head")),
     "KubeRay's CRD goes": lambda world: world.cluster.absent.add(RAY_SERVICE),
-    "pods may not be read any more": lambda world: world.cluster.forbidden.add(
-        ("list", next(resource for resource in [NETWORK_POLICY]))
-    ),
+    "policies may not be read any more": lambda world: world.cluster.forbidden.add(("list", NETWORK_POLICY)),
 }
 
 
@@ -153,6 +156,20 @@ def test_while_a_pod_is_in_trouble_each_look_is_a_pass_since_time_alone_can_chan
     before = passes(world)
     world.step()
     assert passes(world) > before
+
+
+@pytest.mark.parametrize("directory", CASES, ids=lambda path: path.name)
+def test_where_a_day_alone_changes_the_status_nothing_is_at_rest(directory: Path) -> None:
+    case = Case(directory)
+    decision = case.decide()
+    now, tomorrow = (
+        [
+            (condition.type, condition.status, condition.reason, condition.message)
+            for condition in derive_status(case.deployment, case.observed, decision, case.outcome, at).conditions
+        ]
+        for at in (NOW, NOW + timedelta(days=1))
+    )
+    assert now == tomorrow or inputs(case.observed, has_plan=decision.plan is not None) is None
 
 
 def test_a_pass_that_raised_is_not_remembered_as_rest() -> None:
