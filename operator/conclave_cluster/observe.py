@@ -5,8 +5,6 @@ Called by the operator at every reconcile and by `conclave explain`. It reads no
 
 from __future__ import annotations
 
-import json
-
 from conclave import names
 from conclave.api.modeldeployment import ModelDeployment
 from conclave.kubernetes import events
@@ -27,9 +25,9 @@ from conclave.kubernetes.shapes import (
     read_revision,
 )
 from conclave.modeldeployment.observed import KubeRay, Observed, Work
-from conclave_cluster.cache import Bound, Projection, whole
+from conclave_cluster.cache import Bound, Projection, keep_owner, whole
 from conclave_cluster.cluster import Cluster, Reading
-from conclave_cluster.inventory import make_inventory
+from conclave_cluster.inventory import LastCapacity
 from conclave_cluster.resources import (
     CLAIM,
     CONFIG_MAP,
@@ -48,7 +46,7 @@ _EXPLAINED = ("Pod", "RayService", "RayCluster", "Job", "PersistentVolumeClaim")
 GPU_RESOURCES = (names.NVIDIA.resource, names.AMD.resource)
 
 
-async def observe(cluster: Cluster, deployment: ModelDeployment) -> Observed:
+async def observe(cluster: Cluster, deployment: ModelDeployment, last: LastCapacity | None = None) -> Observed:
     """Failed reads are listed in `failures`; an absent KubeRay is no failure but `kuberay.installed`."""
     name, namespace = deployment.metadata.name, deployment.metadata.namespace
     failures: list[ApiFailure] = []
@@ -56,7 +54,7 @@ async def observe(cluster: Cluster, deployment: ModelDeployment) -> Observed:
     def found(reading: Reading, read: Projection) -> tuple[JsonObject, ...]:
         if reading.failure is not None:
             failures.append(reading.failure)
-        return tuple(filter(None, map(read, reading.objects)))
+        return reading.objects if read is whole else tuple(filter(None, map(read, reading.objects)))
 
     services = await cluster.get(RAY_SERVICE, namespace, names.rayservice(name))
     schema = found(await cluster.schema(RAY_SERVICE), whole)
@@ -82,7 +80,7 @@ async def observe(cluster: Cluster, deployment: ModelDeployment) -> Observed:
         )
     }
     pod_prefixes = tuple(f"{cluster['metadata']['name']}-" for cluster in rayclusters)
-    own_pods = frozenset(pod["metadata"].get("uid", "") for pod in pods)
+    own_uids = [pod["metadata"].get("uid", "") for pod in pods]
     relevant = [
         event
         for event in found(await cluster.list(EVENT, namespace), read_event)
@@ -95,13 +93,11 @@ async def observe(cluster: Cluster, deployment: ModelDeployment) -> Observed:
     claims = [item for claim in model.claims for item in found(await cluster.get(CLAIM, namespace, claim), read_claim)]
     config = model.config_ref
     config_maps = found(await cluster.get(CONFIG_MAP, namespace, config.name), read_config_map) if config else ()
+    capacity = (last or LastCapacity()).of(
+        found(await cluster.list(NODE), whole), found(await cluster.list(POD), whole)
+    )
     return Observed(
-        inventory=make_inventory(
-            found(await cluster.list(NODE), read_node),
-            found(await cluster.list(POD), read_pod),
-            own_pods,
-            deployment.spec.hardware.tolerations,
-        ),
+        inventory=capacity.inventory(own_uids, deployment.spec.hardware.tolerations),
         kuberay=kuberay,
         rayservice=rayservice,
         rayclusters=tuple(rayclusters),
@@ -118,35 +114,25 @@ async def observe(cluster: Cluster, deployment: ModelDeployment) -> Observed:
     )
 
 
-LARGEST_BYTES = 2**19
-"""Of an object that an apply compares: ours have some ten thousand, and annotations may have half of it."""
-_TOLD_BY = ("name", "namespace", "uid", "resourceVersion", "deletionTimestamp", "labels", "ownerReferences")
-
-
 def keep_ours(item: JsonObject) -> JsonObject:
     """Of RayServices and NetworkPolicies, ours whole, for an apply compares them; of all others whose they are.
 
     Otherwise a tenant who may write NetworkPolicies could fill the operator's memory with them. The garbage collector
     of Kubernetes deletes those that name an owner which does not exist.
     """
-    return _whole_or_owner(item, names.is_given(item["metadata"]["name"], _controller(item).get("name", "")))
+    owner = _controller(item)
+    is_given = names.is_given(item["metadata"]["name"], owner.get("name", ""))
+    return item if is_given and owner.get("kind") == MODEL_DEPLOYMENT.kind else keep_owner(item)
 
 
 def keep_record(item: JsonObject) -> JsonObject:
     """Of ControllerRevisions, those of ModelDeployments under any name: a forged one is named in the status."""
-    return _whole_or_owner(item, is_given=True)
+    return item if _controller(item).get("kind") == MODEL_DEPLOYMENT.kind else keep_owner(item)
 
 
 def _controller(item: JsonObject) -> JsonObject:
     owners: list[JsonObject] = item["metadata"].get("ownerReferences") or []
     return next((owner for owner in owners if owner.get("controller")), {})
-
-
-def _whole_or_owner(item: JsonObject, is_given: bool) -> JsonObject:
-    is_ours = is_given and _controller(item).get("kind") == MODEL_DEPLOYMENT.kind
-    if is_ours and len(json.dumps(item)) <= LARGEST_BYTES:
-        return item
-    return {"metadata": {key: value for key, value in item["metadata"].items() if key in _TOLD_BY}}
 
 
 def keep_pod(pod: JsonObject) -> JsonObject | None:

@@ -1,4 +1,4 @@
-"""The ModelDeployments that the operator knows, newest version first come, and whether the watch still tells of them.
+"""The objects of our kinds that the operator knows, newest version first come, and whether the watch tells of them.
 
 Fed by kopf's watch and, at every resync, by a list: a watch that has ended silently (kopf#1276) then shows as lag.
 """
@@ -9,10 +9,8 @@ import time
 from collections.abc import Iterable
 
 from conclave.kubernetes.objects import JsonObject
-from conclave_cluster.cache import version_of
-
-Key = tuple[str, str]
-"""Namespace and name."""
+from conclave_cluster.cache import content_of, version_of
+from conclave_operator.kinds import Key, key_of
 
 
 class Fleet:
@@ -22,7 +20,8 @@ class Fleet:
         self._objects: dict[Key, JsonObject] = {}
         self._watched: dict[Key, int] = {}
         self._lagging_since: dict[Key, tuple[int, float]] = {}
-        self._gone: set[str] = set()
+        self._gone: dict[str, str] = {}
+        """Kinds by uid."""
 
     def __len__(self) -> int:
         return len(self._objects)
@@ -30,14 +29,18 @@ class Fleet:
     def get(self, key: Key) -> JsonObject | None:
         return self._objects.get(key)
 
-    def known(self) -> tuple[Key, ...]:
-        return tuple(self._objects)
+    def known(self, kind: str = "") -> tuple[Key, ...]:
+        """Of one kind, or of all."""
+        return tuple(key for key in self._objects if kind in ("", key.kind))
 
-    def watched(self, item: JsonObject) -> None:
-        """The watch told of this version."""
+    def watched(self, item: JsonObject) -> bool:
+        """The watch told of this version; whether it is any news, which our own writes of a status are not."""
         key = key_of(item)
+        before = self._objects.get(key)
         self._watched[key] = max(version_of(item), self._watched.get(key, 0))
         self._put(key, item)
+        now = self._objects.get(key)
+        return now is not before and (before is None or now is None or content_of(now) != content_of(before))
 
     def deleted(self, item: JsonObject) -> None:
         """The watch told that the object is gone."""
@@ -45,21 +48,23 @@ class Fleet:
         self._objects.pop(key, None)
         self._watched.pop(key, None)
         self._lagging_since.pop(key, None)
-        self._gone.add(_uid(item))
+        self._gone[_uid(item)] = key.kind
 
-    def listed(self, items: Iterable[JsonObject], now: float | None = None) -> None:
-        """A list found these and no others; what the watch does not tell is taken from it, and noted."""
+    def listed(self, kind: str, items: Iterable[JsonObject], now: float | None = None) -> None:
+        """A list found these of a kind and no others; what the watch does not tell is taken from it, and noted."""
         now = time.monotonic() if now is None else now
         found = {key_of(item): item for item in items}
-        self._gone &= {_uid(item) for item in found.values()}
-        lagging: dict[Key, tuple[int, float]] = {}
+        uids = {_uid(item) for item in found.values()}
+        self._gone = {uid: of for uid, of in self._gone.items() if of != kind or uid in uids}
+        lagging = {key: since for key, since in self._lagging_since.items() if key.kind != kind}
         for key, item in found.items():
             self._put(key, item)
             if version_of(item) > self._watched.get(key, 0) and _uid(item) not in self._gone:
                 lagging[key] = (version_of(item), now)
         for key in self._watched.keys() - found.keys():
-            lagging[key] = (0, now)
-            self._objects.pop(key, None)
+            if key.kind == kind:
+                lagging[key] = (0, now)
+                self._objects.pop(key, None)
         for key, (version, since) in self._lagging_since.items():
             still = key in lagging and (version == 0 or self._watched.get(key, 0) < version)
             if still:
@@ -87,12 +92,8 @@ class Fleet:
             return  # a list that began before the watch told of the deletion
         known = self._objects.get(key)
         if known is None or version_of(item) > version_of(known) or _uid(item) != _uid(known):
-            self._objects[key] = item
-
-
-def key_of(item: JsonObject) -> Key:
-    """Namespace and name of an object."""
-    return item["metadata"].get("namespace", ""), item["metadata"]["name"]
+            metadata = {field: value for field, value in item["metadata"].items() if field != "managedFields"}
+            self._objects[key] = {**item, "metadata": metadata}
 
 
 def _uid(item: JsonObject) -> str:

@@ -160,3 +160,24 @@ def test_what_is_fatal_ends_the_queue() -> None:
         assert raised.group_contains(LeadershipLost)
 
     asyncio.run(main())
+
+
+def test_news_go_before_what_is_looked_at_only_to_be_sure() -> None:
+    passes: list[str] = []
+
+    async def work(key: str) -> bool:
+        passes.append(key)
+        return True
+
+    async def drive(queue: WorkQueue[str]) -> None:
+        for key in "abcd":
+            queue.add(key, is_news=False)
+        queue.add("e")
+        queue.add("c")
+        queue.add("a", is_news=False)
+        queue.add("c", is_news=False)
+        assert len(queue) == 5
+        await queue.idle()
+
+    run(work, drive, workers=1)
+    assert passes == ["e", "c", "a", "b", "d"]

@@ -1,0 +1,134 @@
+"""What the controller knows of a kind: a record with its resource, how to look at one object, and what to want then.
+
+The table of them is made by `process`. A second kind is one more record, and rooms of its own in the core; nothing in
+`controller`, `fleet`, `handlers` or `process` names a kind.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Collection, Iterable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
+
+from pydantic import BaseModel
+
+from conclave.api.reasons import ConditionType
+from conclave.kubernetes.failures import ApiFailure, Outcome
+from conclave.kubernetes.objects import JsonObject
+from conclave_cluster.cache import Bound, Projection
+from conclave_cluster.cluster import Cluster
+from conclave_cluster.resources import Resource
+
+
+class Key(NamedTuple):
+    """One object of ours."""
+
+    kind: str
+    namespace: str
+    name: str
+
+
+class Observed(Protocol):
+    """What surrounds one object, in whatever shape its kind reads it."""
+
+    @property
+    def failures(self) -> tuple[ApiFailure, ...]:
+        """Reads that failed; what they would have shown is unknown, not absent."""
+        ...
+
+
+Parent = TypeVar("Parent", bound=BaseModel)
+Seen = TypeVar("Seen", bound=Observed)
+SeenLater = TypeVar("SeenLater", bound=Observed, contravariant=True)
+
+
+class StatusOf(Protocol[SeenLater]):
+    """The whole status as the API server gets it, from what is seen when everything has been carried out."""
+
+    def __call__(self, observed: SeenLater, outcome: Outcome, now: datetime) -> JsonObject: ...
+
+
+def never_the_same(_: object) -> None:
+    """Of a kind whose every look is a full pass."""
+
+
+@dataclass(frozen=True)
+class Desired(Generic[Seen]):
+    """What should exist around one object; carried out in the order of the fields."""
+
+    status: StatusOf[Seen]
+    create: tuple[JsonObject, ...] = ()
+    """Created once and never patched or read."""
+    apply: tuple[JsonObject, ...] = ()
+    """Compared with what is live, then server-side applied."""
+    delete: tuple[JsonObject, ...] = ()
+    is_refused: bool = False
+    is_done: bool = True
+    """False where it has to be looked at again soon, since nobody tells of what it waits for."""
+    is_waiting_for_nodes: bool = False
+    inputs_of: Callable[[Seen], object] = never_the_same
+    """All that this came from, the object itself excepted, of what is seen. While it stays equal, another pass would
+    come to the same; None where time alone can change it. It is kept: let it hold no object."""
+
+
+class Watch(NamedTuple):
+    """Objects of others that a kind reads: they are kept in memory, and changes of them are heard."""
+
+    resource: Resource
+    projection: Projection
+    selections: tuple[dict[str, str], ...] = ({},)
+    bound: Bound | None = None
+    indexed: tuple[str, ...] = ()
+    is_packed: bool = False
+
+
+class Known(NamedTuple):
+    """What is known of a kind's objects when something else is heard to have changed."""
+
+    by_name: Callable[[str, str], tuple[Key, ...]]
+    """The object of this namespace and name: one or none."""
+    waiting_for_nodes: Collection[Key]
+
+
+@dataclass(frozen=True)
+class Kind(Generic[Parent, Seen]):
+    """One record of the table."""
+
+    resource: Resource
+    model: type[Parent]
+    parse: Callable[[JsonObject], Parent]
+    """Raises pydantic's ValidationError where the object is none that the model can hold."""
+    observe: Callable[[Cluster, Parent], Awaitable[Seen]]
+    sync: Callable[[Parent, Seen], Desired[Seen]]
+    concerned: Callable[[Resource, JsonObject, Known], Iterable[Key]]
+    """Whom a change of an object of others concerns."""
+    watches: tuple[Watch, ...] = ()
+    reported: tuple[ConditionType, ...] = (ConditionType.READY,)
+    """Conditions that a Kubernetes event tells of when they change."""
+    informs: tuple[ConditionType, ...] = ()
+    """Of those, the ones that are no part of Ready; an event tells only that they are false."""
+    unread: tuple[ConditionType, ...] = (ConditionType.READY,)
+    """Conditions that are false while the object cannot be read."""
+
+    @property
+    def name(self) -> str:
+        return self.resource.kind
+
+
+AnyKind = Kind[Any, Any]
+Kinds = tuple[AnyKind, ...]
+
+
+def watches_of(kinds: Kinds) -> tuple[Watch, ...]:
+    """Each once, however many kinds read it; two kinds that read a resource have to watch it the same way."""
+    watches: list[Watch] = []
+    for watch in (watch for kind in kinds for watch in kind.watches):
+        if watch not in watches:
+            watches.append(watch)
+    return tuple(watches)
+
+
+def key_of(item: JsonObject) -> Key:
+    """Kind, namespace and name of an object."""
+    return Key(item["kind"], item["metadata"].get("namespace", ""), item["metadata"]["name"])

@@ -1,0 +1,215 @@
+"""An object at rest costs no full pass until something that its last one came from has changed."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.golden.test_golden import CASES, NOW, Case
+from tests.scenes import make_event, make_pod
+from tests.unit.operator.simulation import NAMESPACE, Simulation, gpu_node, model_deployment
+
+from conclave.modeldeployment.status import derive_status
+from conclave.names import REFRESH
+from conclave_cluster.resources import (
+    CLAIM,
+    MODEL_DEPLOYMENT,
+    NETWORK_POLICY,
+    NODE,
+    RAY_SERVICE,
+    REVISION,
+)
+from conclave_operator.kinds import Key
+from conclave_operator.model_deployments import inputs
+from conclave_operator.reconcile import MOST_ROUNDS
+
+KEY = Key("ModelDeployment", NAMESPACE, "mixtral")
+Change = Callable[[Simulation], object]
+
+
+def passes(world: Simulation) -> float:
+    registry = world.controller._metrics.registry
+    return sum(
+        registry.get_sample_value("conclave_reconciles_total", {"result": result}) or 0
+        for result in ("ok", "refused", "failed", "internal_error")
+    )
+
+
+def at_rest(nodes: int = 1) -> Simulation:
+    world = Simulation(nodes=nodes)
+    world.put(model_deployment())
+    world.settle()
+    world.step()
+    return world
+
+
+def test_a_new_object_is_at_rest_after_two_passes_and_one_status() -> None:
+    world = Simulation()
+    world.put(model_deployment())
+    for _ in range(4):
+        world.step()
+    assert passes(world) == 2
+    assert world.cluster.writes.count("patch ModelDeployment/mixtral") == 1
+
+
+def test_an_object_at_rest_is_looked_at_and_costs_no_pass() -> None:
+    world = at_rest()
+    before, writes = passes(world), len(world.cluster.writes)
+    for _ in range(3):
+        assert world.step()
+    assert passes(world) == before
+    assert len(world.cluster.writes) == writes
+    assert (world.controller._metrics.registry.get_sample_value("conclave_unchanged_total") or 0) >= 3
+
+
+def annotated(world: Simulation) -> None:
+    item = world.deployment()
+    item["metadata"].setdefault("annotations", {})[REFRESH] = "now"
+    world.put(item)
+
+
+def drifted(world: Simulation) -> None:
+    item = world.cluster.objects[RAY_SERVICE, NAMESPACE, "mixtral"]
+    world.put({**item, "spec": {**item["spec"], "serveConfigV2": "x"}})
+
+
+def with_status(status: object) -> Change:
+    return lambda world: world.put({**world.deployment(), "status": status})
+
+
+def without(kind: Any) -> Change:
+    def remove(world: Simulation) -> None:
+        name = next(name for resource, _, name in world.cluster.objects if resource == kind)
+        world.cluster.remove(kind, NAMESPACE, name)
+
+    return remove
+
+
+CHANGES: dict[str, Change] = {
+    "its spec": lambda world: world.edit(suspend=True),
+    "an annotation": annotated,
+    "its status, forged": with_status({"conditions": []}),
+    "its status, wiped": with_status({}),
+    "somebody edits its RayService": drifted,
+    "its RayService goes": without(RAY_SERVICE),
+    "a policy goes": without(NETWORK_POLICY),
+    "its record goes": without(REVISION),
+    "its claim goes, which nobody tells of": without(CLAIM),
+    "a pod comes": lambda world: world.put(make_pod("head")),
+    "KubeRay's CRD goes": lambda world: world.cluster.absent.add(RAY_SERVICE),
+    "policies may not be read any more": lambda world: world.cluster.forbidden.add(("list", NETWORK_POLICY)),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+def test_what_changes_around_it_costs_a_pass(change: Change) -> None:
+    world = at_rest()
+    before = passes(world)
+    change(world)
+    world.step()
+    assert passes(world) > before
+
+
+INDIFFERENT: dict[str, Change] = {
+    "a node comes": lambda world: world.put(gpu_node("another")),
+    "the node's GPUs go": lambda world: world.put(gpu_node("node-0", gpus=0)),
+    "a pod of others takes GPUs": lambda world: world.put(
+        {
+            "apiVersion": "v1",
+            "kind": "Pod",
+            "metadata": {"name": "theirs", "namespace": "others"},
+            "spec": {"nodeName": "node-0", "containers": [{"resources": {"limits": {"nvidia.com/gpu": "8"}}}]},
+        }
+    ),
+    "only its version": lambda world: world.put(world.deployment()),
+}
+
+
+@pytest.mark.parametrize("change", INDIFFERENT.values(), ids=INDIFFERENT)
+def test_what_its_plan_does_not_rest_on_costs_none(change: Change) -> None:
+    world = at_rest()
+    before = passes(world)
+    change(world)
+    world.step()
+    assert passes(world) == before
+
+
+def test_where_nothing_fits_any_node_and_any_foreign_pod_costs_a_pass() -> None:
+    world = at_rest(nodes=0)
+    before = passes(world)
+    world.step()
+    assert passes(world) == before
+    world.put(gpu_node("large"))
+    world.step()
+    assert passes(world) > before
+    assert world.condition("PlanReady")["status"] == "True"
+
+
+def test_while_a_pod_is_in_trouble_each_look_is_a_pass_since_time_alone_can_change_the_status() -> None:
+    world = at_rest()
+    world.put(make_event(world.put(make_pod("head", ready=False, phase="Pending")), "Failed", "no such image"))
+    world.step()
+    before = passes(world)
+    world.step()
+    assert passes(world) > before
+
+
+@pytest.mark.parametrize("directory", CASES, ids=lambda path: path.name)
+def test_where_a_day_alone_changes_the_status_nothing_is_at_rest(directory: Path) -> None:
+    case = Case(directory)
+    decision = case.decide()
+    now, tomorrow = (
+        [
+            (condition.type, condition.status, condition.reason, condition.message)
+            for condition in derive_status(case.deployment, case.observed, decision, case.outcome, at).conditions
+        ]
+        for at in (NOW, NOW + timedelta(days=1))
+    )
+    assert now == tomorrow or inputs(case.observed, has_plan=decision.plan is not None) is None
+
+
+def test_a_pass_that_raised_is_not_remembered_as_rest() -> None:
+    world = at_rest()
+    get = world.cluster.get
+
+    async def failing(*_: object) -> Any:
+        raise KeyError("x")
+
+    world.cluster.get = failing  # type: ignore[method-assign]
+    with pytest.raises(KeyError):
+        asyncio.run(world.controller.process(KEY))
+    world.cluster.get = get  # type: ignore[method-assign]
+    before = passes(world)
+    world.step()
+    assert passes(world) > before
+    assert world.condition("Ready")["reason"] != "InternalError"
+
+
+def test_a_resync_looks_at_all_after_the_news_and_passes_over_none() -> None:
+    world = at_rest()
+    before = passes(world)
+    queue = world.controller.queue
+    world.controller.resync(MODEL_DEPLOYMENT.kind, [world.deployment()])
+    assert len(queue) == 1
+    world.controller.heard(NODE, world.put(gpu_node("another")))
+    assert passes(world) == before
+
+
+def test_an_apply_that_never_ends_is_tried_again_later_and_not_in_a_loop() -> None:
+    world = at_rest()
+    asked = 0
+
+    async def always(desired: dict[str, Any]) -> Any:
+        nonlocal asked
+        asked += desired["kind"] == "RayService"
+        return type(written)("patch")
+
+    written = asyncio.run(world.cluster.apply(world.cluster.objects[RAY_SERVICE, NAMESPACE, "mixtral"]))
+    world.cluster.apply = always  # type: ignore[method-assign]
+    world.edit(suspend=True)
+    assert not world.step()
+    assert asked == MOST_ROUNDS
