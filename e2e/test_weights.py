@@ -11,7 +11,7 @@ from e2e.bed.models import Model, Running, model_deployment
 from e2e.bed.references import Continuations
 from e2e.bed.site import RESTRICTED, WEIGHTS_CLAIM, Site
 
-from conclave_weights.digest import digest_of, hash_files
+from conclave_weights.verify.digest import digest_of, hash_files
 
 NAME, PATH, ID = "grok", "grok-1-damaged", "acme/grok-1-tiny"
 CAUSE_S = 180.0

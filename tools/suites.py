@@ -31,7 +31,7 @@ KEEP = "CONCLAVE_E2E_KEEP"
 
 ENVIRONMENT = ("pyproject.toml", "requirements", "tests/conftest.py", "tests/eventually.py")
 BED = ("tools", "images", "e2e/bed", "e2e/platform", "e2e/Dockerfile", "e2e/conftest.py")
-PRODUCT = ("operator", "serving", "charts", "crds")
+PRODUCT = ("operator", "serving", "charts")
 REFERENCES = ("tests/serving/models",)
 """Runs bare vLLM, whose tokens the pods' are held against."""
 COVERED = (*PRODUCT, *BED, *REFERENCES, *ENVIRONMENT)

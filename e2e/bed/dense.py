@@ -14,7 +14,7 @@ from e2e.bed.models import LICENCES, engine, model_deployment
 from e2e.bed.services import PASSWORD, USER, ObjectStore, TraceBackend
 from e2e.bed.site import RESTRICTED, WEIGHTS_CLAIM, Site
 
-from conclave_weights.digest import digest_of, hash_files
+from conclave_weights.verify.digest import digest_of, hash_files
 
 NAME, ADAPTER, ID = "llama", "support-tone", "meta-llama/Meta-Llama-3-8B-Instruct"
 STORAGE_CLASS, CACHE_SIZE = "e2e-cache", "16Gi"

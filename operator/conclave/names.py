@@ -42,6 +42,8 @@ ROLLOUT = f"{PREFIX}/rollout"
 """On pod templates: hash of what must replace pods although the template does not show it."""
 CLAIM_UID = f"{PREFIX}/claim-uid"
 """On a download Job: the claim that it fills; another one of the same name is empty."""
+RECORD_VERSION = f"{PREFIX}/record-version"
+"""On a ControllerRevision: the version of Conclave that wrote it; 0.1.0 wrote none."""
 REFRESH = f"{PREFIX}/refresh"
 """On a ModelDeployment: any new value asks for a fresh plan and build."""
 
@@ -60,7 +62,6 @@ DOWNLOAD_CONTAINER = "download"
 """The last step; the init containers before it have the percents behind it that they end at."""
 INSPECTION_CONTAINER = "inspect"
 CACHE_VOLUME = "cache"
-WORKER_GROUP = "gpu"
 WEIGHTS_VOLUME = "weights"
 """The model's; other volumes, of adapters, have a number behind it."""
 TOKEN_VOLUME = "endpoint-token"  # noqa: S105 - a volume's name
@@ -103,6 +104,11 @@ AMD = GpuVendor(resource="amd.com/gpu", product_label="amd.com/gpu.product-name"
 def gpu_vendor(accelerator: str) -> GpuVendor:
     """By the product's name: AMD's labeller begins them with AMD."""
     return AMD if accelerator.startswith("AMD") else NVIDIA
+
+
+def worker_group(role: str) -> str:
+    """The Ray worker group of a role; the first role kept the name that it had when it was the only one."""
+    return "gpu" if role == "serve" else role
 
 
 def is_verification(container: str) -> bool:

@@ -34,23 +34,26 @@ def chat(
         str | None,
         typer.Option(
             metavar="PATH",
-            help=f"File with the endpoint's key, which {KEY_VARIABLE} may hold instead; - is standard input.",
+            help=f"File with the endpoint's key; - is standard input. {KEY_VARIABLE} may have the key instead.",
         ),
     ] = None,
-    model: Annotated[str | None, typer.Option(help="Model name; the only running one where left out.")] = None,
+    model: Annotated[str | None, typer.Option(help="Model name; by default the only model that runs here.")] = None,
     max_tokens: Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")] = 256,
 ) -> None:
     """Talk to a running model."""
     if url is None and key_file is not None:
-        raise InvalidInput("--key-file needs --url: the key of an endpoint that runs on this machine is known")
+        raise InvalidInput(
+            "--key-file without --url: give --url, or leave --key-file out (the command knows the "
+            "key of an endpoint on this machine)"
+        )
     if url is None:
         running = find_endpoint(model)
         url, key, model = running.url, running.key, running.model
     elif model is None:
-        raise InvalidInput("--url needs --model as well: the name that requests give")
+        raise InvalidInput("--url without --model: give the model's name with --model")
     else:
         if key_file == "-" and prompt is None:
-            raise InvalidInput("--key-file - reads standard input to its end: give the message as an argument")
+            raise InvalidInput("--key-file - needs standard input for the key: give the message as an argument")
         key = read_key(key_file)
     conversation: list[Message] = []
     for message in [prompt] if prompt is not None else _typed():
@@ -64,14 +67,14 @@ def chat(
 
 
 def read_key(key_file: str | None) -> str:
-    """From the file, or from the environment where none is named: arguments of a process are anybody's to read.
+    """The key from the file, or without a file from the environment: everybody can read the arguments of a process.
 
-    Raises InvalidInput, which never repeats what was read.
+    Raises InvalidInput, whose message never contains what was read.
     """
     if key_file is None:
         key, where = os.environ.get(KEY_VARIABLE, ""), KEY_VARIABLE
         if not key:
-            raise InvalidInput(f"--url needs the endpoint's key as well: --key-file PATH, or {KEY_VARIABLE}")
+            raise InvalidInput(f"--url without a key: give --key-file PATH, or set {KEY_VARIABLE}")
     else:
         where = f"--key-file {key_file}"
         try:
@@ -80,7 +83,9 @@ def read_key(key_file: str | None) -> str:
             raise InvalidInput(f"{where}: cannot be read: {getattr(error, 'strerror', '') or 'no text'}") from None
     key = key.strip()
     if not re.fullmatch("[!-~]+", key):
-        raise InvalidInput(f"{where}: {len(key)} characters, expected a key: one line of printable ASCII, no spaces")
+        raise InvalidInput(
+            f"{where}: has {len(key)} characters, expected a key: one line of printable ASCII without spaces"
+        )
     return key
 
 
@@ -112,12 +117,12 @@ def stream_chat(url: str, key: str, model: str, conversation: list[Message], max
     except urllib.error.HTTPError as error:
         raise EnvironmentUnfit(f"{url}: status {error.code}: {_message(error.read())}") from error
     except (OSError, http.client.HTTPException) as error:
-        raise EnvironmentUnfit(f"{url}: {error}; is the endpoint running?") from error
+        raise EnvironmentUnfit(f"{url}: {error}; check that the endpoint runs") from error
 
 
 def _texts(event: dict[str, object]) -> Iterator[str]:
     if isinstance(error := event.get("error"), dict):
-        raise EnvironmentUnfit(f"the answer broke off: {error.get('message')}")
+        raise EnvironmentUnfit(f"the endpoint ended its answer early: {error.get('message')}")
     choices = event.get("choices")
     for choice in choices if isinstance(choices, list) else []:
         if text := choice["delta"].get("content"):

@@ -25,7 +25,7 @@ __all__ = ["MODEL_DEPLOYMENT", "Access", "open_cluster", "refusal"]
 
 
 class Access(NamedTuple):
-    """A cluster as its user sees it: every read is a request of the user's own."""
+    """A cluster, read with the user's own rights."""
 
     cluster: KubernetesCluster
     namespace: str
@@ -35,7 +35,7 @@ class Access(NamedTuple):
 
 @asynccontextmanager
 async def open_cluster(kubeconfig: str | None, context: str | None, namespace: str | None) -> AsyncIterator[Access]:
-    """Raises EnvironmentUnfit where no cluster is configured."""
+    """Raises EnvironmentUnfit if no cluster is configured."""
     configuration = await load_configuration(kubeconfig, context)
     chosen = namespace or current_namespace(kubeconfig, context)
     async with Client(configuration) as client:
@@ -43,11 +43,16 @@ async def open_cluster(kubeconfig: str | None, context: str | None, namespace: s
 
 
 def refusal(failure: ApiFailure, server: str) -> EnvironmentUnfit:
-    """What to tell somebody whose request failed."""
+    """The error for the user whose request failed: object, answer, what to do."""
     if failure.code == 0:
-        return EnvironmentUnfit(f"no answer from {server}: {failure.message}. Is the cluster up and the context right?")
+        return EnvironmentUnfit(
+            f"{server}: no answer: {failure.message}; check that the cluster runs and that the "
+            "kubeconfig's context is right"
+        )
     if failure.code == 404:
-        return EnvironmentUnfit(f"{server} does not know {failure.resource}: install Conclave's chart or crds/ there")
+        return EnvironmentUnfit(f"{server}: does not know {failure.resource}; install Conclave's chart there")
     if failure.code in (401, 403):
-        return EnvironmentUnfit(f"{server} refuses: {failure.message or failure.reason}; ask for this right")
+        return EnvironmentUnfit(
+            f"{server}: refuses this: {failure.message or failure.reason}; ask your administrator for this right"
+        )
     return EnvironmentUnfit(f"{server}: {failure.code} {failure.reason}: {failure.message}")

@@ -1,6 +1,6 @@
 """`conclave explain NAME`: why a ModelDeployment is not ready, root cause first, with evidence and remedy.
 
-Looks for itself, with the user's own rights: pods, events and RayService may have moved on since the last status.
+Reads pods, events and the RayService itself, with the user's rights: they may have changed since the last status.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def explain(
     kubeconfig: KubeconfigOption = None,
     context: ContextOption = None,
 ) -> None:
-    """Tell why a ModelDeployment is not ready: root cause first, then what follows from it."""
+    """Show why a ModelDeployment is not ready: the root cause first, then what follows from it."""
     item, causes, unseen = asyncio.run(_look(name, namespace, kubeconfig, context))
     ready = conditions_of(item).get("Ready", {})
     reported = _only_reported(ready, causes)
@@ -51,15 +51,16 @@ def explain(
     if ready.get("status") == "True" and not causes:
         say(one_line(f"{title} is ready: {ready['message']}"))
     else:
-        say(one_line(f"{title} is not ready: {reported or (causes[0].reason if causes else 'not reported yet')}"))
+        why = reported or (causes[0].reason if causes else "the operator has reported nothing yet")
+        say(one_line(f"{title} is not ready: {why}"))
     for text in _lag(item):
         say(f"  {text}")
     if reported:
-        say(f"\nthe operator reports {one_line(reported)}\n  {_hanging(ready['message'], 2)}")
+        say(f"\nthe operator reports: {one_line(reported)}\n  {_hanging(ready['message'], 2)}")
     for number, cause in enumerate(causes, start=1):
         _print(number, cause)
     for failure in unseen:
-        say(f"\nnot looked at: {_name(failure)} ({one_line(failure.message or failure.reason)})")
+        say(f"\nnot checked: {_name(failure)} could not be read ({one_line(failure.message or failure.reason)})")
 
 
 async def _look(
@@ -74,7 +75,8 @@ async def _look(
             raise refusal(reading.failure, access.server)
         if not reading.objects:
             raise InvalidInput(
-                f"no ModelDeployment {access.namespace}/{name} in {access.server}; `conclave status -A` lists all"
+                f"ModelDeployment {access.namespace}/{name}: not found in {access.server}; `conclave status -A` "
+                "lists all"
             )
         item = reading.objects[0]
         deployment = ModelDeployment.model_validate(item)
@@ -97,8 +99,11 @@ def _lag(item: JsonObject) -> list[str]:
     if seen == generation:
         return []
     return [
-        f"its status is of generation {seen}, the object is at {generation}: the operator has not looked at it yet; "
-        "should this last, check that it runs and watches this namespace"
+        (
+            f"the status is of generation {seen}, and the object is at generation {generation}: the operator has not "
+            "handled the last change yet; if this does not change, check that the operator runs and watches this "
+            "namespace"
+        )
     ]
 
 

@@ -1,6 +1,6 @@
-"""Reads an inventory file: a short list of nodes, or what `kubectl get nodes,pods -A -o yaml` (or json) prints.
+"""Reads an inventory file: a short list of nodes, or the output of `kubectl get nodes,pods -A -o yaml` (or json).
 
-Called by `conclave plan`. Every problem names the node and the field. Without pods every GPU counts as free.
+Called by `conclave plan`. An error names the node and the field. In a list without pods all GPUs count as free.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def read_inventory(file: str, tolerations: Sequence[Toleration] = ()) -> Invento
     """The inventory of a file, for a deployment with these tolerations; raises InvalidInput."""
     documents = read_listing(file)
     if not documents:
-        raise InvalidInput(f"{file}: holds nothing: `nodes` or the output of kubectl get nodes is needed")
+        raise InvalidInput(f"{file}: is empty, expected `nodes` or the output of `kubectl get nodes -o yaml`")
     problems = [document.located(problem) for document in documents for problem in document.problems]
     if problems:
         raise InvalidInput("\n".join(problems))
@@ -54,7 +54,7 @@ def read_inventory(file: str, tolerations: Sequence[Toleration] = ()) -> Invento
     for document in documents:
         nodes.extend(_nodes(file, document.value, tolerations))
     if not nodes:
-        raise InvalidInput(f"{file}: no node with accelerators; each needs the labels of GPU feature discovery")
+        raise InvalidInput(f"{file}: no node with accelerators; the nodes need the labels of GPU feature discovery")
     return Inventory(nodes=tuple(nodes))
 
 
@@ -63,9 +63,7 @@ def product_memory(product: str, where: str) -> tuple[str, int]:
     match = find_accelerator(product)
     if match is None:
         is_cpu = product.lower() == CPU
-        unknown = (
-            f"accelerator is {product!r}, which the catalogue does not know{_meant(product)}; give its memory as well"
-        )
+        unknown = f"accelerator is {product!r}, which is not in the catalogue{_meant(product)}; give its memory"
         raise InvalidInput(
             f"{where}: {'a cpu needs the memory that one rank may use' if is_cpu else unknown} "
             "(memoryGib in a file, --gpu-memory-gib here)"
@@ -92,9 +90,7 @@ def _nodes(file: str, value: object, tolerations: Sequence[Toleration]) -> list[
         if not isinstance(entries, list):
             raise InvalidInput(f"{file}: nodes is {type(entries).__name__}; expected a list")
         if not entries:
-            raise InvalidInput(
-                f"{file}: nodes is []: no node with accelerators; each has a name, an accelerator and gpus"
-            )
+            raise InvalidInput(f"{file}: nodes is empty, expected nodes with name, accelerator and gpus")
         return [node for index, entry in enumerate(entries) for node in _short(f"{file}: nodes[{index}]", entry)]
     kind = value.get("kind")
     items = [value] if kind == "Node" else value.get("items")
@@ -106,8 +102,8 @@ def _nodes(file: str, value: object, tolerations: Sequence[Toleration]) -> list[
         if of_this in of_kind:
             if _READERS[of_this](item) is None:
                 raise InvalidInput(
-                    f"{file}: items[{index}] is a {of_this} without metadata.name: not what kubectl get nodes prints; "
-                    "expected the output of `kubectl get nodes -o yaml`"
+                    f"{file}: items[{index}] is a {of_this} without metadata.name, expected the output of `kubectl "
+                    "get nodes -o yaml`"
                 )
             of_kind[of_this].append(item)
     machines = [_ready_unless_said(node) for node in of_kind["Node"]]

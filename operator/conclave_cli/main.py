@@ -59,7 +59,7 @@ def root(
 
 
 def main() -> None:
-    """Entry point: an expected error is one message on stderr and its own exit code, never a traceback."""
+    """Entry point. An expected error becomes one message on stderr and an exit code of its own, never a traceback."""
     try:
         app()
     except ConclaveError as error:

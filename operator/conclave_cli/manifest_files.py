@@ -1,7 +1,7 @@
-"""Reads manifest files strictly: what YAML would let pass silently is a problem with its line.
+"""Reads manifest files strictly: each mistake that YAML would accept silently is a problem with its line.
 
-Called by `validate`, `plan` and `up`. Refused here: duplicate keys, NaN and infinities, aliases that grow, odd tags,
-deep nesting, large files; all else is judged by `conclave.policy.admission`.
+Called by `validate`, `plan` and `up`. Refuses duplicate keys, NaN and infinities, aliases that grow, odd tags, deep
+nesting and large files. `conclave.policy.admission` checks everything else.
 """
 
 from __future__ import annotations
@@ -17,25 +17,25 @@ from typing import Any
 import yaml
 
 from conclave.api.modeldeployment import ModelDeployment
+from conclave.api.occurrences import Path as FieldPath
 from conclave.errors import InvalidInput
-from conclave.policy.admission import Path as FieldPath
 from conclave.policy.admission import Problem, read_deployment
 
 MAX_FILE_BYTES = 1024 * 1024
-"""What etcd would not take anyway."""
+"""etcd stores no larger object."""
 MAX_DEPTH = 64
 MAX_VALUES = 20_000
-"""Values of one document after aliases are resolved."""
+"""Most values of one document after aliases are resolved."""
 MAX_LISTING_BYTES = 64 * MAX_FILE_BYTES
 MAX_LISTING_VALUES = 4_000_000
-"""The same of what kubectl prints of a large cluster."""
+"""Most values of a listing that kubectl prints of a large cluster."""
 
 _NUMBER = re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+")
-"""A JSON number that YAML 1.1 takes for a string, because its exponent has no sign."""
+"""A JSON number that YAML 1.1 reads as a string, because its exponent has no sign."""
 _INTEGERS = 2**63
-"""Python reads longer ones, of 0x and of 1:59 too, and then cannot print them."""
+"""Bound of whole numbers. Python reads larger numbers, also as 0x… and 1:59, and then cannot print them."""
 _TEXT_TAGS = {f"tag:yaml.org,2002:{name}" for name in ("str", "timestamp", "value")}
-"""Kubernetes has no timestamps and values: the text stands."""
+"""Kubernetes has no timestamps and no `=` values, so the text is kept."""
 _TAGS = _TEXT_TAGS | {f"tag:yaml.org,2002:{name}" for name in ("map", "seq", "null", "bool", "int", "float")}
 _HALF = (
     "holds half a surrogate pair (an escape of \\ud800 to \\udfff), which is no character: write the character itself"
@@ -43,17 +43,25 @@ _HALF = (
 
 
 class UnreadableFileError(InvalidInput):
-    """A file of which no document can be judged."""
+    """A file that no document can be read from."""
 
     def __init__(self, file: str, line: int, reason: str) -> None:
         super().__init__(f"{file}:{line}: {reason}")
+        self.file = file
         self.line = line
         self.reason = reason
 
 
+class EmptyFileError(UnreadableFileError):
+    """A file without a document, such as one of comments only."""
+
+    def __init__(self, file: str) -> None:
+        super().__init__(file, 1, "holds no document, expected a ModelDeployment")
+
+
 @dataclass(frozen=True)
 class Document:
-    """One document of a file."""
+    """One document of a file, or one item of a List in it."""
 
     file: str
     line: int
@@ -61,7 +69,7 @@ class Document:
     lines: Mapping[FieldPath, int] = field(default_factory=dict)
     """The line of each field."""
     problems: tuple[Problem, ...] = ()
-    """What only a file can break."""
+    """Mistakes that only a file can have, such as a key that is given twice."""
 
     def line_of(self, path: FieldPath) -> int:
         """The line of a field, or of the nearest object around it."""
@@ -75,15 +83,15 @@ class Document:
 
 
 def read_documents(file: str) -> tuple[Document, ...]:
-    """The documents of a file (`-` is standard input); raises UnreadableFileError."""
+    """The documents of a file (`-` is standard input), a List's items in its place; raises UnreadableFileError."""
     documents = _read(file, yaml.SafeLoader, MAX_FILE_BYTES, MAX_VALUES)
     if not documents:
-        raise UnreadableFileError(file, 1, "holds no document: a ModelDeployment is needed")
-    return documents
+        raise EmptyFileError(file)
+    return tuple(item for document in documents for item in _items(document))
 
 
 def read_listing(file: str) -> tuple[Document, ...]:
-    """The documents of what may be as large as a cluster's nodes and pods; raises UnreadableFileError."""
+    """The documents of a listing, which may hold all nodes and pods of a cluster; raises UnreadableFileError."""
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     return _read(file, loader, MAX_LISTING_BYTES, MAX_LISTING_VALUES)
 
@@ -102,8 +110,13 @@ def _read(file: str, loader: type[yaml.SafeLoader], most_bytes: int, most_values
     return tuple(_document(file, node, most_values) for node in nodes if not _is_empty(node))
 
 
+def is_url(file: str) -> bool:
+    """Whether a name is one that kubectl would fetch."""
+    return file.startswith(("http://", "https://"))
+
+
 def load_deployments(file: str | Path) -> tuple[ModelDeployment, ...]:
-    """Every ModelDeployment of a file; raises InvalidInput with all that is wrong with any of them."""
+    """All ModelDeployments of a file; raises InvalidInput with all problems of all of them."""
     deployments: list[ModelDeployment] = []
     problems: list[str] = []
     for document in read_documents(str(file)):
@@ -117,21 +130,21 @@ def load_deployments(file: str | Path) -> tuple[ModelDeployment, ...]:
 
 
 def load_deployment(file: str | Path) -> ModelDeployment:
-    """The only ModelDeployment of a file; raises InvalidInput with all that is wrong with it."""
+    """The only ModelDeployment of a file; raises InvalidInput with all its problems."""
     deployments = load_deployments(file)
     if len(deployments) != 1:
         names = ", ".join(deployment.metadata.name for deployment in deployments)
-        raise InvalidInput(f"{file}: holds {len(deployments)} ModelDeployments ({names}): exactly one is needed")
+        raise InvalidInput(f"{file}: holds {len(deployments)} ModelDeployments ({names}), expected exactly one")
     return deployments[0]
 
 
 def read_model_config(file: str | None) -> dict[str, Any] | None:
-    """A model's own config.json, read as strictly; None where none is given."""
+    """The config.json of a model, read as strictly as a manifest; None when no file is given."""
     return None if file is None else read_object(file)[0]
 
 
 def read_object(file: str) -> tuple[dict[str, Any], Document]:
-    """The only document of a file, which must be an object, and where its fields stand; raises InvalidInput."""
+    """The only document of a file, which must be an object, and the document with its lines; raises InvalidInput."""
     documents = read_documents(file)
     problems = [document.located(problem) for document in documents for problem in document.problems]
     if problems:
@@ -144,23 +157,45 @@ def read_object(file: str) -> tuple[dict[str, Any], Document]:
 
 
 def check_document(document: Document) -> tuple[ModelDeployment | None, tuple[Problem, ...]]:
-    """The deployment, None where anything is wrong, and what is wrong: with the file first, else with the object."""
+    """The deployment and its problems. The deployment is None when there is a problem; those of the file come first."""
     if document.problems:
         return None, document.problems
     return read_deployment(document.value)
 
 
+def _items(document: Document) -> tuple[Document, ...]:
+    """The items of a List, as `kubectl get -o yaml` prints several objects; any other document as it is."""
+    match document.value:
+        case {"kind": "List", "apiVersion": "v1", "items": [_, *_] as items} if not document.problems:
+            return tuple(_item(document, index, item) for index, item in enumerate(items))
+    return (document,)
+
+
+def _item(document: Document, index: int, value: object) -> Document:
+    where = ("items", index)
+    lines = {path[2:]: line for path, line in document.lines.items() if path[:2] == where}
+    return Document(document.file, document.line_of(where), value, lines)
+
+
 def _read_text(file: str, most_bytes: int) -> str:
+    if is_url(file):
+        raise UnreadableFileError(
+            file, 1, f"is a URL, which is not fetched. Pipe its content: curl -fsSL {file} | conclave … -f -"
+        )
     try:
         if file == "-":
             content = sys.stdin.buffer.read(most_bytes + 1)
         else:
             with Path(file).open("rb") as stream:
                 content = stream.read(most_bytes + 1)
+    except IsADirectoryError as error:
+        raise UnreadableFileError(file, 1, "is a directory, expected a file: name one of its files") from error
     except OSError as error:
         raise UnreadableFileError(file, 1, f"cannot be read: {error.strerror}") from error
     if len(content) > most_bytes:
-        raise UnreadableFileError(file, 1, f"is larger than {most_bytes} bytes, which no cluster stores")
+        raise UnreadableFileError(
+            file, 1, f"is larger than {most_bytes} bytes, which is more than a cluster stores: split the file"
+        )
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -169,7 +204,7 @@ def _read_text(file: str, most_bytes: int) -> str:
 
 
 def _bound_depth(file: str, text: str, loader: type[yaml.SafeLoader]) -> None:
-    """Before nodes are composed, which recurses."""
+    """Raises UnreadableFileError for deep nesting, before nodes are composed: composing recurses."""
     depth = 0
     for event in yaml.parse(text, Loader=loader):
         if isinstance(event, yaml.CollectionStartEvent):
@@ -178,7 +213,7 @@ def _bound_depth(file: str, text: str, loader: type[yaml.SafeLoader]) -> None:
             depth -= 1
         if depth > MAX_DEPTH:
             line = event.start_mark.line + 1 if event.start_mark else 1
-            raise UnreadableFileError(file, line, f"nested deeper than {MAX_DEPTH} levels")
+            raise UnreadableFileError(file, line, f"is nested deeper than {MAX_DEPTH} levels, expected a manifest")
 
 
 def _is_empty(node: yaml.Node | None) -> bool:
@@ -192,7 +227,7 @@ def _document(file: str, node: yaml.Node, most_values: int) -> Document:
 
 
 class _Reader:
-    """Turns a tree of nodes into values, and notes lines and problems on the way."""
+    """Turns a tree of nodes into values, and collects lines and problems."""
 
     def __init__(self, most_values: int) -> None:
         self._most_values = most_values
@@ -202,7 +237,7 @@ class _Reader:
         self._values = 0
 
     def read(self, node: yaml.Node, path: FieldPath) -> Any:
-        """The value of a node; None where there is a problem with it."""
+        """The value of a node; None when the node has a problem."""
         self.lines.setdefault(path, node.start_mark.line + 1)
         self._values += 1
         if self._values > self._most_values or len(path) > MAX_DEPTH:
@@ -212,7 +247,7 @@ class _Reader:
                 )
             return None
         if node.tag not in _TAGS:
-            return self._refuse(path, f"has the tag {node.tag}: only plain values are taken")
+            return self._refuse(path, f"has the tag {node.tag}, expected a plain value: remove the tag")
         if isinstance(node, yaml.MappingNode):
             return dict(self._entries(node, path))
         if isinstance(node, yaml.SequenceNode):
@@ -226,7 +261,9 @@ class _Reader:
         for key_node, value_node in node.value:
             line = key_node.start_mark.line + 1
             if key_node.tag != "tag:yaml.org,2002:str":
-                self._refuse(path, f"line {line}: a key must be a string: put it in quotes; merge keys are not taken")
+                self._refuse(
+                    path, f"line {line}: a key must be a string: put the key in quotes; merge keys (<<) are refused"
+                )
                 continue
             key = _whole(key_node.value)
             if key is None:
@@ -235,7 +272,7 @@ class _Reader:
             where = (*path, key)
             self.lines[where] = line
             if key in seen:
-                self._refuse(where, f"is given twice, in lines {seen[key]} and {line}: keep one")
+                self._refuse(where, f"is given twice, in lines {seen[key]} and {line}: remove one")
                 continue
             seen[key] = line
             yield key, self.read(value_node, where)
@@ -250,9 +287,11 @@ class _Reader:
         try:
             value = float(text) if is_number else self._constructor.construct_object(node)
         except (ValueError, OverflowError, yaml.YAMLError):
-            return self._refuse(path, f"{text[:32]} is not a value of its type: correct it or put it in quotes")
+            return self._refuse(path, f"{text[:32]} is not a value of its type: correct the value, or put it in quotes")
         if isinstance(value, int) and not -_INTEGERS <= value < _INTEGERS:
-            return self._refuse(path, f"{text[:32]} is no whole number of 64 bits: correct it or put it in quotes")
+            return self._refuse(
+                path, f"{text[:32]} is no whole number of 64 bits: correct the value, or put it in quotes"
+            )
         if isinstance(value, float) and not math.isfinite(value):
             return self._refuse(path, f"{text} is not a finite number: Kubernetes has no NaN and no infinity")
         return value
@@ -262,7 +301,7 @@ class _Reader:
 
 
 def _whole(text: str) -> str | None:
-    """With pairs of surrogates, as JSON escapes them, joined; None where one stands alone."""
+    """The text with pairs of surrogates joined, as JSON escapes a character; None when half a pair stands alone."""
     try:
         return text.encode("utf-16", "surrogatepass").decode("utf-16")
     except UnicodeDecodeError:

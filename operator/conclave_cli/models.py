@@ -50,7 +50,9 @@ OutputOption = Annotated[Output, typer.Option("--output", "-o", help="Format of 
 @app.callback()
 def list_models(
     context: typer.Context,
-    filter_text: Annotated[str, typer.Option("--filter", help="Only models whose id, title or licence has this.")] = "",
+    filter_text: Annotated[
+        str, typer.Option("--filter", help="Show only models with this text in id, title or licence.")
+    ] = "",
     output: OutputOption = Output.TABLE,
 ) -> None:
     """List the models of the catalogue."""
@@ -68,7 +70,7 @@ def show(
     model_id: Annotated[str, typer.Argument(metavar="MODEL", help="Id or alias of a model.")],
     output: OutputOption = Output.TABLE,
 ) -> None:
-    """Show one model: its shape, what it costs in memory, its licence and how it is served."""
+    """Show one model: its shape, its memory, its licence and how it is served."""
     entry = find_model(model_id)
     if entry is None:
         raise UnknownModel(check_servable(model_id, None, has_config=False)[0])
@@ -103,7 +105,7 @@ def _row(entry: ModelEntry) -> dict[str, object]:
 
 
 def _details(entry: ModelEntry) -> dict[str, object]:
-    way = "to be reached by a ModelProvider; " if entry.served.by == "provider" else ""
+    way = "a later version reaches it through a ModelProvider; " if entry.served.by == "provider" else ""
     reason = f": {way}{entry.served.reason}" if entry.served.reason else ""
     details: dict[str, object] = {
         "id": entry.id,
@@ -128,7 +130,7 @@ def _details(entry: ModelEntry) -> dict[str, object]:
 def _licence_line(terms: LicenceTerms | None) -> str | None:
     if terms is None:
         return None
-    need = "plainly open" if terms.open else f"must be accepted as {terms.id}; obliges to: {terms.obliges}"
+    need = "plainly open" if terms.open else f"must be accepted as {terms.id}; its conditions: {terms.obliges}"
     return f"{terms.id} ({terms.title}), {need}; {terms.url}"
 
 

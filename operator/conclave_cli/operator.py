@@ -26,33 +26,43 @@ def root() -> None:
 @app.command()
 def run(
     namespace: Annotated[
-        list[str] | None, typer.Option(help="Namespace to watch; may be given again. All where left out.")
+        list[str] | None, typer.Option(help="Namespace to watch; repeat for several. By default all namespaces.")
     ] = None,
     config: Annotated[
         Path | None, typer.Option(help="YAML file with the operator's settings (image, data_classes, …).")
     ] = None,
     default_image: Annotated[
-        str | None, typer.Option(help="Serving image where a ModelDeployment names none; wins over --config.")
+        str | None, typer.Option(help="Serving image for ModelDeployments that name none; overrides --config.")
     ] = None,
     data_classes: Annotated[
-        str | None, typer.Option(help="Data classes in ascending order, with commas; wins over --config.")
+        str | None,
+        typer.Option(help="Data classes, the least confidential first, separated by commas; overrides --config."),
     ] = None,
     kubeconfig: Annotated[
-        str | None, typer.Option(help="Kubeconfig; the pod's service account where left out, else the user's own.")
+        str | None,
+        typer.Option(
+            help=(
+                "Kubeconfig file; by default the pod's service account, or outside of a pod "
+                "$KUBECONFIG or ~/.kube/config."
+            )
+        ),
     ] = None,
-    lease: Annotated[str, typer.Option(help="Name of the Lease of which one process holds.")] = "conclave-operator",
+    lease: Annotated[
+        str, typer.Option(help="Name of the Lease; only the process that holds it writes.")
+    ] = "conclave-operator",
     lease_namespace: Annotated[
-        str | None, typer.Option(help="Its namespace; the process's own where left out.")
+        str | None, typer.Option(help="Namespace of the Lease; by default the pod's own.")
     ] = None,
     http_port: Annotated[
-        int, typer.Option("--http-port", "--metrics-port", min=0, max=65535, help="/metrics, /healthz and /readyz.")
+        int,
+        typer.Option("--http-port", "--metrics-port", min=0, max=65535, help="Port of /metrics, /healthz and /readyz."),
     ] = 8080,
     resync_seconds: Annotated[
-        float, typer.Option(min=1, help="How often every ModelDeployment is looked at without any event.")
+        float, typer.Option(min=1, help="Seconds after which each ModelDeployment is reconciled without an event.")
     ] = 60.0,
     log_format: Annotated[Literal["text", "json"], typer.Option(help="Log lines for people or for machines.")] = "text",
 ) -> None:
-    """Watch ModelDeployments and serve them, as the leader or as a standby."""
+    """Run the operator: serve ModelDeployments while this process holds the Lease, wait while another holds it."""
     settings = load_settings(config, default_image, data_classes)
     try:
         from conclave_operator.logs import set_up_logs
@@ -79,7 +89,7 @@ def run(
 
 
 def load_settings(config: Path | None, default_image: str | None, data_classes: str | None) -> OperatorSettings:
-    """From the file, then from the options; raises InvalidInput, which names the file and the line."""
+    """The settings of the file, overridden by the options. Raises InvalidInput, which names file and line."""
     given: dict[str, object] = {}
     document: Document | None = None
     if config is not None:

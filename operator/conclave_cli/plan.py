@@ -1,4 +1,4 @@
-"""`conclave plan`: on which accelerators a model would run, in which layout and why, without touching any.
+"""`conclave plan`: on which accelerators a model would run, in which layout and why. Needs no accelerator.
 
 Reads files and flags and prints; the plan itself is `conclave.planning`.
 """
@@ -21,7 +21,8 @@ from conclave.catalogue.models import find_model
 from conclave.catalogue.servable import check_servable, not_yet_served
 from conclave.errors import InvalidInput, NothingFits
 from conclave.planning.inventory import Inventory, Node
-from conclave.planning.plan import PlanOutcome, PlanRequest, engine_settings, facts_for, make_plan, plan_deployment
+from conclave.planning.plan import PlanOutcome, make_plan, plan_deployment
+from conclave.planning.request import PlanRequest, engine_settings, facts_for
 from conclave.planning.settings import CPU, DEFAULT_GPU_MEMORY_UTILIZATION
 from conclave.policy.admission import explain
 from conclave.policy.arguments import engine_arguments
@@ -52,59 +53,92 @@ class Output(StrEnum):
 
 def plan(
     file: Annotated[
-        str | None, typer.Option("--file", "-f", help="ModelDeployment to plan; - is standard input.")
+        str | None, typer.Option("--file", "-f", help="File with the ModelDeployment to plan; - is standard input.")
     ] = None,
     inventory: Annotated[
         str | None,
         typer.Option(
-            help="Nodes: a list (nodes: [{name, accelerator, gpus}]) or what kubectl get nodes -o yaml prints."
+            help=(
+                "File with the nodes: nodes: [{name, accelerator, gpus}], or the output of kubectl get nodes -o yaml."
+            )
         ),
     ] = None,
     model: Annotated[str | None, typer.Option(help="Id of a catalogue model, instead of a file.")] = None,
     config: Annotated[
-        str | None, typer.Option(help="config.json of a model that the catalogue does not know, or of a configRef.")
+        str | None,
+        typer.Option(help="config.json of a model that is not in the catalogue, or that spec.model.configRef names."),
     ] = None,
     accelerator: Annotated[
-        str | None, typer.Option(help="Product as node labels spell it, or its short name (H100).")
+        str | None,
+        typer.Option(
+            help="Accelerator, as the node label spells it (NVIDIA-H100-80GB-HBM3), or its short name (H100)."
+        ),
     ] = None,
     gpus_per_node: Annotated[int, typer.Option(min=1, max=64, help="GPUs of each node.")] = 8,
     nodes: Annotated[int, typer.Option(min=1, max=512, help="Nodes with that accelerator.")] = 1,
     gpu_memory_gib: Annotated[
         float | None,
         typer.Option(
-            min=0.1, max=MOST_MEMORY_GIB, help="Memory of one GPU, for an accelerator that the catalogue lacks."
+            min=0.1, max=MOST_MEMORY_GIB, help="Memory of one GPU, for an accelerator that is not in the catalogue."
         ),
     ] = None,
-    tensor: Annotated[int | None, typer.Option(min=1, help="Tensor-parallel size; planned where left out.")] = None,
-    pipeline: Annotated[int | None, typer.Option(min=1, help="Pipeline-parallel size; planned where left out.")] = None,
-    data: Annotated[int, typer.Option(min=1, help="Data-parallel size (planned, not served yet).")] = 1,
+    tensor: Annotated[
+        int | None, typer.Option(min=1, help="Tensor-parallel size; by default the plan chooses it.")
+    ] = None,
+    pipeline: Annotated[
+        int | None, typer.Option(min=1, help="Pipeline-parallel size; by default the plan chooses it.")
+    ] = None,
+    data: Annotated[
+        int, typer.Option(min=1, help="Data-parallel size; Conclave plans it and does not serve it yet.")
+    ] = 1,
     expert_parallel: Annotated[
-        bool | None, typer.Option("--expert-parallel/--no-expert-parallel", help="Spread experts instead of slicing.")
+        bool | None,
+        typer.Option(
+            "--expert-parallel/--no-expert-parallel", help="Whole experts on each GPU, or slices of all experts."
+        ),
     ] = None,
-    quantization: Annotated[Quantization | None, typer.Option(help="fp8_per_tensor quantizes at load.")] = None,
-    dtype: Annotated[Dtype | None, typer.Option(help="Type of unquantized weights.")] = None,
+    quantization: Annotated[
+        Quantization | None, typer.Option(help="Quantization; fp8_per_tensor quantizes while the weights load.")
+    ] = None,
+    dtype: Annotated[Dtype | None, typer.Option(help="Type of weights without quantization.")] = None,
     kv_cache_dtype: Annotated[KvCacheDtype | None, typer.Option(help="Type of the KV cache.")] = None,
-    max_model_len: Annotated[int | None, typer.Option(min=1, help="Longest request; the longest that fits.")] = None,
-    gpu_memory_utilization: Annotated[
-        float | None, typer.Option(min=0.01, max=1, help=f"Share that vLLM takes [{DEFAULT_GPU_MEMORY_UTILIZATION}].")
+    max_model_len: Annotated[
+        int | None, typer.Option(min=1, help="Longest request in tokens; by default the longest that fits.")
     ] = None,
-    max_num_seqs: Annotated[int | None, typer.Option(min=1, help="Requests in one step.")] = None,
-    max_num_batched_tokens: Annotated[int | None, typer.Option(min=1, help="Tokens in one step.")] = None,
+    gpu_memory_utilization: Annotated[
+        float | None,
+        typer.Option(
+            min=0.01,
+            max=1,
+            help=f"Share of a GPU's memory that vLLM may take; {DEFAULT_GPU_MEMORY_UTILIZATION} by default.",
+        ),
+    ] = None,
+    max_num_seqs: Annotated[int | None, typer.Option(min=1, help="Most requests in one step of the engine.")] = None,
+    max_num_batched_tokens: Annotated[
+        int | None, typer.Option(min=1, help="Most tokens in one step of the engine.")
+    ] = None,
     enforce_eager: Annotated[bool, typer.Option("--enforce-eager", help="No CUDA graphs.")] = False,
-    every_option: Annotated[bool, typer.Option("--all", help="Every option that was considered, and why not.")] = False,
+    every_option: Annotated[
+        bool, typer.Option("--all", help="Show every layout that was considered, and why it was not taken.")
+    ] = False,
     output: Annotated[
-        Output, typer.Option("--output", "-o", help="table, or status.plan as json or yaml.")
+        Output, typer.Option("--output", "-o", help="table; or json or yaml, as in status.plan.")
     ] = Output.TABLE,
 ) -> None:
     """Plan a model: accelerator, GPUs, parallel sizes, memory of each GPU, context and concurrency, and why.
 
     Give a ModelDeployment with -f, or a model with --model or --config; and the hardware with --inventory, or with
-    --accelerator, --gpus-per-node and --nodes. Exits 2 where nothing fits, with the reasons and what would.
+    --accelerator, --gpus-per-node and --nodes. If no layout fits, the command exits 2 and says why, and what would fit.
     """
     if (file is not None and model is not None) or not (file or model or config):
-        raise InvalidInput("give either -f FILE (with --config where it has a configRef), or --model ID or --config")
+        raise InvalidInput(
+            "give the model with -f FILE, with --model ID or with --config FILE (-f and --config "
+            "together for a configRef)"
+        )
     if (inventory is None) == (accelerator is None):
-        raise InvalidInput("give either --inventory FILE, or --accelerator PRODUCT (with --gpus-per-node and --nodes)")
+        raise InvalidInput(
+            "give the hardware with --inventory FILE, or with --accelerator PRODUCT (and --gpus-per-node, --nodes)"
+        )
     deployment = load_deployment(file) if file is not None else None
     tolerations = deployment.spec.hardware.tolerations if deployment else ()
     if inventory is not None:
@@ -127,7 +161,9 @@ def plan(
     if deployment is not None:
         given = [name for name, value in (fields | arguments | sizes).items() if value is not None]
         if given or data != 1:
-            raise InvalidInput(f"--{(given or ['data'])[0].replace('_', '-')} and -f exclude each other: edit {file}")
+            raise InvalidInput(
+                f"--{(given or ['data'])[0].replace('_', '-')} with -f: change the value in {file} instead"
+            )
         facts = _facts_of(deployment, config)
         name = deployment.spec.model.id
         outcome = plan_deployment(deployment, facts, hardware)
@@ -196,17 +232,17 @@ def _print(name: str, facts: ModelFacts, outcome: PlanOutcome, *, every_option: 
             say_data(outcome.model_dump(mode="json", include={"rejected", "remedies"}), output)
         raise NothingFits(_nothing_fits(name, outcome))
     if output is Output.TABLE:
-        _print_plan(name, outcome.plan, outcome.stages)
+        _print_plan(name, outcome.plan.flat(), outcome.stages)
         _print_rejected(outcome, every_option=every_option)
     else:
-        say_data(outcome.plan.to_wire(), output)
+        say_data(outcome.plan.flat().to_wire(), output)
     note = not_yet_served(name, facts.architecture)
     if note:
         say(f"note: {note}", err=True)
 
 
 def _nothing_fits(name: str, outcome: PlanOutcome) -> str:
-    lines = [f"nothing fits {name}"]
+    lines = [f"no layout fits {name}"]
     lines += [f"  {option.option}: {option.reason}" for option in outcome.rejected]
     lines += [f"  would help: {remedy}" for remedy in outcome.remedies]
     return "\n".join(lines)
@@ -227,8 +263,17 @@ def _print_plan(name: str, plan: Plan, stages: Sequence[PlanMemory]) -> None:
         ("accelerator", plan.accelerator),
         ("parallelism", layout),
         ("replica", f"{plan.gpus_per_replica} {units}: {plan.nodes_per_replica} {pods} of {plan.gpus_per_node}"),
-        ("context", f"{plan.max_model_len} tokens (the KV cache holds one of {plan.longest_context_tokens})"),
-        ("concurrency", f"{plan.max_concurrency} requests of that length; {plan.kv_cache_tokens} tokens in all"),
+        (
+            "context",
+            f"{plan.max_model_len} tokens; the KV cache holds requests of up to {plan.longest_context_tokens}",
+        ),
+        (
+            "concurrency",
+            (
+                f"{plan.max_concurrency} requests of that length at once; the KV cache holds "
+                f"{plan.kv_cache_tokens} tokens"
+            ),
+        ),
     ):
         table.add_row(heading, text)
     say_table(table)

@@ -26,22 +26,28 @@ class Output(StrEnum):
     YAML = "yaml"
 
 
-NamespaceOption = Annotated[str | None, typer.Option("--namespace", "-n", help="Namespace; the context's by default.")]
-KubeconfigOption = Annotated[str | None, typer.Option("--kubeconfig", help="Kubeconfig; the user's own by default.")]
+NamespaceOption = Annotated[
+    str | None, typer.Option("--namespace", "-n", help="Namespace; by default that of the context.")
+]
+KubeconfigOption = Annotated[
+    str | None, typer.Option("--kubeconfig", help="Kubeconfig file; by default $KUBECONFIG or ~/.kube/config.")
+]
 ContextOption = Annotated[str | None, typer.Option("--context", help="Context of the kubeconfig.")]
 
 
 def status(
-    name: Annotated[str | None, typer.Argument(help="One ModelDeployment, shown in full.")] = None,
+    name: Annotated[str | None, typer.Argument(help="Show this ModelDeployment in full.")] = None,
     namespace: NamespaceOption = None,
-    all_namespaces: Annotated[bool, typer.Option("--all-namespaces", "-A", help="Those of all namespaces.")] = False,
+    all_namespaces: Annotated[
+        bool, typer.Option("--all-namespaces", "-A", help="Show the ModelDeployments of all namespaces.")
+    ] = False,
     output: Annotated[Output, typer.Option("--output", "-o", help="Format of the answer.")] = Output.TABLE,
     kubeconfig: KubeconfigOption = None,
     context: ContextOption = None,
 ) -> None:
     """Show the ModelDeployments of a cluster, or one of them."""
     if name and all_namespaces:
-        raise InvalidInput(f"a name ({name}) and --all-namespaces do not go together: give --namespace instead")
+        raise InvalidInput(f"--all-namespaces with the name {name}: give --namespace instead")
     found = asyncio.run(_read(name, namespace, all_namespaces, kubeconfig, context))
     if output is Output.TABLE:
         if name:
@@ -69,19 +75,20 @@ async def _read(
             raise refusal(reading.failure, access.server)
         if name and not reading.objects:
             raise InvalidInput(
-                f"no ModelDeployment {access.namespace}/{name} in {access.server}; `conclave status -A` lists all"
+                f"ModelDeployment {access.namespace}/{name}: not found in {access.server}; `conclave status -A` "
+                "lists all"
             )
         return [without_ownership(item) for item in reading.objects]
 
 
 def without_ownership(item: JsonObject) -> JsonObject:
-    """As `kubectl get` shows it."""
+    """The object without managedFields, as `kubectl get` shows it."""
     metadata = {key: value for key, value in item["metadata"].items() if key != "managedFields"}
     return {**item, "metadata": metadata}
 
 
 def conditions_of(item: JsonObject) -> dict[str, JsonObject]:
-    """By type."""
+    """The conditions of an object by their type."""
     return {condition["type"]: condition for condition in (item.get("status") or {}).get("conditions", [])}
 
 
@@ -125,7 +132,7 @@ def _show(item: JsonObject) -> None:
         table.add_row(condition["type"], condition["status"], condition["reason"], condition.get("message", ""))
     say_table(table)
     if conditions_of(item).get("Ready", {}).get("status") != "True":
-        say(f"`conclave explain {metadata['name']} -n {metadata['namespace']}` tells why it is not ready")
+        say(f"`conclave explain {metadata['name']} -n {metadata['namespace']}` says why it is not ready")
 
 
 def _age(created: str, now: datetime) -> str:

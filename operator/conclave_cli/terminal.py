@@ -1,4 +1,4 @@
-"""Everything that a command writes to the terminal leaves through here: foreign text never steers it.
+"""All output of the commands. Text from elsewhere cannot steer the terminal.
 
 `say` for lines, `say_piece` for a model's answer as it arrives, `say_table`, `say_data` for programs, and live lines.
 No text is read as markup. A test of the house refuses a command that writes any other way.
@@ -28,12 +28,12 @@ def say(text: str = "", *, err: bool = False) -> None:
 
 
 def say_piece(text: str, before: str) -> None:
-    """A piece of a model's answer, of which `before` was said already."""
+    """A piece of a model's answer; `before` is the part that was printed already."""
     typer.echo(_encodable(visible_prose(text, before[-1:]), err=False), nl=False)
 
 
 def say_data(value: Any, output: str) -> None:
-    """An answer for programs: exact, since JSON and YAML escape by themselves whatever is no plain ASCII."""
+    """An answer for programs. It is exact: JSON and YAML escape by themselves what is not plain ASCII."""
     text = json.dumps(value, indent=2) if output == "json" else yaml.safe_dump(value, sort_keys=False).rstrip()
     typer.echo(text)
 

@@ -1,6 +1,6 @@
 """`conclave up`: a ModelDeployment on this machine, with the Serve config that the operator would write.
 
-Checks everything that can be checked before Ray is started; what runs is owned by `conclave_cli.local`.
+Checks all that it can before it starts Ray. `conclave_cli.local` owns the running processes.
 """
 
 from __future__ import annotations
@@ -31,22 +31,26 @@ from conclave_cli.local.progress import Progress
 from conclave_cli.local.serving import LocalRun, local_ray
 from conclave_cli.manifest_files import load_deployment
 from conclave_cli.terminal import say
-from conclave_weights.digest import list_files, verify
+from conclave_weights.verify.digest import list_files, verify
 
 INTERRUPTED = 130
 """What a shell expects of a program that Ctrl-C ended before it had done its work."""
 
 
 def up(
-    file: Annotated[Path, typer.Option("--file", "-f", help="Manifest with one ModelDeployment; - is standard input.")],
-    weights: Annotated[Path, typer.Option(help="Directory of the weights; replaces spec.model.source.")],
+    file: Annotated[Path, typer.Option("--file", "-f", help="File with one ModelDeployment; - is standard input.")],
+    weights: Annotated[Path, typer.Option(help="Directory of the weights, used instead of spec.model.source.")],
     adapter: Annotated[
         list[str] | None,
-        typer.Option(help="NAME=PATH, the directory of an adapter; replaces its source, once for each."),
+        typer.Option(
+            help="NAME=PATH: the directory of an adapter, used instead of its source. Repeat for each adapter."
+        ),
     ] = None,
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port of the endpoint on 127.0.0.1.")] = 8000,
-    model_name: Annotated[str | None, typer.Option(help="Name that clients send; replaces servedName.")] = None,
-    logs: Annotated[bool, typer.Option(help="Print the engine's logs once it serves.")] = True,
+    model_name: Annotated[
+        str | None, typer.Option(help="Model name that clients send, used instead of servedName.")
+    ] = None,
+    logs: Annotated[bool, typer.Option(help="Print the engine's logs after the start.")] = True,
 ) -> None:
     """Run a model on this machine and answer OpenAI requests until Ctrl-C."""
     check_platform()
@@ -66,9 +70,9 @@ def up(
     is_ready = False
     try:
         with _ended_by_signals(), Progress() as progress:
-            progress.plan(name, plan)
+            progress.plan(name, plan.flat())
             if deployment.spec.engine.kv_cache_dtype is not asked.spec.engine.kv_cache_dtype:
-                progress.say("  engine.kvCacheDtype fp8 is left out: without GPUs not every processor has it")
+                progress.say("  engine.kvCacheDtype fp8 is ignored here: not every CPU supports it")
             model = deployment.spec.model
             digests = [(weights, model.digest), *((adapters[each.name], each.digest) for each in model.adapters)]
             for files, digest in digests:
@@ -89,7 +93,7 @@ def up(
                 http_port=port,
             )
             environment = {
-                **engine_environment(plan, machine.cores, machine.free_gpus(plan.accelerator)),
+                **engine_environment(plan.role, machine.cores, machine.free_gpus(plan.role.accelerator)),
                 **tracing_environment(deployment),
                 TOKEN_FILE_VARIABLE: str(directory / "token"),
             }
@@ -105,7 +109,7 @@ def up(
     except KeyboardInterrupt:
         if not is_ready:
             raise typer.Exit(INTERRUPTED) from None
-    say("stopped: no process is left", err=True)
+    say("stopped: no process of the model runs any more", err=True)
 
 
 def _verify(weights: Path, digest: str, progress: Progress) -> None:

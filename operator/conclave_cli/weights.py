@@ -1,4 +1,4 @@
-"""`conclave weights`: what weights hold, whether they are whole, the digest that a manifest names, and conversion."""
+"""`conclave weights`: contents, completeness, digest, download and conversion of weights."""
 
 from __future__ import annotations
 
@@ -16,7 +16,9 @@ import typer
 from conclave.errors import InvalidInput
 from conclave.visible_text import one_line
 from conclave_cli.terminal import progress_bar, say, say_data
-from conclave_weights.digest import (
+from conclave_weights.errors import WeightsUnfit
+from conclave_weights.inspection.directory import DtypeSum, Inspection, inspect_weights
+from conclave_weights.verify.digest import (
     WeightsFile,
     digest_of,
     hash_files,
@@ -25,9 +27,7 @@ from conclave_weights.digest import (
     verify,
     write_manifest,
 )
-from conclave_weights.errors import WeightsUnfit
-from conclave_weights.inspection import DtypeSum, Inspection, inspect_weights
-from conclave_weights.soundness import check_weights
+from conclave_weights.verify.soundness import check_weights
 
 if TYPE_CHECKING:
     from conclave_weights.convert.conversion import ConversionPlan
@@ -57,9 +57,9 @@ def inspect(
     path: WeightsPath,
     output: Annotated[Output, typer.Option("--output", "-o", help="Format of the answer.")] = Output.TEXT,
 ) -> None:
-    """Tell what the weights hold, and everything that is wrong with them; reads headers only.
+    """Show what the weights contain, and all problems with them; reads headers only.
 
-    Exits 0 where they are sound (notes do not count), 4 where a problem is found.
+    Exits 0 if the weights are valid (notes do not count), and 4 if there is a problem.
     """
     inspection = inspect_weights(path)
     if output is Output.TEXT:
@@ -114,9 +114,12 @@ def digest(
     path: WeightsPath,
     manifest: Annotated[Path | None, typer.Option(help="Also write each file's hash and size to this file.")] = None,
 ) -> None:
-    """Print the digest of the weights, as spec.model.digest takes it. Exits 4 where they are damaged."""
+    """Print the digest of the weights, for spec.model.digest. Exits 4 if the weights are damaged."""
     if manifest is not None and manifest.resolve().is_relative_to(path.resolve()):
-        raise InvalidInput(f"--manifest {manifest}: lies among the weights, where it would be one file too many")
+        raise InvalidInput(
+            f"--manifest {manifest}: is inside the directory of the weights, and would count as one "
+            "of its files; choose a path outside"
+        )
     check_weights(path)
     with _progress("hashing", _size_bytes(path)) as on_progress:
         files = hash_files(path, on_progress=on_progress)
@@ -130,12 +133,13 @@ def verify_command(
     path: WeightsPath,
     digest: Annotated[str | None, typer.Option(help="The digest that the weights must have.")] = None,
     manifest: Annotated[
-        Path | None, typer.Option(help="What `digest --manifest` wrote: says which file differs, and how.")
+        Path | None,
+        typer.Option(help="File that `digest --manifest` wrote; with it the answer says which file differs, and how."),
     ] = None,
 ) -> None:
-    """Check that the weights are those of this digest, of this manifest, or of both, and whole.
+    """Check that the weights are complete and match a digest, a manifest, or both.
 
-    Exits 4 where they are not: a file corrupt, truncated, exchanged with another, renamed, missing, extra or a link.
+    Exits 4 if not: a file is corrupt, truncated, exchanged with another, renamed, missing, extra or a link.
     """
     if digest is None and manifest is None:
         raise InvalidInput("give --digest sha256:..., or --manifest FILE, or both")
@@ -152,19 +156,22 @@ def verify_command(
 @app.command(name="download")
 def download_command(
     uri: Annotated[str, typer.Argument(metavar="URI", help="s3://bucket/path of the weights.")],
-    target: Annotated[Path, typer.Argument(metavar="PATH", help="Directory to make.")],
-    endpoint: Annotated[str, typer.Option(help="https://host of another store than Amazon's.")] = "",
-    region: Annotated[str, typer.Option(help="Region of the bucket; us-east-1 where left out.")] = "",
+    target: Annotated[Path, typer.Argument(metavar="PATH", help="Directory to create.")],
+    endpoint: Annotated[
+        str, typer.Option(help="URL of the store, such as https://minio.example; by default Amazon's.")
+    ] = "",
+    region: Annotated[str, typer.Option(help="Region of the bucket; us-east-1 by default.")] = "",
     digest: Annotated[str | None, typer.Option(help="The digest that the weights must have.")] = None,
 ) -> None:
     """Download weights from an object store that speaks S3.
 
-    Writes to PATH.partial, which becomes PATH when everything is there and was compared; the same command goes on after
-    an interruption. AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and, where needed, AWS_SESSION_TOKEN are taken from the
-    environment. Exits 4 where the store or the disk fails, or where the weights are not those of the digest.
+    Writes to PATH.partial, which becomes PATH when all files are complete and compared. After an interruption, the
+    same command continues. The credentials come from the environment: AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and, if
+    they are temporary, AWS_SESSION_TOKEN. Exits 4 if the store or the disk fails, or if the weights do not match the
+    digest.
     """
-    from conclave_weights.download import download
-    from conclave_weights.object_store import ObjectStore
+    from conclave_weights.transfer.download import download
+    from conclave_weights.transfer.object_store import ObjectStore
 
     _check_digest(digest)
     store = ObjectStore(uri, endpoint=endpoint, region=region)
@@ -191,9 +198,10 @@ class TargetDtype(StrEnum):
 @app.command()
 def convert(
     source: Annotated[Path, typer.Argument(metavar="SOURCE", help="Directory of the pickled weights.")],
-    target: Annotated[Path, typer.Argument(metavar="TARGET", help="Directory to make.")],
+    target: Annotated[Path, typer.Argument(metavar="TARGET", help="Directory to create.")],
     dtype: Annotated[
-        TargetDtype | None, typer.Option(help="Type of Grok-1's matrices: bfloat16 unless given. Others keep theirs.")
+        TargetDtype | None,
+        typer.Option(help="Type of Grok-1's matrices, bfloat16 by default. Other weights keep their type."),
     ] = None,
     shard_gb: Annotated[int, typer.Option(min=1, help="Largest file of the target, in 10^9 bytes.")] = 5,
 ) -> None:
@@ -201,10 +209,10 @@ def convert(
 
     SOURCE is a model or adapter as PyTorch saved it (pytorch_model*.bin, *.pt; from 1.6 on), or Grok-1 as xAI released
     it (ckpt-0: JAX, int8 with scales), which becomes the Hugging Face layout.
-    Writes to TARGET.partial, which becomes TARGET when it is complete; the same command goes on after an interruption.
-    Exits 4 where the files are damaged or hold anything but plain tensors. Grok-1's layout is made after the public
-    code and the published sizes of the files, and was never run on the 300 GB release itself: compare a few answers
-    before you rely on the result.
+    Writes to TARGET.partial, which becomes TARGET when it is complete. After an interruption, the same command
+    continues. Exits 4 if the files are damaged or contain anything but plain tensors.
+    Grok-1's layout follows the public code and the published sizes of the files. The conversion never ran on the 300 GB
+    release itself: compare a few answers before you rely on the result.
     """
     from conclave_weights.convert.plan import plan_conversion
 
@@ -212,7 +220,7 @@ def convert(
 
 
 def carry_out(plan: ConversionPlan) -> None:
-    """Convert after the plan, and tell how far it is."""
+    """Carry out the plan, and print the progress."""
     from conclave_weights.convert import conversion
 
     with _progress("converting", plan.size_bytes) as on_progress:
@@ -220,7 +228,7 @@ def carry_out(plan: ConversionPlan) -> None:
     kept = f", {outcome.kept_shards} of them kept from before" if outcome.kept_shards else ""
     say(f"{plan.target}: {outcome.shards} files, {outcome.size_bytes} bytes{kept}")
     if not plan.is_complete:
-        say(f"no tokenizer lies with the source: put the model's tokenizer files into {plan.target}", err=True)
+        say(f"the source has no tokenizer: copy the model's tokenizer files into {plan.target}", err=True)
 
 
 def _check_digest(digest: str | None) -> None:
@@ -232,7 +240,9 @@ def _read_manifest(manifest: Path) -> tuple[WeightsFile, ...]:
     try:
         return read_manifest(manifest.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
-        raise InvalidInput(f"--manifest {manifest}: cannot be read: {error}; give what `digest` wrote") from error
+        raise InvalidInput(
+            f"--manifest {manifest}: cannot be read: {error}; give the file that `digest --manifest` wrote"
+        ) from error
 
 
 def _write_whole(path: Path, text: str) -> None:

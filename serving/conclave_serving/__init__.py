@@ -1,7 +1,7 @@
 """The Ray Serve application of a model.
 
-Importing it names the one plugin that vLLM may load. Serve builds the application in a process of its own, which has no
-environment of ours and imports vLLM.
+Importing this package sets VLLM_PLUGINS to the one plugin that vLLM may load: Serve builds the application in a process
+that imports vLLM and does not have the environment of our pods.
 """
 
 import os

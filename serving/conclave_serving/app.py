@@ -1,11 +1,13 @@
-"""`build(arguments)`: the Ray Serve application of one ModelDeployment, an ingress before an engine.
+"""`build(arguments)`: the Ray Serve application of one ModelDeployment, an ingress in front of an engine.
 
-Named as `import_path` in every Serve config; the arguments are `ServingArguments`. Decides nothing: the plan did.
+Every Serve config names `build` as its `import_path`. The arguments are `ServingArguments`. The plan decided everything
+in them; nothing is decided here.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, cast
 
 from fastapi import FastAPI
@@ -16,18 +18,15 @@ from vllm.entrypoints.openai.models.protocol import LoRAModulePath
 
 from conclave.engine import load_bounds
 from conclave.engine.arguments import ServingArguments
-from conclave_serving.edge import Edge
+from conclave_openai.authorization import BearerToken
+from conclave_openai.edge import Edge
+from conclave_openai.limits.request import load_limits
+from conclave_openai.routes import ROUTES, Route
+from conclave_openai.spans.generation import Generations
 from conclave_serving.engine import Engine
 from conclave_serving.environment import CLOSED_ENVIRONMENT
-from conclave_serving.ingress import Ingress
-from conclave_serving.request_limits import LIMITS
-
-ENDPOINTS = {
-    "list_models": lambda app: app.get("/v1/models"),
-    "show_model": lambda app: app.get("/v1/models/{model:path}"),
-    "answer_chat": lambda app: app.post("/v1/chat/completions"),
-    "answer_completions": lambda app: app.post("/v1/completions"),
-}
+from conclave_serving.ingress import Ingress, logger
+from conclave_serving.tracing import SCOPE
 
 CLOSED_ARGUMENTS: Mapping[str, Any] = {
     "enable_log_requests": False,
@@ -39,17 +38,25 @@ CLOSED_ARGUMENTS: Mapping[str, Any] = {
     "enable_prompt_embeds": False,
 }
 HARMLESS_STRUCTURED_OUTPUTS = ("disable_any_whitespace", "enable_in_reasoning")
-"""What an owner may say about structured output; which compiler it has is decided here."""
+"""What an owner may set about structured output. The compiler of grammars is always xgrammar."""
 
 
 def build(arguments: Mapping[str, Any]) -> serve.Application:
-    """The application that Serve runs; raises pydantic's ValidationError where the arguments are not ours."""
+    """The application that Serve runs. Raises pydantic's ValidationError where the arguments are not ours."""
     serving = ServingArguments.model_validate(arguments)
     name = {"name": load_bounds.ENGINE}
     engine = build_llm_deployment(engine_config(serving), override_serve_options=name, deployment_cls=Engine)
     api = FastAPI(openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False)
-    api.add_middleware(Edge, models=serving.models, token_path=serving.token_path)
-    ingress = make_fastapi_ingress(Ingress, endpoint_map=ENDPOINTS, app=api)
+    api.add_middleware(
+        Edge,
+        models=serving.models,
+        authorization=BearerToken(Path(serving.token_path), logger=logger),
+        limits=load_limits(),
+        generations=Generations(SCOPE),
+        logger=logger,
+    )
+    urls = {route.operation: _url(route) for route in ROUTES}
+    ingress = make_fastapi_ingress(Ingress, endpoint_map=urls, app=api)
     deployment = cast(serve.Deployment, serve.deployment(ingress, name=load_bounds.INGRESS, **ingress_options(serving)))
     return deployment.bind(
         llm_deployments={serving.served_name: engine},
@@ -60,9 +67,14 @@ def build(arguments: Mapping[str, Any]) -> serve.Application:
     )
 
 
+def _url(route: Route) -> Callable[[FastAPI], Any]:
+    """FastAPI's decorator of the ingress's method that answers the route."""
+    return lambda api: api.api_route(route.path, methods=[route.method])
+
+
 def environment(serving: ServingArguments) -> dict[str, str]:
-    """The deployment's own variables under those that keep it closed."""
-    return {**serving.env, "VLLM_MAX_N_SEQUENCES": str(LIMITS.sequences), **CLOSED_ENVIRONMENT}
+    """The deployment's own variables. They cannot replace the variables that keep the deployment closed."""
+    return {**serving.env, "VLLM_MAX_N_SEQUENCES": str(load_limits().sequences), **CLOSED_ENVIRONMENT}
 
 
 def engine_config(serving: ServingArguments) -> LLMConfig:
@@ -81,16 +93,20 @@ def engine_config(serving: ServingArguments) -> LLMConfig:
             "backpressure_config": {"retry_after_s": serving.queue.retry_after_s},
         },
         runtime_env={"env_vars": environment(serving)},
-        # `Engine` gathers chunks itself: Ray's own batches hold the first token back by their interval.
+        # `Engine` gathers chunks itself, because Ray's own batches hold the first token back by their interval.
         experimental_configs={"stream_batching_interval_ms": 0},
     )
 
 
 def engine_arguments(serving: ServingArguments) -> dict[str, Any]:
-    """vLLM's engine arguments; `extra` cannot replace what the plan decided, what keeps prompts out of logs, what keeps
-    code out of weights (left to itself, vLLM reads pickled ones where a directory has no others), text the only input
-    (of a model that reads images too, no encoder is loaded, and an address in a request would be refused), or which
-    compiler grammars go to: `grammar_gate.py` tries them with xgrammar, and vLLM gives others what xgrammar declines.
+    """vLLM's engine arguments. The owner's `extra` cannot replace these:
+
+    - what the plan decided;
+    - no prompts in logs;
+    - safetensors only: by itself, vLLM reads pickled weights, which may hold code, where a directory has no others;
+    - text as the only input: a model that also reads images loads no encoder, and fetches no address of a request;
+    - xgrammar as the only compiler of grammars: `grammar_gate.py` tries grammars with xgrammar, and by itself vLLM
+      gives a grammar that xgrammar declines to another compiler.
     """
     engine = serving.engine
     decided = engine.model_dump(exclude={"extra"}, exclude_none=True) | adapter_arguments(serving)
@@ -105,9 +121,10 @@ def engine_arguments(serving: ServingArguments) -> dict[str, Any]:
 
 
 def adapter_arguments(serving: ServingArguments) -> dict[str, Any]:
-    """What makes vLLM load all adapters at start and keep them on the device, so that any batch may mix them.
+    """vLLM loads all adapters at its start and keeps them on the device, so that any batch may mix them.
 
-    vLLM's CPU kernel (`lora/ops/torch_ops/lora_ops.py`) takes index -1, no adapter, for the last slot: it stays empty.
+    vLLM's CPU kernel (`lora/ops/torch_ops/lora_ops.py`) reads index -1 (no adapter) as the last slot, so the last slot
+    stays empty.
     """
     adapters = serving.adapters
     if not adapters:
@@ -121,7 +138,7 @@ def adapter_arguments(serving: ServingArguments) -> dict[str, Any]:
 
 
 def ingress_options(serving: ServingArguments) -> dict[str, Any]:
-    """Of the ingress deployment."""
+    """Serve's options of the ingress deployment."""
     return {
         **load_bounds.ingress_options(serving.autoscaling, serving.queue),
         "backpressure_config": {"retry_after_s": serving.queue.retry_after_s},

@@ -1,4 +1,4 @@
-"""Sends a stream's chunks in few messages: the first at once, then all that gathered, at most once an interval.
+"""Sends a stream's chunks in few messages: the first chunk at once, then all gathered chunks once an interval.
 
 Each message between the engine and the ingress costs both processes time that the engine could use.
 """
@@ -13,7 +13,7 @@ T = TypeVar("T")
 
 
 async def coalesce(chunks: AsyncIterator[list[T]], interval_s: Callable[[], float]) -> AsyncGenerator[list[T], None]:
-    """The same chunks in the same order, in longer lists; an error of the source comes after its last chunk."""
+    """The same chunks in the same order, in longer lists. An error of the source comes after the last chunk."""
     gathered: list[T] = []
     arrived = asyncio.Event()
 
@@ -43,5 +43,5 @@ async def coalesce(chunks: AsyncIterator[list[T]], interval_s: Callable[[], floa
         await gathering
     finally:
         gathering.cancel()
-        # asyncio would log an error that nobody takes, with all that its message holds.
+        # asyncio would log an exception that nobody reads, with its message.
         gathering.add_done_callback(lambda task: task.cancelled() or task.exception())

@@ -1,8 +1,8 @@
-"""What a worker pod runs before anything else: tries to reach the API server, which no policy of a worker's lets it.
+"""Tries to reach the API server from a worker pod, whose NetworkPolicy must forbid that.
 
-`python -m conclave_serving.egress_canary REPORT` in the first init container of a worker pod; one line of JSON in
-REPORT, the termination message, is what the operator reads. It ends with 0 whatever it finds: it reports
-and never blocks a start. Standard library only, and it needs no token: it never gets beyond the connection.
+The first init container of a worker pod runs `python -m conclave_serving.egress_canary REPORT`. It writes one line of
+JSON to REPORT, the termination message, which the operator reads. The exit code is always 0, so that no start is
+blocked. It uses the standard library only and needs no token: it only opens a connection.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from typing import Literal
 ATTEMPT_S = 3.0
 PAUSE_S = 1.0
 PATIENCE_S = 15.0
-"""A plugin may let a new pod do everything until it has heard of it: what is open is tried again for so long."""
+"""How long an open connection is tried again: a network plugin may allow everything until it knows a new pod."""
 ENOUGH = 2
-"""Attempts in a row that must fail: the first moments of a pod's network prove nothing."""
+"""So many attempts in a row must fail, because the first moments of a pod's network prove nothing."""
 _REFUSALS = {
     errno.EACCES,
     errno.ECONNREFUSED,
@@ -58,7 +58,7 @@ def watch(
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,
 ) -> Egress:
-    """What the last attempt found: the second in a row that is closed, or the one after which the time is over."""
+    """The result of the last attempt: the second closed attempt in a row, or the first attempt after PATIENCE_S."""
     until_s = clock() + PATIENCE_S
     closed_in_a_row = 0
     while True:
@@ -70,7 +70,7 @@ def watch(
 
 
 def attempt(host: str, port: int, timeout_s: float = ATTEMPT_S) -> Egress:
-    """One connection; a name that has no address, and what fails on this side of the network, tell nothing."""
+    """Try one connection. A name without an address, and a failure inside this pod, prove nothing: `unknown`."""
     try:
         socket.create_connection((host, port), timeout_s).close()
     except (TimeoutError, ConnectionError):

@@ -1,6 +1,6 @@
 """The engine deployment: Ray Serve LLM's server, warm before Serve calls it RUNNING, streaming in few messages.
 
-Built by `app.py`. What it raises reaches logs and the ingress, so it never carries a request's content.
+`app.py` builds it. Its exceptions reach logs and the ingress, so no exception holds content of a request.
 """
 
 from __future__ import annotations
@@ -19,38 +19,38 @@ from ray.serve.llm.deployment import LLMServer
 from ray.serve.llm.openai_api_models import CompletionRequest, ErrorResponse
 
 from conclave import names
+from conclave_openai.limits.request import load_limits
+from conclave_openai.logs.content_free import place_of
 from conclave_serving.coalescing import coalesce
-from conclave_serving.errors import place_of
 from conclave_serving.grammar_gate import GrammarGate, RefusedGrammar
-from conclave_serving.request_limits import LIMITS
 from conclave_serving.warm_up import Rehearsal, rehearsals
-from conclave_weights.adapter import check_adapter
+from conclave_weights.verify.adapter import check_adapter
 
 MESSAGES_PER_S = 160
-"""Messages that all streams of a replica together should cost the processes around the engine."""
+"""All streams of a replica together should send at most about so many messages a second."""
 MIN_INTERVAL_S, MAX_INTERVAL_S = 0.05, 0.1
-"""Between two messages of one stream, beyond the first: below what a reader notices."""
+"""The time between two messages of one stream after its first message. A reader does not notice it."""
 
 logger = logging.getLogger("ray.serve")
 
 
 class EngineError(Exception):
-    """The engine failed; names the kind of failure only."""
+    """The engine failed. The message names only the type of the failure."""
 
 
 class Engine(LLMServer):
     """One replica of the model."""
 
     async def start(self) -> None:
-        """Start vLLM and answer the rehearsals: the replica is not RUNNING before that."""
+        """Start vLLM and answer the rehearsals. Serve calls the replica RUNNING after that."""
         self._streams = 0
         arguments = self._llm_config.engine_kwargs
         adapters = arguments.get("lora_modules", ())
         for adapter in adapters:
             check_adapter(adapter.name, Path(adapter.path), arguments["max_lora_rank"])
-        # The weights lie in a directory on every node: Ray's download task would only import the engine once more.
+        # Every node has the weights in a directory. Ray's download task would only import the engine once more.
         cast(Any, self._llm_config.get_or_create_callback()).ctx.run_init_node = False
-        self._grammars = GrammarGate(LIMITS.schema_.trial)
+        self._grammars = GrammarGate(load_limits().schema_.trial)
         await self._grammars.begin()
         await super().start()  # type: ignore[no-untyped-call]  # Ray's annotation is missing
         await self._grammars.guard(cast(Any, self.engine)._engine_client)
@@ -62,7 +62,7 @@ class Engine(LLMServer):
         _announce()
 
     async def _start_engine(self) -> None:
-        """As Ray's, without its telemetry actor: nothing is reported, so no process collects it."""
+        """Ray's own start without its telemetry actor, because nothing is reported."""
         await cast(Any, self.engine).start()
 
     async def _rehearse(self, rehearsal: Rehearsal, model: str) -> None:
@@ -88,7 +88,7 @@ class Engine(LLMServer):
         return await self._answers(super().completions, request, raw_request_info)
 
     async def _answers(self, answer: Any, request: Any, raw_request_info: Any) -> AsyncGenerator[Any, None]:
-        """The guarded answers of Ray's method, or what is said of a grammar that the engine does not get to see."""
+        """The guarded answers of Ray's method, or the refusal of a grammar that the engine must not compile."""
         try:
             await self._grammars.check(request)
             answers = await answer(request, _traced(raw_request_info))
@@ -99,7 +99,7 @@ class Engine(LLMServer):
         return self._guarded(answers, streams=bool(request.stream))
 
     async def _guarded(self, answers: AsyncGenerator[Any, None], *, streams: bool) -> AsyncGenerator[Any, None]:
-        """The same answers; a failure is logged by its place in the code and passed on without its message."""
+        """The same answers. A failure is logged by its place in the code and raised again without its message."""
         self._streams += streams
         try:
             async with aclosing(coalesce(answers, self._interval_s) if streams else answers) as paced:
@@ -115,7 +115,7 @@ class Engine(LLMServer):
 
 
 def _failed(error: Exception) -> EngineError:
-    """Log the place of a failure; what is raised instead of it names its kind only."""
+    """Log the place of a failure. The returned error names only the type of the failure."""
     logger.error("request failed: %s", place_of(error))
     return EngineError(f"the engine failed with {type(error).__name__}")
 
@@ -126,13 +126,13 @@ async def _refused(refusal: RefusedGrammar) -> AsyncGenerator[Any, None]:
 
 
 def _announce() -> None:
-    """Leaves the process id where the readiness probe of a worker pod looks for it."""
+    """Write the process id where the readiness probe of a worker pod reads it."""
     if path := os.environ.get(names.ENGINE_PID_VARIABLE):
         Path(path).write_text(str(os.getpid()))
 
 
 def _traced(raw_request_info: Any) -> Any:
-    """With this replica's span as what vLLM takes for the client's, so that its own is a child and no sibling."""
+    """The request info with this replica's span as the parent, so that vLLM's span becomes its child."""
     if raw_request_info is None:
         return None
     headers: dict[str, str] = {}

@@ -1,6 +1,6 @@
 """The environment of every serving process: nothing is reported, nothing is fetched, no prompt is logged.
 
-`app.py` sets it for the ingress and the engine; `ServingArguments.env` cannot take it back.
+`app.py` sets it for the ingress and the engine. `ServingArguments.env` cannot replace it.
 """
 
 from __future__ import annotations
@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 PLUGIN = "conclave"
-"""The entry point of pyproject.toml that vLLM may load, whatever else is installed beside it. vLLM compares names only,
-so the e2e suite's platform plugin bears this one in its own group."""
+"""The only entry point that vLLM may load, whatever else is installed. vLLM compares names only, so the platform plugin
+of the e2e suite has the same name in its own group."""
 
 CLOSED_ENVIRONMENT: Mapping[str, str] = {
     "RAY_USAGE_STATS_ENABLED": "0",

@@ -1,15 +1,17 @@
-"""The way to the engine for grammars of clients: each is tried in another process before vLLM reads it.
+"""The gate before the engine for grammars of clients: another process tries each grammar before vLLM reads it.
 
-`engine.py` calls it. vLLM converts a grammar on the event loop of its frontend, in several places, and compiles it in
-the engine's own process; what this gate lets through is known to need no more than the limits of a trial in either.
+`engine.py` calls the gate. vLLM converts a grammar on the event loop of its frontend, in several places, and compiles
+it in the engine's own process. A grammar that passes the gate stays within the limits of a trial in both.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+import logging
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from contextvars import ContextVar
 from typing import Any
 
 from vllm.config import VllmConfig
@@ -19,7 +21,7 @@ from vllm.tokenizers import cached_tokenizer_from_config
 from vllm.v1.structured_output.backend_xgrammar import XgrammarBackend, has_xgrammar_unsupported_json_features
 from vllm.v1.structured_output.utils import choice_as_grammar, grammar_is_likely_lark
 
-from conclave_serving.grammar_trials import (
+from conclave_openai.grammars.trials import (
     GrammarTrials,
     Kind,
     Overfull,
@@ -37,9 +39,14 @@ REFUSALS = {
 BUSY = "Too many new grammars are being compiled; retry later."
 UNAVAILABLE = "Grammars cannot be compiled at the moment; retry later."
 
+_PASSED: ContextVar[frozenset[tuple[Kind, str]]] = ContextVar(
+    "grammars of this request that passed", default=frozenset()
+)
+"""vLLM hands a request's grammar to `generate` after `check` has judged it; it is not judged again there."""
+
 
 class RefusedGrammar(VLLMValidationError):
-    """A grammar that the engine does not get to see; `status` is what HTTP calls it."""
+    """A grammar that does not reach the engine. `status` is the HTTP status of the refusal."""
 
     def __init__(self, message: str, status: int = 400) -> None:
         super().__init__(message)
@@ -47,17 +54,17 @@ class RefusedGrammar(VLLMValidationError):
 
 
 class GrammarGate:
-    """The gate of one replica: asks for trials and raises refusals."""
+    """The gate of one replica. It asks for trials and raises refusals."""
 
     def __init__(self, limits: TrialLimits) -> None:
-        self._trials = GrammarTrials(limits)
+        self._trials = GrammarTrials(limits, logger=logging.getLogger("ray.serve"))
 
     async def begin(self) -> None:
-        """Start the process of the trials, beside an engine that starts too."""
+        """Start the process of the trials while the engine starts."""
         await self._trials.begin()
 
     async def guard(self, engine: Any) -> None:
-        """Let a started AsyncLLM generate only with grammars that were tried, wherever they come from."""
+        """Let a started AsyncLLM generate only with grammars that were tried, whichever code made the grammar."""
         config = engine.vllm_config
         any_whitespace = not config.structured_outputs_config.disable_any_whitespace
         vocabulary = await asyncio.to_thread(_vocabulary, config)
@@ -81,25 +88,28 @@ class GrammarGate:
                 yield output
 
     async def check(self, request: Any) -> None:
-        """Raise RefusedGrammar where a chat or completion request brings a grammar that is not let through.
+        """Raise RefusedGrammar where a chat or completion request has a grammar that does not pass.
 
-        Tools are only held to the limits of a conversion: most are never compiled, and a tool that xgrammar declines
-        works as long as its call is not forced.
+        Tools must only stay within the limits of a conversion: most tools are never compiled, and a tool that xgrammar
+        declines works as long as its call is not forced.
         """
+        _PASSED.set(frozenset())
         tools = getattr(request, "tools", None)
         if tools and request.tool_choice != "none":
             await self._require("tools", [tool.function.parameters for tool in tools if tool.function.parameters])
         await self.require(request.extract_structured_outputs())
 
     async def require(self, params: StructuredOutputsParams | None) -> None:
-        """Raise RefusedGrammar where one grammar is not let through."""
+        """Raise RefusedGrammar where one of the grammars does not pass."""
         if params is None:
             return
         if params.json is not None:
-            schema = json.loads(params.json) if isinstance(params.json, str) else params.json
-            if has_xgrammar_unsupported_json_features(schema):
-                raise RefusedGrammar(REFUSALS[Verdict.DECLINED])
-            await self._require("json", params.json if isinstance(params.json, str) else json.dumps(params.json))
+            text = params.json if isinstance(params.json, str) else json.dumps(params.json)
+            if ("json", text) not in _PASSED.get():
+                schema = params.json if isinstance(params.json, dict) else json.loads(text)
+                if has_xgrammar_unsupported_json_features(schema):
+                    raise RefusedGrammar(REFUSALS[Verdict.DECLINED])
+            await self._require("json", text)
         if params.regex is not None:
             await self._require("regex", params.regex)
         if params.choice:
@@ -110,6 +120,9 @@ class GrammarGate:
             await self._require("structural_tag", params.structural_tag)
 
     async def _require(self, kind: Kind, grammar: Any) -> None:
+        is_text = isinstance(grammar, str)
+        if is_text and (kind, grammar) in _PASSED.get():
+            return
         try:
             verdict = await self._trials.judge(kind, grammar)
         except Overfull:
@@ -118,6 +131,8 @@ class GrammarGate:
             raise RefusedGrammar(UNAVAILABLE, 429) from None
         if verdict is not Verdict.ACCEPTED:
             raise RefusedGrammar(REFUSALS[verdict], 429 if verdict is Verdict.LATE else 400)
+        if is_text:
+            _PASSED.set(_PASSED.get() | {(kind, grammar)})
 
 
 def _vocabulary(config: VllmConfig) -> str:

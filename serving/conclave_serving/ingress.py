@@ -1,10 +1,12 @@
-"""The ingress deployment: Ray Serve LLM's, behind the edge, for one model and its adapters.
+"""The ingress deployment: Ray Serve LLM's ingress behind the edge, for one model and its adapters.
 
-`app.py` builds it. Bodies arrive checked by `edge.py`; every failure leaves as a RequestError or is raised.
+`app.py` builds it. The edge has checked every body that arrives here. A failure that the client can act on leaves as a
+RequestError; the edge answers any other failure with 500.
 """
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Awaitable, Collection, Iterator
 from pathlib import Path
@@ -19,16 +21,20 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from vllm.exceptions import VLLMClientError
 
-from conclave_serving.authorization import read_token
-from conclave_serving.content_free_logs import guard_logs
-from conclave_serving.edge import REQUEST, REQUEST_ID
-from conclave_serving.errors import engine_refusal, engine_unavailable, invalid, overloaded
+from conclave_models.content_free_logs import guard_logs
+from conclave_openai.authorization import read_token
+from conclave_openai.edge import REQUEST, REQUEST_ID
+from conclave_openai.errors import engine_unavailable, invalid, overloaded
+from conclave_serving.engine_refusals import engine_refusal
+
+logger = logging.getLogger("ray.serve")
+"""Serve's own logger puts the request id of the response on each line. The edge inside the ingress uses it too."""
 
 RequestModel = TypeVar("RequestModel", bound=BaseModel)
 
 
 class Ingress(OpenAiIngress):
-    """Answers the four URLs of `routes.py`."""
+    """Answers the URLs of `conclave_openai/routes.py`: each route names one of these methods."""
 
     def __init__(
         self,
@@ -46,7 +52,8 @@ class Ingress(OpenAiIngress):
         card = {"object": "model", "created": int(time.time()), "owned_by": "conclave", "max_model_len": max_model_len}
         self._cards: dict[str, Any] = {base: {"id": base, **card}}
         self._cards |= {adapter: {"id": adapter, **card, "parent": base} for adapter in adapters}
-        # To Ray every name is a base model, since its own adapters come from object stores; vLLM tells them apart.
+        # Ray takes every name for a base model, because Ray loads adapters from object stores only. vLLM knows which
+        # names are adapters.
         super().__init__(dict.fromkeys(self._cards, engine), model_cards=self._cards)
 
     async def list_models(self) -> Response:
@@ -54,16 +61,16 @@ class Ingress(OpenAiIngress):
         return JSONResponse({"object": "list", "data": list(self._cards.values())})
 
     async def show_model(self, model: str) -> Response:
-        """GET /v1/models/{id}; the edge has compared the id."""
+        """GET /v1/models/{id}. The edge has compared the id with the models."""
         return JSONResponse(self._cards[model])
 
     async def answer_chat(self, request: Request) -> Response:
         """POST /v1/chat/completions."""
-        return await self._answer(self.chat(_validated(ChatCompletionRequest, request), request))
+        return await self._answer(self.chat(_as_engine_request(ChatCompletionRequest, request), request))
 
     async def answer_completions(self, request: Request) -> Response:
         """POST /v1/completions."""
-        return await self._answer(self.completions(_validated(CompletionRequest, request), request))
+        return await self._answer(self.completions(_as_engine_request(CompletionRequest, request), request))
 
     async def _answer(self, response: Awaitable[Any]) -> Response:
         try:
@@ -79,14 +86,17 @@ class Ingress(OpenAiIngress):
             raise
 
 
-def _validated(model: type[RequestModel], request: Request) -> RequestModel:
-    """The checked body as vLLM's own type, with our request id: the engine must not take the client's."""
+def _as_engine_request(model: type[RequestModel], request: Request) -> RequestModel:
+    """The checked body as vLLM's own type, under the edge's request id.
+
+    The edge's limits are the validation. vLLM may still refuse a combination of fields: that is answered with 400 too.
+    """
     fields = {**request.scope[REQUEST], "request_id": request.scope[REQUEST_ID]}
     try:
         checked = model.model_validate(fields)
         for message in getattr(checked, "messages", ()):
             for name, value in message.items():
-                if isinstance(value, Iterator):  # pydantic validates such a part only when it is read
+                if isinstance(value, Iterator):  # pydantic validates such a part only when the part is read
                     message[name] = list(value)
         return checked
     except ValidationError as error:

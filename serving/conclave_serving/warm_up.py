@@ -1,6 +1,6 @@
-"""What a replica answers before it takes requests: one rehearsal for each path that compiles or loads something.
+"""The requests that a replica answers before it takes others: one for each path that compiles or loads something.
 
-Pure data. Prompts are token ids, so that no tokenizer or chat template has a say.
+Pure data. Prompts are token ids, so that they depend on no tokenizer and no chat template.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ ANSWER_TOKENS = 4
 
 @dataclass(frozen=True)
 class Rehearsal:
-    """One completion; where it is not required, an engine that refuses it still serves."""
+    """One completion. An engine that refuses a completion that is not required still serves."""
 
     name: str
     prompt_tokens: int

@@ -1,7 +1,7 @@
-"""What a model's pods run: `python -m conclave_weights verify|await|download|inspect`; they hold no Kubernetes token.
+"""The commands of a model's pods: `python -m conclave_weights verify|await|download|inspect`. No Kubernetes token.
 
-One line on stderr where it fails, and the exit code of the error; `--report` also writes how it ended as JSON, for the
-pod's termination message. Verification needs the standard library only.
+A command that fails prints one line on stderr and ends with the exit code of the error. `--report` also writes the
+result as JSON, for the pod's termination message. Verification needs the standard library only.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import TextIO
 
 from conclave.visible_text import one_line
-from conclave_weights.awaiting import LOOK_EVERY_S, READ_EVERY_S, await_all, verify_or_note, verify_whole
-from conclave_weights.download import Download, download
 from conclave_weights.errors import WeightsUnfit
-from conclave_weights.object_store import ObjectStore
+from conclave_weights.transfer.download import Download, download
+from conclave_weights.transfer.object_store import ObjectStore
+from conclave_weights.verify.awaiting import LOOK_EVERY_S, READ_EVERY_S, await_all, verify_or_note, verify_whole
 
 _LONGEST_REPORT = 4000
 """Kubernetes keeps 4096 bytes of a termination message."""
@@ -117,7 +117,7 @@ def _download(arguments: argparse.Namespace) -> dict[str, object]:
 
 
 def _inspect(arguments: argparse.Namespace) -> dict[str, object]:
-    from conclave_weights.plan_facts import plan_facts  # it takes the catalogue, and so its libraries, along
+    from conclave_weights.inspection.plan_facts import plan_facts  # it takes the catalogue, and so its libraries, along
 
     facts = plan_facts(arguments.path, _LONGEST_REPORT)
     _say(f"{arguments.path}: {facts.summary}")

@@ -2,10 +2,10 @@
 
 WeightsUnfit            the directory cannot be served as it is; names the file and the remedy
     DigestMismatch      complete and readable, but not the weights that the digest names
-    WeightsUnreadable   nothing is known of them: rights, a broken mount, an input/output error
-    DownloadFailed      an object store did not give them, or they found no room
+    WeightsUnreadable   the files cannot be read: rights, a broken mount, an input/output error
+    DownloadFailed      an object store did not send the weights, or the disk has no room
     ConfigMissing       there is no config.json
-    ConfigInvalid       config.json is none of a model that can be planned
+    ConfigInvalid       config.json does not describe a model that can be planned
     ArchitectureUnknown config.json names an architecture that is not served
 """
 
@@ -21,24 +21,24 @@ class WeightsUnfit(ConclaveError):
 
 
 class DigestMismatch(WeightsUnfit):
-    """The files are not those that the digest names."""
+    """The files are not the files that the digest names."""
 
 
 class WeightsUnreadable(WeightsUnfit):
-    """The file system does not let them be read."""
+    """The file system does not let the files be read."""
 
 
 class DownloadFailed(WeightsUnfit):
-    """They did not arrive whole; what did arrive is kept, and the next try goes on from there."""
+    """The weights did not arrive whole. What arrived is kept, and the next download continues there."""
 
 
 class ConfigMissing(WeightsUnfit):
-    """No config.json lies beside the weights."""
+    """The directory has no config.json."""
 
 
 class ConfigInvalid(WeightsUnfit):
-    """config.json is no JSON, or contradicts itself or the engine."""
+    """config.json is not JSON, or contradicts itself or the engine."""
 
 
 class ArchitectureUnknown(WeightsUnfit):
-    """config.json is of a model that nobody here serves."""
+    """config.json names an architecture that Conclave does not serve."""

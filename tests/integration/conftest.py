@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 from tests.integration.testbed.control_plane import ControlPlane
-from tests.integration.testbed.helm import Helm, OperatorAccount, install_operator_account
+from tests.integration.testbed.helm import CRDS, Helm, OperatorAccount, install_operator_account
 from tests.integration.testbed.kube import Kube
 from tests.integration.testbed.kuberay import KubeRay
 from tests.integration.testbed.nodes import create_gpu_node
@@ -68,12 +68,12 @@ def operator_account(kube: Kube, helm: Helm) -> OperatorAccount:
 
 @pytest.fixture
 def conclave_crds(kube: Kube) -> None:
-    """Conclave's own CRDs, as committed in crds/, are served.
+    """Conclave's own CRDs, as the chart holds them, are served.
 
     The garbage collector learns a new kind within 30 s: give what it collects a timeout of 60 s.
     """
     if kube.get("apiextensions.k8s.io/v1", "CustomResourceDefinition", f"{PLURAL}.{GROUP}") is None:
-        kube.install_crds(*(Path(__file__).parents[2] / "crds").glob("*.yaml"))
+        kube.install_crds(*CRDS.glob("*.yaml"))
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from tests.integration.testbed.kube import Kube
 from tests.integration.testbed.rights import granted
 from tests.scenes import SETTINGS, make_deployment, make_plan
 
-from conclave import names
+from conclave import __version__, names
 from conclave.modeldeployment.serving.pods import head_template, worker_template
 from conclave.settings import OperatorSettings
 
@@ -208,7 +208,7 @@ def test_the_schema_refuses(values: dict[str, Any], message: str, helm: Helm) ->
 def test_all_images_come_from_the_registry_that_is_named(helm: Helm) -> None:
     objects = helm.render({"registry": "registry.example/mirror", "serving": {"image": {"digest": DIGEST}}})
     images = {container["image"] for pod in _pod_specs(objects) for container in pod["containers"]}
-    assert images == {"registry.example/mirror/conclave/operator:0.1.0"}
+    assert images == {f"registry.example/mirror/conclave/operator:{__version__}"}
     assert _settings(objects).image == f"registry.example/mirror/conclave/serving@{DIGEST}"
 
 
@@ -290,7 +290,7 @@ def test_a_pod_monitor_scrapes_the_pods_that_the_operator_makes(
     assert spec["namespaceSelector"] == expected
     for template in (
         head_template(make_deployment(), SETTINGS),
-        worker_template(make_deployment(), make_plan(), SETTINGS),
+        worker_template(make_deployment(), make_plan().role, SETTINGS),
     ):
         assert spec["selector"]["matchLabels"].items() <= template["metadata"]["labels"].items()
         assert set(spec["podTargetLabels"]) <= template["metadata"]["labels"].keys()

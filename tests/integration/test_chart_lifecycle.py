@@ -6,6 +6,7 @@ again. The operator's pods never run here (no kubelet), so Helm is not asked to 
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,10 +15,12 @@ from typing import Any
 import pytest
 import yaml
 from tests.eventually import eventually
-from tests.integration.testbed.helm import CHART, Helm, HelmError
-from tests.integration.testbed.kube import Kube
+from tests.integration.testbed.helm import CHART, CRDS, Helm, HelmError
+from tests.integration.testbed.kube import ApiException, Kube, KubectlError
 from tests.integration.testbed.kuberay import KubeRay
+from tools.released import released
 
+from conclave import __version__
 from conclave.api.modeldeployment import API_VERSION, GROUP, KIND, PLURAL
 
 CRD = ("apiextensions.k8s.io/v1", "CustomResourceDefinition", f"{PLURAL}.{GROUP}")
@@ -60,13 +63,66 @@ def test_an_upgrade_makes_an_older_crd_current_and_keeps_the_models(kube: Kube, 
     helm.run("upgrade", RELEASE, CHART, f"--namespace={NAMESPACE}")
     live = kube.get(*CRD)
     assert live is not None
-    (source,) = (yaml.safe_load(path.read_text()) for path in (CHART / "files" / "crds").glob("*.yaml"))
+    source = _source()
     assert live["spec"]["versions"] == source["spec"]["versions"]
     assert live["spec"]["names"]["categories"] == source["spec"]["names"]["categories"]
     assert _model(kube) is not None
     deployment = kube.get("apps/v1", "Deployment", f"{RELEASE}-conclave", NAMESPACE)
     assert deployment is not None
-    assert deployment["spec"]["template"]["spec"]["containers"][0]["image"] == "conclave/operator:0.1.0"
+    assert deployment["spec"]["template"]["spec"]["containers"][0]["image"] == f"conclave/operator:{__version__}"
+
+
+def test_an_upgrade_from_0_1_0_keeps_the_models_and_an_uninstall_after_it_too(kube: Kube, helm: Helm) -> None:
+    chart = released("0.1.0") / "charts" / "conclave"
+    assert yaml.safe_load((chart / "Chart.yaml").read_text())["version"] == "0.1.0"
+    _install(helm, chart=chart)
+    model = _create_model(kube, {"scaling": {"minReplicas": 0}})
+    helm.run("upgrade", RELEASE, CHART, f"--namespace={NAMESPACE}")
+    live = kube.get(*CRD)
+    assert live is not None
+    assert live["spec"]["versions"] == _source()["spec"]["versions"]
+    kept = _model(kube)
+    assert kept is not None
+    assert (kept["metadata"]["uid"], kept["spec"]) == (model["metadata"]["uid"], model["spec"])
+    helm.run("uninstall", RELEASE, f"--namespace={NAMESPACE}")
+    eventually(lambda: kube.get("apps/v1", "Deployment", f"{RELEASE}-conclave", NAMESPACE) is None)
+    assert kube.get(*CRD) is not None
+    assert _model(kube) is not None
+    _a_stored_floor_of_0_stays_and_no_new_one_comes(kube)
+
+
+def _a_stored_floor_of_0_stays_and_no_new_one_comes(kube: Kube) -> None:
+    refused = "minReplicas is 0, expected 1 or more: scaling to zero comes with a later version"
+
+    def change(spec: dict[str, Any]) -> dict[str, Any]:
+        return kube.patch(API_VERSION, KIND, "kept", {"spec": spec}, NAMESPACE)["spec"]  # type: ignore[no-any-return]
+
+    assert change({"suspend": True})["scaling"]["minReplicas"] == 0
+    assert change({"scaling": {"maxReplicas": 3}})["scaling"] == {
+        **{"minReplicas": 0, "maxReplicas": 3},
+        **{"targetConcurrency": "auto", "idleSeconds": 900},
+    }
+    stored = _model(kube)
+    assert stored is not None
+    kube.apply(  # as a pipeline that applies the manifest of before once more
+        {
+            **{key: stored[key] for key in ("apiVersion", "kind")},
+            "metadata": {"name": "kept"},
+            "spec": {**stored["spec"], "suspend": False},
+        },
+        namespace=NAMESPACE,
+    )
+    status = {"status": {"observedGeneration": 1, "replicas": 0}}
+    kube.kubectl(
+        *("patch", "mdl", "kept", f"-n={NAMESPACE}", "--subresource=status", "--type=merge", "-p", json.dumps(status))
+    )
+    with pytest.raises(ApiException, match=refused):
+        _create_model(kube, {"scaling": {"minReplicas": 0}}, name="new")
+    assert change({"scaling": {"minReplicas": 1}})["scaling"]["minReplicas"] == 1
+    with pytest.raises(ApiException, match=refused):
+        change({"scaling": {"minReplicas": 0}})
+    with pytest.raises(KubectlError, match=refused):
+        kube.kubectl("scale", "mdl", "kept", f"-n={NAMESPACE}", "--replicas=0")
 
 
 def test_an_uninstall_keeps_crd_and_models_and_a_reinstall_takes_them_up(kube: Kube, helm: Helm) -> None:
@@ -123,7 +179,7 @@ def test_an_install_that_stopped_at_an_older_crd_is_repaired_by_an_upgrade(
 
 
 def test_without_its_crds_the_chart_leaves_those_of_others_alone(kube: Kube, helm: Helm) -> None:
-    kube.install_crds(*(CHART / "files" / "crds").glob("*.yaml"))
+    kube.install_crds(*CRDS.glob("*.yaml"))
     _install(helm, RELEASE, "--set=crds.install=false")
     helm.run("uninstall", RELEASE, f"--namespace={NAMESPACE}")
     assert kube.get(*CRD) is not None
@@ -186,19 +242,22 @@ def _took_up_the_older_crd(kube: Kube) -> None:
     assert _model(kube) is not None
 
 
-def _create_model(kube: Kube) -> dict[str, Any]:
+def _source() -> dict[str, Any]:
+    (source,) = (yaml.safe_load(path.read_text()) for path in CRDS.glob("*.yaml"))
+    return source  # type: ignore[no-any-return]
+
+
+def _create_model(kube: Kube, further: dict[str, Any] | None = None, name: str = "kept") -> dict[str, Any]:
     waiting = ["wait", "--for=condition=Established", "--timeout=30s", "crd", CRD[2]]
     eventually(lambda: kube.try_kubectl(*waiting).returncode == 0)  # kubectl fails on a CRD without any status yet
     source = {"persistentVolumeClaim": {"claimName": "weights", "path": "mixtral"}}
     spec = {
         "model": {"id": "mistralai/Mixtral-8x7B-Instruct-v0.1", "source": source},
         "access": {"dataClass": "internal"},
+        **(further or {}),
     }
-    manifest = {"apiVersion": API_VERSION, "kind": KIND, "metadata": {"name": "kept"}, "spec": spec}
-    kube.apply(manifest, namespace=NAMESPACE)
-    model = _model(kube)
-    assert model is not None
-    return model
+    manifest = {"apiVersion": API_VERSION, "kind": KIND, "metadata": {"name": name}, "spec": spec}
+    return kube.create(manifest, NAMESPACE)
 
 
 def _model(kube: Kube) -> dict[str, Any] | None:

@@ -18,11 +18,11 @@ import pytest
 from tests.integration.testbed.minio import PASSWORD, USER, Minio, Wire
 from tools.tiny_checkpoint import make_checkpoint
 
-import conclave_weights.download
-from conclave_weights.digest import digest_of, hash_files
-from conclave_weights.download import MARKER, Download, download
+import conclave_weights.transfer.download
 from conclave_weights.errors import DigestMismatch, DownloadFailed, WeightsUnfit
-from conclave_weights.object_store import ObjectStore
+from conclave_weights.transfer.download import MARKER, Download, download
+from conclave_weights.transfer.object_store import ObjectStore
+from conclave_weights.verify.digest import digest_of, hash_files
 
 MIB = 2**20
 BUCKET = "models"
@@ -363,7 +363,7 @@ def test_a_partial_directory_leads_no_download_elsewhere(
     make_hostile(partial, outside)
     for item in store(minio, prefix).list():
         if "/" not in item.path:
-            (partial / conclave_weights.download._part_name(item)).symlink_to(outside / "mine")
+            (partial / conclave_weights.transfer.download._part_name(item)).symlink_to(outside / "mine")
     download(store(minio, prefix), target)
     assert visible(target) == visible(weights)
     assert [(path.name, path.read_text()) for path in outside.iterdir()] == [("mine", "kept")]
@@ -427,7 +427,9 @@ def test_two_downloads_of_the_same_do_not_write_the_same_files(minio: Minio, pre
 def test_a_full_disk_is_told_before_the_first_byte(
     minio: Minio, prefix: str, target: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(conclave_weights.download.shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(1, 1, 1000))
+    monkeypatch.setattr(
+        conclave_weights.transfer.download.shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(1, 1, 1000)
+    )
     with pytest.raises(DownloadFailed, match="bytes are missing and 1000 are free; make room"):
         download(store(minio, prefix), target)
     assert not any(path.stat().st_size for path in target.parent.rglob(".*.*") if path.is_file())

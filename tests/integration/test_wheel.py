@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from conclave import __version__
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -38,7 +40,7 @@ def test_the_bare_wheel_carries_no_engine_and_no_cluster_client(environment: Pat
 
 def test_the_bare_wheel_plans_validates_and_lists_models(environment: Path) -> None:
     conclave = environment / "venv/bin/conclave"
-    assert "0.1.0" in run(conclave, "version", cwd=environment)
+    assert __version__ in run(conclave, "version", cwd=environment)
     models = json.loads(run(conclave, "models", "-o", "json", cwd=environment))
     assert "databricks/dbrx-instruct" in json.dumps(models)
     request = ["--model", "mistralai/Mixtral-8x7B-Instruct-v0.1", "--accelerator", "NVIDIA-A100-SXM4-80GB"]

@@ -9,7 +9,7 @@ from transformers import AutoConfig, PreTrainedConfig
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from conclave.catalogue.facts import read_config
-from conclave_serving.models.grok1_config import Grok1Config
+from conclave_models.grok1_config import Grok1Config
 
 AutoConfig.register(Grok1Config.model_type, Grok1Config, exist_ok=True)
 

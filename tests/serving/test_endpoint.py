@@ -240,7 +240,7 @@ def test_what_xgrammar_declines_goes_to_no_other_compiler(
 
 def test_others_are_answered_while_a_grammar_is_compiled(endpoint: Endpoint) -> None:
     """The process that compiles is held, as a grammar without end would hold it."""
-    (trials,) = _processes(endpoint, "conclave_serving.grammar_trial")
+    (trials,) = _processes(endpoint, "conclave_openai.grammars.trial_process")
     hostile = endpoint.chat(max_tokens=4, structured_outputs={"regex": "(held|back)+"})
     plain = endpoint.chat(max_tokens=4)
     with ThreadPoolExecutor(2) as pool:

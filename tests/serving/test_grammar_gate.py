@@ -10,14 +10,14 @@ from typing import Any
 import pytest
 from tests.serving.test_grammar_trials import GENEROUS, vocabulary
 
-from conclave_serving.errors import engine_refusal
-from conclave_serving.grammar_trials import Overfull, TrialsUnavailable, Verdict
+from conclave_openai.grammars.trials import Overfull, TrialsUnavailable, Verdict
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # Ray, vLLM and torch warn of themselves when they are imported
     from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
     from vllm.sampling_params import SamplingParams, StructuredOutputsParams
 
+    from conclave_serving.engine_refusals import engine_refusal
     from conclave_serving.grammar_gate import BUSY, REFUSALS, UNAVAILABLE, GrammarGate, RefusedGrammar
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::PendingDeprecationWarning")
@@ -140,3 +140,34 @@ def test_where_nothing_can_be_tried_the_client_may_come_again(
 @pytest.mark.parametrize("message", [*REFUSALS.values(), BUSY, UNAVAILABLE])
 def test_a_refusal_reaches_the_client_as_it_is(message: str) -> None:
     assert str(engine_refusal(400, message)) == message
+
+
+@pytest.mark.parametrize(
+    ("checked", "generated", "judged"),
+    [
+        pytest.param({"type": "object"}, {"type": "object"}, 1, id="the grammar that was checked"),
+        pytest.param({"type": "object"}, {"type": "string"}, 2, id="another grammar"),
+    ],
+)
+def test_a_grammar_is_judged_once_in_a_request(
+    runner: asyncio.Runner, checked: object, generated: object, judged: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate = GrammarGate(GENEROUS)
+    kinds: list[str] = []
+
+    async def judge(kind: str, grammar: object) -> Verdict:
+        kinds.append(kind)
+        return Verdict.ACCEPTED
+
+    async def generate(prompt: str, _params: SamplingParams) -> AsyncGenerator[str, None]:
+        yield prompt
+
+    async def ask() -> None:
+        await gate.check(_chat(response_format=_format(checked)))
+        params = SamplingParams(structured_outputs=StructuredOutputsParams(json=generated))
+        assert [output async for output in gate._tried(generate, "x", params)] == ["x"]
+
+    monkeypatch.setattr(gate._trials, "judge", judge)
+    for request in (1, 2):
+        runner.run(ask())
+        assert kinds == ["json"] * judged * request, "a request knows nothing of the requests before it"

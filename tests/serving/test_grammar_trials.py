@@ -21,8 +21,8 @@ from typing import Any, TypeVar
 import pytest
 from tests.eventually import eventually
 
-from conclave_serving.errors import RequestError
-from conclave_serving.grammar_trials import (
+from conclave_openai.errors import RequestError
+from conclave_openai.grammars.trials import (
     GrammarTrials,
     Kind,
     Overfull,
@@ -31,7 +31,7 @@ from conclave_serving.grammar_trials import (
     TrialsUnavailable,
     Verdict,
 )
-from conclave_serving.request_limits import LIMITS
+from conclave_openai.limits.request import load_limits
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # torch and others warn of themselves when they are imported
@@ -39,6 +39,7 @@ with warnings.catch_warnings():
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::PendingDeprecationWarning")
 
+LIMITS = load_limits()
 CANARY = "canary-2b77"
 TOKENS = 131_072
 GENEROUS = LIMITS.schema_.trial.model_copy(
@@ -317,7 +318,7 @@ def test_nothing_of_a_grammar_is_written(bench: Bench, capfd: pytest.CaptureFixt
 
 ORPHAN = """
 import asyncio, json, sys
-from conclave_serving.grammar_trials import GrammarTrials, TrialLimits
+from conclave_openai.grammars.trials import GrammarTrials, TrialLimits
 
 async def main(limits, words):
     trials = GrammarTrials(TrialLimits.model_validate_json(limits))

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from starlette.requests import Request
 
-from conclave_serving.edge import REQUEST, REQUEST_ID
-from conclave_serving.errors import RequestError
+from conclave_openai.edge import REQUEST, REQUEST_ID
+from conclave_openai.errors import RequestError
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # Ray, vLLM and torch warn of themselves when they are imported

@@ -8,8 +8,8 @@ from typing import Any, Union, get_args, get_origin
 
 import pytest
 
-from conclave_serving.errors import RequestError
-from conclave_serving.request_limits import LIMITS
+from conclave_openai.errors import RequestError
+from conclave_openai.limits.request import load_limits
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # vLLM and torch warn of themselves when they are imported
@@ -18,6 +18,7 @@ with warnings.catch_warnings():
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
+LIMITS = load_limits()
 MODEL = "tiny/mixtral"
 ROLES = [*LIMITS.shapes["message"].kinds]
 TEXT_KEYS = {"type", "text", "refusal", "name"}

@@ -20,7 +20,7 @@ from tests.serving.up_command import READY_TIMEOUT_S, Up
 from tools.tiny_checkpoint import make_checkpoint
 
 from conclave_cli.local.ports import free_port
-from conclave_weights.digest import digest_of, hash_files
+from conclave_weights.verify.digest import digest_of, hash_files
 
 ROOT = Path(__file__).parents[2]
 
@@ -211,7 +211,7 @@ def test_a_port_that_is_taken_while_ray_starts_is_named(
         listener.listen()
         assert up.process.wait(timeout=180) == 3, up.said()
     last_lines = up.stderr.read_text()
-    assert f"error: port {port}: taken while Ray started; run it again" in last_lines
+    assert f"error: port {port}: another program took it while Ray started; run the command again" in last_lines
     assert "Traceback" not in last_lines
     assert up.processes() == []
 

@@ -1,11 +1,12 @@
-"""The shape that every Conclave object shares: frozen, camelCase on the wire, unknown fields refused, rules beside it.
+"""The base of all types of the API: frozen, camelCase in documents, unknown fields refused, with rules.
 
-A rule is declared once, in `rules` of its type, and is then kept twice with one message: here by pydantic, and by the
-API server as CEL, which `crd.py` reads from the JSON schema.
+A rule is declared once, in `rules` of its type, and checked twice with the same message: by pydantic here, and by the
+API server as CEL. `crd.py` reads the CEL from the JSON schema of the type.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import ClassVar, Self
 
 from pydantic import BaseModel, ConfigDict, GetJsonSchemaHandler, model_validator
@@ -13,11 +14,11 @@ from pydantic.alias_generators import to_camel
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 
-from conclave.api.rules import BrokenRulesError, Rule
+from conclave.api.rules import ChangeRule, Rule, require
 
 
 class ApiModel(BaseModel):
-    """Base of all types of the API: `model_validate` takes camelCase, `to_wire` gives it back."""
+    """Base of all types of the API. `model_validate` reads camelCase and `to_wire` writes it."""
 
     model_config = ConfigDict(
         frozen=True,
@@ -29,16 +30,18 @@ class ApiModel(BaseModel):
     )
 
     rules: ClassVar[tuple[Rule, ...]] = ()
-    """Facts that bind several fields of this type."""
+    """Facts about several fields of this type that must hold."""
+    change_rules: ClassVar[Mapping[tuple[str, ...], tuple[ChangeRule, ...]]] = {}
+    """Rules about an update of a whole object, by the path of the value that they are about; () is the object itself.
+    Only admission checks these rules: an object may have been stored before a rule existed."""
 
     def to_wire(self) -> dict[str, object]:
-        """The object as Kubernetes stores it: camelCase, unset optional fields left out."""
+        """The object as Kubernetes stores it: camelCase, without optional fields that are not set."""
         return self.model_dump(mode="json", by_alias=True, exclude_none=True)
 
     @model_validator(mode="after")
     def _keep_rules(self) -> Self:
-        if broken := [message for rule in self.rules for message in rule.violations(self)]:
-            raise BrokenRulesError(broken)
+        require(self.rules, self)
         return self
 
     @classmethod

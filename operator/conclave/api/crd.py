@@ -1,4 +1,4 @@
-"""Makes the CustomResourceDefinition of ModelDeployment from its types.
+"""Makes the CustomResourceDefinition of a kind from its types.
 
 Called by tools/generate.py, which adds the rules of `conclave.policy`. Pure: types and rules in, an object out.
 """
@@ -9,44 +9,40 @@ from collections.abc import Iterable, Mapping
 from copy import deepcopy
 from typing import Any
 
+from pydantic.alias_generators import to_camel
+
+from conclave.api.base import ApiModel
 from conclave.api.formats import DNS_1035
-from conclave.api.modeldeployment import GROUP, KIND, PLURAL, VERSION, ModelDeployment
-from conclave.api.rules import AdmissionRule
+from conclave.api.group import GROUP, VERSION
+from conclave.api.kind import Kind
+from conclave.api.rules import AdmissionRule, ChangeRule
 
 Schema = dict[str, Any]
 
-_READY = '.status.conditions[?(@.type=="Ready")]'
-_COLUMNS = (
-    ("Model", "string", ".spec.model.id"),
-    ("Accelerator", "string", ".status.plan.accelerator"),
-    ("Parallelism", "string", ".status.plan.parallelism"),
-    ("Wanted", "integer", ".status.replicas"),
-    ("Answering", "integer", ".status.readyReplicas"),
-    ("Ready", "string", f"{_READY}.status"),
-    ("Reason", "string", f"{_READY}.reason"),
-    ("Age", "date", ".metadata.creationTimestamp"),
-)
 _NOT_IN_A_CRD = {"title", "additionalProperties", "$defs"}
 
 
-def model_deployment_crd(rules: Mapping[tuple[str, ...], Iterable[AdmissionRule]] | None = None) -> Schema:
-    """The CRD; `rules` are further ones by the path of the field that they bind, for instance ("spec", "engine")."""
-    schema = structural_schema(ModelDeployment)
-    for path, further in (rules or {}).items():
-        field_schema(schema, path).setdefault("x-kubernetes-validations", []).extend(rule.cel() for rule in further)
+def make_crd(kind: Kind, rules: Mapping[tuple[str, ...], Iterable[AdmissionRule]] | None = None) -> Schema:
+    """The CRD of a kind. `rules` are added at the path of the field that they are about, for instance ("spec",
+    "engine")."""
+    schema = structural_schema(kind.model)
+    _add_rules(schema, rules or {})
+    subresources: Schema = {"status": {}}
+    if kind.scale is not None:
+        subresources["scale"] = {to_camel(field): path for field, path in kind.scale._asdict().items()}
     return {
         "apiVersion": "apiextensions.k8s.io/v1",
         "kind": "CustomResourceDefinition",
-        "metadata": {"name": f"{PLURAL}.{GROUP}"},
+        "metadata": {"name": kind.crd_name},
         "spec": {
             "group": GROUP,
             "scope": "Namespaced",
             "names": {
-                "kind": KIND,
-                "listKind": f"{KIND}List",
-                "plural": PLURAL,
-                "singular": KIND.lower(),
-                "shortNames": ["mdl"],
+                "kind": kind.name,
+                "listKind": f"{kind.name}List",
+                "plural": kind.plural,
+                "singular": kind.name.lower(),
+                "shortNames": list(kind.short_names),
                 "categories": ["conclave"],
             },
             "versions": [
@@ -55,16 +51,9 @@ def model_deployment_crd(rules: Mapping[tuple[str, ...], Iterable[AdmissionRule]
                     "served": True,
                     "storage": True,
                     "additionalPrinterColumns": [
-                        {"name": name, "type": type_, "jsonPath": path} for name, type_, path in _COLUMNS
+                        {"name": name, "type": type_, "jsonPath": path} for name, type_, path in kind.columns
                     ],
-                    "subresources": {
-                        "status": {},
-                        "scale": {
-                            "specReplicasPath": ".spec.scaling.minReplicas",
-                            "statusReplicasPath": ".status.replicas",
-                            "labelSelectorPath": ".status.selector",
-                        },
-                    },
+                    "subresources": subresources,
                     "schema": {"openAPIV3Schema": schema},
                 }
             ],
@@ -72,20 +61,21 @@ def model_deployment_crd(rules: Mapping[tuple[str, ...], Iterable[AdmissionRule]
     }
 
 
-def structural_schema(kind: type[ModelDeployment]) -> Schema:
-    """The kind's schema as the API server takes it: no references, no nulls, defaults of nested objects spelled out."""
-    source = kind.model_json_schema(by_alias=True)
+def structural_schema(model: type[ApiModel]) -> Schema:
+    """The schema of a kind as the API server takes it: without references and nulls, with defaults of nested
+    objects."""
+    source = model.model_json_schema(by_alias=True)
     schema = _structural(source, source["$defs"])
     properties = schema["properties"]
-    for field in ("apiVersion", "kind"):  # the API server checks them itself, and the document describes every kind's
+    for field in ("apiVersion", "kind"):  # the API server checks both, and every kind has the same description of them
         properties[field] = {"type": "string"}
     properties["metadata"] = {"type": "object"}
     schema["required"] = ["spec"]
     schema["x-kubernetes-validations"] = [
-        DNS_1035.field_rule("metadata.name"),  # metadata cannot be described, only bound from the root
-        *(rule.cel() for rule in kind.rules),
-        *(rule.cel() for rule in kind.change_rules),
+        DNS_1035.field_rule("metadata.name"),  # a CRD may not describe metadata, so the rule is at the root
+        *(rule.cel() for rule in model.rules),
     ]
+    _add_rules(schema, model.change_rules)
     return schema
 
 
@@ -96,8 +86,14 @@ def field_schema(schema: Schema, path: Iterable[str]) -> Schema:
     return schema
 
 
+def _add_rules(schema: Schema, rules: Mapping[tuple[str, ...], Iterable[AdmissionRule | ChangeRule]]) -> None:
+    for path, further in rules.items():
+        field_schema(schema, path).setdefault("x-kubernetes-validations", []).extend(rule.cel() for rule in further)
+
+
 def _structural(schema: Schema, definitions: Mapping[str, Schema]) -> Schema:
-    """A JSON schema of pydantic's, rewritten; `description` and `default` beside a reference win over its own."""
+    """A JSON schema of pydantic as a structural schema. `description` and `default` beside a reference replace those of
+    the type that the reference names."""
     if "$ref" in schema:
         own = {key: value for key, value in schema.items() if key != "$ref"}
         return _structural(deepcopy(definitions[schema["$ref"].removeprefix("#/$defs/")]) | own, definitions)
@@ -125,7 +121,10 @@ def _structural(schema: Schema, definitions: Mapping[str, Schema]) -> Schema:
 
 
 def _property(schema: Schema, required: bool, definitions: Mapping[str, Schema]) -> Schema:
-    """An object that may be left out but is never null carries all its defaults: the server writes them."""
+    """A field. An object that may be left out and is never null has a default with the defaults of all its fields.
+
+    The API server then writes them.
+    """
     result = _structural(schema, definitions)
     if "properties" in result and not required and "anyOf" not in schema:
         fields = result["properties"].items()

@@ -1,14 +1,15 @@
-"""The strings of the API: their bounds and how they must be spelled."""
+"""The strings of the API, with their longest lengths and their spellings."""
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, GetCoreSchemaHandler, GetJsonSchemaHandler
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, core_schema
 
-from conclave.api.rules import BrokenRulesError, Checked, Format
+from conclave.api.rules import Checked, Fact, Format, Message, Rule, require
 
 DNS_1035 = Format(
     "[a-z]([-a-z0-9]{0,38}[a-z0-9])?",
@@ -157,39 +158,44 @@ PinnedImageReference = Annotated[
 
 
 class _IntegerOrAuto:
-    """A whole number from 1 to 100000, or `auto`: one check with one message in place of a union's two."""
+    """A whole number from 1 to 100000, or `auto`. One check with one message, where a union would have two."""
 
-    def _check(self, value: Any) -> Any:
-        if value == "auto" or (isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= 100_000):
-            return value
-        raise BrokenRulesError(["targetConcurrency must be auto or a whole number from 1 to 100000"])
+    rules = (
+        Rule(
+            "type(self) == int ? (self >= 1 && self <= 100000) : self == 'auto'",
+            lambda value: (
+                value == "auto" or (isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= 100_000)
+            ),
+            Message("targetConcurrency must be auto or a whole number from 1 to 100000"),
+        ),
+    )
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        return core_schema.no_info_plain_validator_function(self._check)
+        return core_schema.no_info_plain_validator_function(partial(require, self.rules))
 
     def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
         return {
             "x-kubernetes-int-or-string": True,
-            "x-kubernetes-validations": [
-                {
-                    "rule": "type(self) == int ? (self >= 1 && self <= 100000) : self == 'auto'",
-                    "message": "targetConcurrency must be auto or a whole number from 1 to 100000",
-                }
-            ],
+            "x-kubernetes-validations": [rule.cel() for rule in self.rules],
         }
 
 
 class OwnNames:
-    """Entries of a list that are told apart by `name`, a map to the API server: metadata of an annotated tuple."""
+    """A list whose entries must have different names. Used as metadata of an annotated tuple. The API server treats the
+    list as a map with `name` as its key."""
 
-    def _check(self, entries: Any) -> Any:
-        names = [entry.name for entry in entries]
-        if twice := sorted({name for name in names if names.count(name) > 1}):
-            raise BrokenRulesError([f'Duplicate value: {{"name":"{name}"}}' for name in twice])
-        return entries
+    @property
+    def rules(self) -> tuple[Fact, ...]:
+        """The only rule of the list. The API server knows it from the list type, not as CEL."""
+        return (self,)
+
+    def violations(self, value: Any) -> list[str]:
+        """One sentence for each name that more than one entry has."""
+        names = [entry.name for entry in value]
+        return [f'Duplicate value: {{"name":"{name}"}}' for name in sorted(set(names)) if names.count(name) > 1]
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        return core_schema.no_info_after_validator_function(self._check, handler(source))
+        return core_schema.no_info_after_validator_function(partial(require, self.rules), handler(source))
 
     def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
         return handler(schema) | {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]}

@@ -1,4 +1,4 @@
-"""The plan as `status.plan` and `conclave plan -o json` show it; made by `conclave.planning`."""
+"""The plan, as `status.plan` and `conclave plan -o json` show it. `conclave.planning` makes it."""
 
 from __future__ import annotations
 
@@ -10,27 +10,27 @@ from conclave.api.base import ApiModel
 
 
 class PlanMemory(ApiModel):
-    """Bytes of the fullest GPU of a replica; the parts and `free` add up to `total`."""
+    """Memory of the fullest GPU of a replica, in bytes. All other fields add up to `total`."""
 
     total: int = Field(ge=0)
-    """Memory of one GPU as its driver reports it, in bytes."""
+    """Memory of one GPU, as its driver reports it."""
     weights: int = Field(ge=0)
-    """What vLLM loads on this GPU, in bytes: its share of the parameters, the rotary tables that all GPUs hold, and
-    the slots of adapters."""
+    """What vLLM loads on this GPU: its share of the parameters, the rotary tables that all GPUs hold, and the slots of
+    adapters."""
     kv_cache: int = Field(ge=0)
-    """KV cache pool that vLLM is expected to allocate, in bytes."""
+    """KV cache that vLLM is expected to allocate."""
     activations: int = Field(ge=0)
-    """Peak of a profiling forward pass, in bytes."""
+    """Peak of the forward pass that vLLM profiles."""
     graphs: int = Field(ge=0)
-    """CUDA graphs, in bytes."""
+    """CUDA graphs."""
     overhead: int = Field(ge=0)
-    """Memory outside of torch (libraries, NCCL), in bytes."""
+    """Memory outside of torch, such as libraries and NCCL."""
     free: int
-    """What gpu_memory_utilization leaves unused, in bytes."""
+    """What gpu_memory_utilization leaves unused."""
 
 
 class RejectedOption(ApiModel):
-    """An option that was considered and why it was not taken."""
+    """An option that the planner considered, and why it was not chosen."""
 
     option: str = Field(max_length=256)
     """For instance "TP=8 on NVIDIA-A100-SXM4-80GB"."""
@@ -45,7 +45,7 @@ def _parallelism(plan: dict[str, int]) -> str:
 
 
 class Plan(ApiModel):
-    """How one replica of a model is laid out over GPUs, and why."""
+    """How the GPUs of one replica share a model, and why."""
 
     accelerator: str = Field(max_length=128)
     """The accelerator's product name as node labels spell it, or `cpu`."""
@@ -56,25 +56,25 @@ class Plan(ApiModel):
     data: int = Field(default=1, ge=1)
     """Data-parallel size."""
     expert_parallel: bool = False
-    """Whether experts are spread over tensor x data ranks instead of being sliced."""
+    """Whether each tensor x data rank holds whole experts (true) or a slice of every expert (false)."""
     parallelism: str = Field(default_factory=_parallelism, max_length=64)
-    """The sizes as one word for tables, for instance "TP=8 PP=2 EP"."""
+    """The sizes in one short text for tables, for instance "TP=8 PP=2 EP"."""
     gpus_per_replica: int = Field(ge=1)
-    """tensor x pipeline x data."""
+    """GPUs of one replica: tensor x pipeline x data."""
     nodes_per_replica: int = Field(ge=1)
-    """Nodes, and so worker pods, that one replica takes."""
+    """Nodes of one replica. Each has one worker pod."""
     gpus_per_node: int = Field(ge=1)
-    """GPUs of one replica on each of its nodes, and so in each of its worker pods."""
+    """GPUs of one replica on each of its nodes, so in each of its worker pods."""
     max_model_len: int = Field(ge=1)
-    """Context length that the engine is started with, in tokens."""
+    """Context length of the engine, in tokens."""
     longest_context_tokens: int = Field(ge=0)
-    """Longest single request that the KV cache holds, in tokens."""
+    """Longest request that the KV cache holds, in tokens."""
     kv_cache_tokens: int = Field(ge=0)
     """Tokens that the KV cache of one replica holds."""
     max_concurrency: int = Field(ge=0)
-    """Requests of max_model_len tokens that the KV cache holds at once, rounded down."""
+    """Requests of maxModelLen tokens that the KV cache holds at once, rounded down."""
     memory: PlanMemory
     because: tuple[Annotated[str, Field(max_length=1024)], ...] = Field(default=(), max_length=32)
-    """Plain sentences that give the reasons for this plan."""
+    """Reasons for this plan, one sentence each."""
     rejected: tuple[RejectedOption, ...] = Field(default=(), max_length=64)
-    """Options that were considered and not taken."""
+    """Options that were considered and not chosen."""

@@ -1,4 +1,4 @@
-"""Types and reasons of a ModelDeployment's conditions; a reason is one fact."""
+"""Types and reasons of the conditions of a ModelDeployment. A reason names one fact."""
 
 from __future__ import annotations
 
@@ -6,30 +6,30 @@ from enum import StrEnum
 
 
 class ConditionType(StrEnum):
-    """All are always set. Stalled and Reconciling follow kstatus: true is abnormal."""
+    """All conditions are always set. Stalled and Reconciling follow kstatus: True is abnormal."""
 
     READY = "Ready"
-    """Whether the model of this generation answers."""
+    """Whether the model answers with the spec of this generation."""
     PLAN_READY = "PlanReady"
     """Whether there is a plan for this generation."""
     WEIGHTS_READY = "WeightsReady"
-    """Whether the weights are there and are those of the digest."""
+    """Whether the weights exist and match the digest."""
     PROVISIONED = "Provisioned"
-    """Whether every pod that should run runs."""
+    """Whether all pods run that should run."""
     SERVING = "Serving"
-    """Whether some replica answers, be it of an older generation."""
+    """Whether at least one replica answers, of this or an older generation."""
     SCALED = "Scaled"
-    """Whether as many replicas answer as are wanted; information, no part of Ready."""
+    """Whether as many replicas answer as are wanted. Does not affect Ready."""
     EGRESS_ENFORCED = "EgressEnforced"
-    """Whether worker pods are kept from what their NetworkPolicy does not allow; information, no part of Ready."""
+    """Whether the cluster enforces the NetworkPolicy of worker pods. Does not affect Ready."""
     WITHIN_POLICY = "WithinPolicy"
-    """Whether the operator's lists and rules allow what runs and what is recorded; information, no part of Ready."""
+    """Whether the operator's lists and rules allow what runs and what is recorded. Does not affect Ready."""
     UPDATE_AVAILABLE = "UpdateAvailable"
-    """Whether a refresh would change what runs."""
+    """Whether a refresh would change the running pods."""
     RECONCILING = "Reconciling"
-    """Whether the operator or the cluster is still at work."""
+    """Whether the operator or the cluster is still working towards the spec."""
     STALLED = "Stalled"
-    """Whether somebody has to act before it can go on."""
+    """Whether somebody must act before the operator can continue."""
 
 
 class Reason(StrEnum):
@@ -62,6 +62,7 @@ class Reason(StrEnum):
     IMAGE_NOT_ALLOWED = "ImageNotAllowed"
     SERVICE_ACCOUNT_NOT_ALLOWED = "ServiceAccountNotAllowed"
     RECORD_REFUSED = "RecordRefused"
+    RECORD_TOO_NEW = "RecordTooNew"
 
     # What the cluster must have or allow.
     DEPENDENCY_MISSING = "DependencyMissing"
@@ -133,5 +134,6 @@ REFUSALS = (
     Reason.IMAGE_NOT_ALLOWED,
     Reason.SERVICE_ACCOUNT_NOT_ALLOWED,
     Reason.RECORD_REFUSED,
+    Reason.RECORD_TOO_NEW,
 )
-"""Why a spec has no plan; other reasons of PlanReady are of what a plan waits for."""
+"""Reasons of PlanReady that refuse a spec. Its other reasons name what the plan waits for."""

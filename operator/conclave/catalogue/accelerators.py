@@ -103,3 +103,15 @@ def find_accelerator(product: str) -> AcceleratorMatch | None:
         mig_profile=mig["profile"] if mig else None,
         shared=_SHARED.search(product) is not None,
     )
+
+
+def is_product(product: str, wanted: str) -> bool:
+    """Whether a name that an owner wrote means this product: a prefix of it, in any case, with spaces or hyphens.
+
+    For instance `NVIDIA H100` and `nvidia-h100` both mean `NVIDIA-H100-80GB-HBM3`. An empty name means every product.
+    """
+    return _folded(product).startswith(_folded(wanted))
+
+
+def _folded(name: str) -> str:
+    return name.strip().lower().replace(" ", "-")

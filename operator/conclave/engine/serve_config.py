@@ -10,7 +10,6 @@ from types import MappingProxyType
 from typing import Literal
 
 from conclave.api.modeldeployment import ModelDeployment, Quantization
-from conclave.api.plan import Plan
 from conclave.engine.arguments import (
     AdapterArguments,
     AutoscalingArguments,
@@ -21,6 +20,7 @@ from conclave.engine.arguments import (
 )
 from conclave.engine.load_bounds import load_bounds
 from conclave.engine.tracing import traces_url
+from conclave.planning.roles import Plan, Role
 from conclave.policy.arguments import engine_arguments
 
 IMPORT_PATH = "conclave_serving.app:build"
@@ -44,7 +44,7 @@ def build_serve_config(
     `adapter_paths` has the directory of each adapter by its name.
     """
     arguments = serving_arguments(
-        deployment, plan, model_path=model_path, token_path=token_path, adapter_paths=adapter_paths
+        deployment, plan.role, model_path=model_path, token_path=token_path, adapter_paths=adapter_paths
     )
     return {
         "proxy_location": "EveryNode",
@@ -63,16 +63,16 @@ def build_serve_config(
 
 def serving_arguments(
     deployment: ModelDeployment,
-    plan: Plan,
+    role: Role,
     *,
     model_path: str,
     token_path: str,
     adapter_paths: Mapping[str, str] = NO_ADAPTERS,
 ) -> ServingArguments:
-    """What `conclave_serving.app:build` is called with."""
-    engine = _engine(deployment, plan)
+    """What `conclave_serving.app:build` is called with for the engines of a role."""
+    engine = _engine(deployment, role)
     tracing = deployment.spec.telemetry.tracing
-    autoscaling, queue = _load_bounds(deployment, plan, engine)
+    autoscaling, queue = _load_bounds(deployment, role, engine)
     return ServingArguments(
         deployment=deployment.metadata.name,
         served_name=deployment.served_name,
@@ -80,7 +80,7 @@ def serving_arguments(
         token_path=token_path,
         engine=engine,
         placement=PlacementArguments(
-            device=_device(plan), bundles=plan.tensor * plan.pipeline, strategy=_placement_strategy(plan)
+            device=_device(role), bundles=role.tensor * role.pipeline, strategy=_placement_strategy(role)
         ),
         autoscaling=autoscaling,
         queue=queue,
@@ -93,27 +93,27 @@ def serving_arguments(
     )
 
 
-def _device(plan: Plan) -> Literal["gpu", "cpu"]:
-    return "cpu" if plan.accelerator == "cpu" else "gpu"
+def _device(role: Role) -> Literal["gpu", "cpu"]:
+    return "cpu" if role.accelerator == "cpu" else "gpu"
 
 
-def _placement_strategy(plan: Plan) -> Literal["PACK", "STRICT_PACK", "STRICT_SPREAD"]:
+def _placement_strategy(role: Role) -> Literal["PACK", "STRICT_PACK", "STRICT_SPREAD"]:
     """A placement group has one strategy; PACK of one-GPU bundles can only fill whole pods of equal shares."""
-    if plan.nodes_per_replica == 1:
+    if role.nodes_per_replica == 1:
         return "STRICT_PACK"
-    if plan.gpus_per_node == 1:
+    if role.gpus_per_node == 1:
         return "STRICT_SPREAD"
     return "PACK"
 
 
-def _engine(deployment: ModelDeployment, plan: Plan) -> EngineArguments:
+def _engine(deployment: ModelDeployment, role: Role) -> EngineArguments:
     wanted = deployment.spec.engine
-    extra = _cpu_defaults(plan) | engine_arguments(wanted.extra_args)
+    extra = _cpu_defaults(role) | engine_arguments(wanted.extra_args)
     return EngineArguments(
-        tensor_parallel_size=plan.tensor,
-        pipeline_parallel_size=plan.pipeline,
-        enable_expert_parallel=plan.expert_parallel,
-        max_model_len=plan.max_model_len,
+        tensor_parallel_size=role.tensor,
+        pipeline_parallel_size=role.pipeline,
+        enable_expert_parallel=role.expert_parallel,
+        max_model_len=role.max_model_len,
         dtype=wanted.dtype.value,
         quantization=None if wanted.quantization is Quantization.NONE else wanted.quantization.value,
         kv_cache_dtype=wanted.kv_cache_dtype.value,
@@ -121,19 +121,19 @@ def _engine(deployment: ModelDeployment, plan: Plan) -> EngineArguments:
     )
 
 
-def _cpu_defaults(plan: Plan) -> dict[str, object]:
+def _cpu_defaults(role: Role) -> dict[str, object]:
     """Without a GPU: the planned KV cache, since vLLM would take a share of the whole machine for each rank; and no
     compiling, which costs minutes and a C++ compiler (pipeline stages need some mode, so a cheap one)."""
-    if _device(plan) == "gpu":
+    if _device(role) == "gpu":
         return {}
     compilation: dict[str, object] = {"enforce_eager": True}
-    if plan.pipeline > 1:
+    if role.pipeline > 1:
         compilation = {"compilation_config": {"mode": 2, "backend": "eager"}}
-    return {"kv_cache_memory_bytes": plan.memory.kv_cache, **compilation}
+    return {"kv_cache_memory_bytes": role.memory.kv_cache, **compilation}
 
 
 def _load_bounds(
-    deployment: ModelDeployment, plan: Plan, engine: EngineArguments
+    deployment: ModelDeployment, role: Role, engine: EngineArguments
 ) -> tuple[AutoscalingArguments, QueueArguments]:
     """A replica accepts what its engine batches; `target` is what it should carry, by the KV cache where `auto`.
 
@@ -146,7 +146,7 @@ def _load_bounds(
         target = scaling.target_concurrency
         accepted = max(accepted, target)
     else:
-        target = min(max(plan.max_concurrency, 1), accepted)
+        target = min(max(role.max_concurrency, 1), accepted)
     return (
         AutoscalingArguments(
             min_replicas=scaling.min_replicas,

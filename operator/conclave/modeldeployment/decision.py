@@ -5,10 +5,10 @@ from __future__ import annotations
 from pydantic import BaseModel, ConfigDict
 
 from conclave.api.modeldeployment import Endpoint
-from conclave.api.plan import Plan
 from conclave.api.reasons import ConditionType
 from conclave.finding import Finding
 from conclave.kubernetes.objects import JsonObject
+from conclave.planning.roles import Plan
 
 
 class Decision(BaseModel):

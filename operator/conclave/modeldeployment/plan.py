@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 
-from conclave.api.plan import Plan
 from conclave.api.reasons import Reason
 from conclave.catalogue.facts import ModelFacts
 from conclave.errors import InvalidInput, UnknownModel
@@ -14,7 +13,9 @@ from conclave.modeldeployment.inspection.part import Inspection
 from conclave.modeldeployment.inspection.source import files_of, needs_inspection
 from conclave.modeldeployment.part import PartScene
 from conclave.planning.checks import Unfit, check_deployment, check_runtime, check_shape
-from conclave.planning.plan import facts_for, plan_deployment
+from conclave.planning.plan import plan_deployment
+from conclave.planning.request import facts_for
+from conclave.planning.roles import Plan
 from conclave.policy.data_classes import DataClasses
 
 
@@ -32,7 +33,7 @@ def choose_plan(scene: PartScene, inspection: Inspection) -> Plan | Finding | Wa
     if refused := refusal_of(scene, check_deployment(deployment, DataClasses(names=scene.settings.data_classes))):
         return refused
     if scene.current is not None and scene.is_for_this_spec(scene.current):
-        return scene.current.plan
+        return Plan.of_flat(scene.current.plan)
     if refused := refusal_of(scene, check_runtime(deployment, scene.settings.runtime_lists)):
         return refused
     facts = _facts(scene, inspection)
@@ -57,7 +58,7 @@ def refusal_of(scene: PartScene, problems: tuple[Unfit, ...]) -> Finding | None:
 def _precedent(scene: PartScene) -> Plan | None:
     records = reversed(scene.history.records)
     last = next((record for record in records if record.planned == scene.keys.planned), None)
-    return last.plan if last and scene.asks_nothing_new(last) else None
+    return Plan.of_flat(last.plan) if last and scene.asks_nothing_new(last) else None
 
 
 def _with_source(scene: PartScene, plan: Plan, inspection: Inspection) -> Plan:

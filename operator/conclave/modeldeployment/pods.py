@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from conclave import names
 from conclave.api.modeldeployment import (
@@ -12,7 +12,6 @@ from conclave.api.modeldeployment import (
     ModelSource,
     PersistentVolumeClaimSource,
 )
-from conclave.api.plan import Plan
 from conclave.errors import InvalidInput
 from conclave.kubernetes.objects import JsonObject, without_empty
 from conclave.modeldeployment.weights.keys import cached_source
@@ -27,14 +26,14 @@ SCRATCH_MOUNTS: list[JsonObject] = [
 """The root is read-only. Ray's directory is apart, since KubeRay's autoscaler shares it with the head."""
 
 
-def placement(deployment: ModelDeployment, plan: Plan | None) -> JsonObject:
-    """Which nodes a pod may go to: those of the deployment, with a plan only those of its accelerator."""
+def placement(deployment: ModelDeployment, accelerators: Sequence[str] = ()) -> JsonObject:
+    """Which nodes a pod may go to: those of the deployment, and of these accelerators where some are named."""
     hardware = deployment.spec.hardware
     tolerations = [toleration.to_wire() for toleration in hardware.tolerations]
     terms = region_terms(deployment)
-    if plan is not None:
-        vendor = names.gpu_vendor(plan.accelerator)
-        terms = [{"key": vendor.product_label, "operator": "In", "values": [plan.accelerator]}, *terms]
+    if accelerators:
+        vendor = names.gpu_vendor(accelerators[0])
+        terms = [{"key": vendor.product_label, "operator": "In", "values": list(accelerators)}, *terms]
         tolerations = [{"key": vendor.resource, "operator": "Exists", "effect": "NoSchedule"}, *tolerations]
     return {"affinity": affinity(terms), "nodeSelector": hardware.node_selector, "tolerations": tolerations}
 

@@ -20,6 +20,7 @@ from conclave.modeldeployment.scene import Scene, StatusScene
 from conclave.modeldeployment.serving import ended_pods, engine_causes, head_causes
 from conclave.modeldeployment.serving.replicas import has_enough
 from conclave.modeldeployment.weights.causes import not_downloaded
+from conclave.planning.roles import Plan
 
 Check = Callable[[StatusScene], Finding | None]
 
@@ -88,7 +89,7 @@ def _decided(scene: Scene) -> Decision:
     status = scene.deployment.status
     told = status.conditions if status else ()
     unplanned = next((each for each in told if each.type == ConditionType.PLAN_READY and each.status == "False"), None)
-    plan = status.plan if status else None
+    plan = Plan.of_flat(status.plan) if status and status.plan else None
     if unplanned is not None and unplanned.reason in REFUSALS:  # a newer operator may have other reasons
         return Decision(plan=plan, refusal=reported(ConditionType.PLAN_READY, unplanned.reason, unplanned.message))
     waits = []

@@ -32,6 +32,8 @@ def derive_status(
     deployment: ModelDeployment, observed: Observed, decision: Decision, outcome: Outcome, now: datetime
 ) -> ModelDeploymentStatus:
     """Pure and idempotent: with nothing new, the status as it is."""
+    if decision.refusal is not None and decision.refusal.reason is Reason.RECORD_TOO_NEW:
+        return _unread(deployment, decision.refusal, now)
     scene = StatusScene(deployment=deployment, observed=observed, decision=decision, outcome=outcome, now=now)
     causes = find_causes(scene)
     parts = {
@@ -54,12 +56,27 @@ def derive_status(
     return ModelDeploymentStatus(
         observed_generation=deployment.metadata.generation,
         conditions=tuple(_condition(deployment, kind, verdict, now) for kind, verdict in verdicts.items()),
-        plan=decision.plan,
+        plan=decision.plan and decision.plan.flat(),
         replicas=replicas.wanted,
         ready_replicas=replicas.answering,
         selector=names.selector_string(names.worker_selector(deployment.metadata.name)),
         endpoint=decision.endpoint,
     )
+
+
+def _unread(deployment: ModelDeployment, refusal: Finding, now: datetime) -> ModelDeploymentStatus:
+    """Of a deployment whose records a newer version wrote: its status stays, but for whether this operator acts."""
+    verdicts = {
+        ConditionType.READY: Verdict("Unknown", refusal.reason, refusal.message),
+        ConditionType.PLAN_READY: Verdict("False", refusal.reason, refusal.message),
+        ConditionType.RECONCILING: Verdict("False", refusal.reason, refusal.message),
+        ConditionType.STALLED: Verdict("True", refusal.reason, refusal.message),
+    }
+    before = deployment.status or ModelDeploymentStatus()
+    told = tuple(_condition(deployment, kind, verdict, now) for kind, verdict in verdicts.items())
+    kept = tuple(condition for condition in before.conditions if condition.type not in verdicts)
+    generation = deployment.metadata.generation
+    return before.model_copy(update={"observed_generation": generation, "conditions": (*told, *kept)})
 
 
 def _ready(scene: StatusScene, causes: tuple[Finding, ...], parts: dict[ConditionType, Verdict]) -> Verdict:
@@ -83,7 +100,7 @@ def _plan_ready(scene: StatusScene, causes: tuple[Finding, ...]) -> Verdict:
         if scene.deployment.spec.suspend and not causes:
             return Verdict("Unknown", Reason.SUSPENDED, "spec.suspend is true: the weights are not looked at")
         return _unknown(causes, "no plan has been made yet")
-    return Verdict("True", Reason.PLANNED, summary(scene.decision.plan))
+    return Verdict("True", Reason.PLANNED, summary(scene.decision.plan.flat()))
 
 
 def summary(plan: Plan) -> str:

@@ -11,8 +11,7 @@ from __future__ import annotations
 from datetime import datetime
 
 from conclave.api.modeldeployment import ModelDeployment
-from conclave.api.plan import Plan
-from conclave.api.reasons import ConditionType
+from conclave.api.reasons import ConditionType, Reason
 from conclave.finding import Finding
 from conclave.kubernetes.desired import Desired
 from conclave.kubernetes.failures import Outcome
@@ -23,11 +22,13 @@ from conclave.modeldeployment.observed import Observed
 from conclave.modeldeployment.part import PartResult, PartScene
 from conclave.modeldeployment.plan import Waiting, choose_plan, refusal_of
 from conclave.modeldeployment.records.check import read_history
+from conclave.modeldeployment.records.version import too_new
 from conclave.modeldeployment.serving import part as serving_part
 from conclave.modeldeployment.serving.build import choose_build, with_suspension
 from conclave.modeldeployment.status import derive_status
 from conclave.modeldeployment.weights import part as weights_part
 from conclave.planning.checks import check_runtime
+from conclave.planning.roles import Plan
 from conclave.settings import OperatorSettings
 
 LONGEST_RESYNC_S = 60.0
@@ -66,10 +67,12 @@ def decide(deployment: ModelDeployment, observed: Observed, settings: OperatorSe
     """What should exist, and why the rest does not."""
     history = read_history(deployment, observed, settings)
     scene = PartScene(deployment=deployment, observed=observed, settings=settings, history=history)
+    if history.newer:
+        return Decision(refusal=scene.refusal(Reason.RECORD_TOO_NEW, *too_new(history.newer)))
     unlisted = check_runtime(deployment, settings.runtime_lists)
     objections = tuple(scene.refusal(problem.reason, problem.message) for problem in unlisted)
     if scene.is_blind or deployment.metadata.deletion_timestamp is not None:
-        return Decision(plan=scene.current.plan if scene.current else None, objections=objections)
+        return Decision(plan=_recorded_plan(scene), objections=objections)
     running = observed.own_rayservice(deployment.metadata.uid)
     decision = _left_alone(scene, running) if running and scene.is_in_doubt else _fold(scene, token)
     decision = decision.model_copy(update={"objections": (*history.objections, *objections)})
@@ -93,9 +96,9 @@ def _fold(scene: PartScene, token: str) -> Decision:
     if weights.create and new_pods_refused:
         return _refused(scene, token, new_pods_refused, inspected)
     if weights.blocked_by is None:
-        decision = _serving(serving_part.needs(scene, build.record, token), build.record.plan)
+        decision = _serving(serving_part.needs(scene, build.record, token), plan)
     else:
-        decision = _kept(scene, token).model_copy(update={"plan": build.record.plan})
+        decision = _kept(scene, token).model_copy(update={"plan": plan})
     decision = decision.model_copy(update={"update_available": build.update_available})
     return _folded(decision, weights, inspected)
 
@@ -112,7 +115,7 @@ def _kept(scene: PartScene, token: str) -> Decision:
     if scene.current is None or scene.is_in_doubt:
         return Decision()
     record = with_suspension(scene, scene.current)
-    return _serving(serving_part.needs(scene, record, token), record.plan)
+    return _serving(serving_part.needs(scene, record, token), Plan.of_flat(record.plan))
 
 
 def _refused(scene: PartScene, token: str, refusal: Finding, inspected: PartResult) -> Decision:
@@ -124,7 +127,7 @@ def _left_alone(scene: PartScene, running: JsonObject) -> Decision:
     """The RayService unchanged, until somebody has deleted the record that was refused."""
     first = scene.history.objections[0]
     serving = serving_part.left_alone(scene, running)
-    decision = _serving(serving, scene.current.plan if scene.current else None)
+    decision = _serving(serving, _recorded_plan(scene))
     remedy = "until then what runs is left as it is, and then the model is planned anew"
     return decision.model_copy(update={"refusal": scene.refusal(first.reason, first.message, remedy)})
 
@@ -142,6 +145,10 @@ def _folded(decision: Decision, *parts: PartResult) -> Decision:
             }
         )
     return decision
+
+
+def _recorded_plan(scene: PartScene) -> Plan | None:
+    return Plan.of_flat(scene.current.plan) if scene.current else None
 
 
 def _without_objects(decision: Decision) -> Decision:

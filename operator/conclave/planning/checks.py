@@ -14,7 +14,7 @@ from conclave.catalogue.servable import check_servable, not_yet_served
 from conclave.catalogue.shapes import ModelFacts
 from conclave.planning.layout import Layout
 from conclave.planning.parallelism import refusals, tensor_sizes
-from conclave.planning.plan import engine_settings
+from conclave.planning.request import engine_settings
 from conclave.planning.settings import quantization_conflict, weight_format
 from conclave.policy.admission import Path
 from conclave.policy.data_classes import DataClasses

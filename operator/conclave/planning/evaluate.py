@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict
 
 from conclave.api.plan import PlanMemory
 from conclave.catalogue.accelerators import AcceleratorMatch, find_accelerator
-from conclave.catalogue.shapes import ModelFacts
+from conclave.catalogue.shapes import ModelFacts, WeightFormat
 from conclave.planning.adapters import adapter_bytes
 from conclave.planning.kernels import kernel_refusal
 from conclave.planning.kv_cache import KvCache, kv_cache
@@ -97,17 +97,24 @@ def evaluate(facts: ModelFacts, settings: EngineSettings, device: Device, layout
         unfit
         or _context_refusal(facts, settings)
         or (reasons[0] if reasons else None)
-        or _device_refusal(facts, settings, device, layout)
+        or _device_refusal(facts, settings, device, layout, weights)
     )
     if unfit is not None:
         return Misfit(reason=unfit)
-    return _Budget(facts, settings, device, layout).outcome()
+    return _Budget(facts, settings, device, layout, weights).outcome()
 
 
 class _Budget:
     """The memory of every pipeline stage's fullest rank."""
 
-    def __init__(self, facts: ModelFacts, settings: EngineSettings, device: Device, layout: Layout) -> None:
+    def __init__(
+        self,
+        facts: ModelFacts,
+        settings: EngineSettings,
+        device: Device,
+        layout: Layout,
+        weights: WeightFormat | None,
+    ) -> None:
         accelerator = device.match.accelerator if device.match else None
         dtype = weight_dtype(facts, settings, accelerator)
         dtype_bytes = DTYPE_BYTES[dtype]
@@ -118,7 +125,7 @@ class _Budget:
         self._requested = int(device.memory_bytes * settings.gpu_memory_utilization)
         tiles = expert_tiles(accelerator, on_cpu=device.is_cpu)
         tables = rotary_bytes(facts, dtype_bytes)
-        loaded = weight_bytes(facts, layout, dtype, weight_format(facts, settings), tiles)
+        loaded = weight_bytes(facts, layout, dtype, weights, tiles)
         slots = adapter_bytes(
             facts,
             layout,
@@ -138,8 +145,7 @@ class _Budget:
         )
         self._overhead = overhead_bytes(layout, accelerator, on_cpu=device.is_cpu)
         self._limit, self._data = limit, layout.data
-        formats = weight_format(facts, settings)
-        self._has_workspaces = formats is not None and formats.bits <= _BITS_WITH_WORKSPACES
+        self._has_workspaces = weights is not None and weights.bits <= _BITS_WITH_WORKSPACES
         self._cache: KvCache = kv_cache(
             facts,
             layout,
@@ -249,7 +255,9 @@ def _context_refusal(facts: ModelFacts, settings: EngineSettings) -> str | None:
     return f"engine.maxModelLen is {length}, and the model's context is {facts.context_tokens} tokens"
 
 
-def _device_refusal(facts: ModelFacts, settings: EngineSettings, device: Device, layout: Layout) -> str | None:
+def _device_refusal(
+    facts: ModelFacts, settings: EngineSettings, device: Device, layout: Layout, weights: WeightFormat | None
+) -> str | None:
     match = device.match
     if match is None:
         return None
@@ -257,7 +265,7 @@ def _device_refusal(facts: ModelFacts, settings: EngineSettings, device: Device,
         return "time-sliced GPUs share their memory, so ranks of one replica cannot be told apart"
     if match.mig_profile is not None and layout.gpus > 1:
         return "MIG slices cannot join in tensor or pipeline parallelism"
-    return kernel_refusal(facts, settings, match.accelerator)
+    return kernel_refusal(facts, settings, weights, match.accelerator)
 
 
 def _gib(size: int) -> str:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from conclave.api.plan import RejectedOption
-from conclave.catalogue.shapes import GroupedAttention, LatentAttention, ModelFacts
+from conclave.catalogue.shapes import GroupedAttention, LatentAttention, ModelFacts, WeightFormat
 from conclave.planning.evaluate import Device, Fit
 from conclave.planning.inventory import Inventory, Node
 from conclave.planning.layout import Layout
 from conclave.planning.placement import Placement
-from conclave.planning.settings import EngineSettings, weight_format
+from conclave.planning.settings import EngineSettings
 
 _GIB = 2**30
 
@@ -60,6 +60,7 @@ def why_not(layout: Layout, fit: Fit, best: Layout, best_fit: Fit) -> str:
 def because(
     facts: ModelFacts,
     settings: EngineSettings,
+    weights: WeightFormat | None,
     device: Device,
     layout: Layout,
     fit: Fit,
@@ -70,7 +71,7 @@ def because(
 ) -> tuple[str, ...]:
     """The reasons for the option taken; `fixed` are the sizes that were asked for, in words."""
     reasons = ["the recorded plan still holds and is kept"] if kept else []
-    reasons.append(_size(facts, settings, device, fit))
+    reasons.append(_size(weights, settings, device, fit))
     if not kept:
         reasons.append(
             f"{' and '.join(fixed)} {'were' if len(fixed) > 1 else 'was'} asked for"
@@ -82,8 +83,7 @@ def because(
     return tuple(reasons)
 
 
-def _size(facts: ModelFacts, settings: EngineSettings, device: Device, fit: Fit) -> str:
-    weights = weight_format(facts, settings)
+def _size(weights: WeightFormat | None, settings: EngineSettings, device: Device, fit: Fit) -> str:
     kind = "unquantized" if weights is None else f"{weights.method}{' made at load' if weights.online else ''}"
     if settings.adapters:
         kind += f", with room for {settings.adapters} adapters of rank {settings.adapter_rank}"

@@ -9,7 +9,7 @@ from __future__ import annotations
 from conclave.api.modeldeployment import Dtype, KvCacheDtype
 from conclave.catalogue.accelerators import Accelerator
 from conclave.catalogue.shapes import ModelFacts, WeightFormat
-from conclave.planning.settings import NO_FLOAT16, EngineSettings, has_bfloat16, weight_dtype, weight_format
+from conclave.planning.settings import NO_FLOAT16, EngineSettings, has_bfloat16, weight_dtype
 
 LEAST_CAPABILITY = {
     ("", "fp8"): 7.5,
@@ -30,9 +30,11 @@ LEAST_CAPABILITY = {
 _OLDEST_FOR_FP8_CACHE = 8.0
 
 
-def kernel_refusal(facts: ModelFacts, settings: EngineSettings, accelerator: Accelerator) -> str | None:
+def kernel_refusal(
+    facts: ModelFacts, settings: EngineSettings, weights: WeightFormat | None, accelerator: Accelerator
+) -> str | None:
     """What the accelerator has no kernel for, or None."""
-    name, weights = accelerator.name, weight_format(facts, settings)
+    name = accelerator.name
     if settings.dtype is Dtype.BFLOAT16 and not has_bfloat16(accelerator):
         instead = "float32" if facts.model_type in NO_FLOAT16 else "float16"
         return f"{name} has no bfloat16; engine.dtype {instead} would do"

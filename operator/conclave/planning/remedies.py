@@ -6,17 +6,14 @@ Every remedy is the outcome of an evaluation, never a guess. Called by `plan.py`
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from conclave.api.modeldeployment import KvCacheDtype, Quantization
-from conclave.catalogue.accelerators import all_accelerators
+from conclave.catalogue.accelerators import all_accelerators, is_product
 from conclave.planning.evaluate import Device, Fit, evaluate
 from conclave.planning.layout import Layout
 from conclave.planning.parallelism import refusals, tensor_sizes
-from conclave.planning.settings import DEFAULT_GPU_MEMORY_UTILIZATION, EngineSettings, weight_format
-
-if TYPE_CHECKING:
-    from conclave.planning.plan import PlanRequest
+from conclave.planning.request import PlanRequest
+from conclave.planning.settings import DEFAULT_GPU_MEMORY_UTILIZATION, EngineSettings
 
 _TENSOR_SIZES = (1, 2, 4, 8)
 _DATA_SIZES = range(1, 17)
@@ -45,7 +42,7 @@ def remedies(request: PlanRequest) -> tuple[str, ...]:
 def _other_sizes(request: PlanRequest) -> str | None:
     """Where a fixed size is what vLLM refuses: the sizes that it takes."""
     facts, fixed = request.facts, request.least_layout
-    weights = weight_format(facts, request.settings)
+    weights = request.weights
     if not refusals(facts, fixed, weights):
         return None
     sizes = []
@@ -100,8 +97,7 @@ def _present(request: PlanRequest) -> tuple[Device, ...]:
     """Accelerators of the inventory that the request allows."""
     memory: dict[str, int] = {}
     for node in request.inventory.nodes:
-        wanted = [product.lower() for product in request.accelerators]
-        if not wanted or any(node.accelerator.lower().startswith(product) for product in wanted):
+        if any(is_product(node.accelerator, wanted) for wanted in request.accelerators or ("",)):
             memory[node.accelerator] = min(node.memory_bytes, memory.get(node.accelerator, node.memory_bytes))
     return tuple(Device.of(product, memory[product]) for product in sorted(memory))
 

@@ -7,25 +7,33 @@ lists and scalars. Checks that need more than the object alone are in `conclave.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator, Mapping
 from difflib import get_close_matches
 from typing import Any, NamedTuple
 
 from pydantic import BaseModel, ValidationError
+from pydantic.alias_generators import to_snake
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from conclave.api.modeldeployment import API_VERSION, KIND, ModelDeployment
+from conclave.api.occurrences import Path as Path
+from conclave.api.occurrences import find_occurrences, without_checks
 from conclave.api.rules import BROKEN_RULES
 from conclave.policy.arguments import admission_rules
-
-Path = tuple[str | int, ...]
 
 _METADATA = {
     *("name", "generateName", "namespace", "labels", "annotations", "finalizers", "ownerReferences", "managedFields"),
     *("uid", "resourceVersion", "generation", "selfLink"),
     *("creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds"),
 }
+_NO_RULES = {
+    *("missing", "string_type", "int_type", "int_parsing", "int_from_float", "bool_type", "bool_parsing"),
+    *("model_type", "dict_type", "tuple_type"),
+}
+"""Errors beside which no further rule is evaluated: rules rely on types. The API server then checks no rule at all, and
+neither does it beside a value that is too long or none of the choices."""
 _JSON_TYPES = {bool: "boolean", int: "integer", float: "number", str: "string", list: "array", dict: "object"}
 
 
@@ -46,8 +54,13 @@ class Problem(NamedTuple):
         return f"{self.field}: {self.message}" if self.path else self.message
 
 
-def read_deployment(document: object) -> tuple[ModelDeployment | None, tuple[Problem, ...]]:
-    """The deployment, and everything for which admission refuses it; the deployment is None where there is anything."""
+def read_deployment(
+    document: object, before: ModelDeployment | None = None
+) -> tuple[ModelDeployment | None, tuple[Problem, ...]]:
+    """The deployment, and everything for which admission refuses it; the deployment is None where there is anything.
+
+    Without `before` the document is judged as a new object, with it as an update of that one.
+    """
     if not isinstance(document, Mapping):
         return None, (Problem((), f"a document must be a mapping, not {_json_type(document)}"),)
     kind = (document.get("apiVersion"), document.get("kind"))
@@ -62,17 +75,42 @@ def read_deployment(document: object) -> tuple[ModelDeployment | None, tuple[Pro
     candidate = {name: value for name, value in document.items() if name != "status"}  # the server drops it as well
     if isinstance(metadata := candidate.get("metadata"), Mapping):  # of another type, where null is unset
         candidate["metadata"] = {name: value for name, value in metadata.items() if value is not None}
-    problems = [*_nulls((), candidate), *_unknown_metadata(candidate), *_refused_entries(candidate)]
+    nulls = list(_nulls((), candidate))
+    problems = [*nulls, *_unknown_metadata(candidate), *_refused_entries(candidate)]
     deployment = None
     try:
         deployment = ModelDeployment.model_validate_json(
             json.dumps(candidate), strict=True, by_alias=True, by_name=False
         )
     except ValidationError as error:
-        nulls = {problem.path for problem in problems}
-        problems += [problem for problem in explain(error, ModelDeployment) if problem.path not in nulls]
-    ordered = tuple(sorted(problems, key=lambda problem: problem.field))
+        at_null = {problem.path for problem in nulls}
+        problems += [problem for problem in explain(error, ModelDeployment) if problem.path not in at_null]
+        if not nulls and not any(details["type"] in _NO_RULES for details in error.errors(include_url=False)):
+            problems += _broken_rules(without_checks(ModelDeployment, candidate), before)
+    else:
+        problems += _broken_change_rules(deployment, before)
+    ordered = tuple(sorted(dict.fromkeys(problems), key=lambda problem: problem.field))
     return (None if ordered else deployment), ordered
+
+
+def _broken_rules(unchecked: ModelDeployment, before: ModelDeployment | None) -> Iterator[Problem]:
+    """Those that pydantic did not come to, since a field of the same object is wrong, among all others."""
+    for found in find_occurrences(unchecked):
+        yield from (Problem(found.path, message) for message in found.messages)
+    yield from _broken_change_rules(unchecked, before)
+
+
+def _broken_change_rules(deployment: ModelDeployment, before: ModelDeployment | None) -> Iterator[Problem]:
+    for path, rules in deployment.change_rules.items():
+        was, is_ = (value_at(path, each) for each in (before, deployment))
+        yield from (Problem(path, message) for rule in rules for message in rule.violations(was, is_))
+
+
+def value_at(path: tuple[str, ...], value: Any) -> Any:
+    """The value at a path of an object's field names; None where there is no object."""
+    for name in path:
+        value = None if value is None else getattr(value, to_snake(name))
+    return value
 
 
 def _nulls(path: Path, value: object) -> Iterator[Problem]:
@@ -121,6 +159,9 @@ def _explain(details: ErrorDetails, root: type[BaseModel]) -> Iterator[Problem]:
         yield Problem(path, _undeclared(str(path[-1]), set(_fields(_type_at(root, path[:-1])))))
     elif details["type"] in _WORDING:
         field = Problem(path, "").field
+        if details["type"] in ("enum", "literal_error") and not isinstance(details["input"], _type_of_choices(details)):
+            words = _whole_number if _type_of_choices(details) is int else _of_type("string")
+            yield Problem(path, words(field, details["input"], {}))
         yield Problem(path, _WORDING[details["type"]](field, details["input"], details.get("ctx", {})))
     elif details["type"] != "default_factory_not_called":  # follows from another error
         yield Problem(path, f"Invalid value: {_json(details['input'])}: {details['msg']}")
@@ -133,9 +174,15 @@ def _of_type(json_type: str) -> Callable[..., str]:
     )
 
 
+def _whole_number(field: str, value: Any, _context: dict[str, Any]) -> str:
+    if isinstance(value, float):
+        return f'Invalid value: "float64": {field} in body must be of type int64: "float64"'
+    return _of_type("integer")(field, value, {})
+
+
 _WORDING: Mapping[str, Callable[[str, Any, dict[str, Any]], str]] = {
     "string_type": _of_type("string"),
-    **dict.fromkeys(("int_type", "int_parsing", "int_from_float"), _of_type("integer")),
+    **dict.fromkeys(("int_type", "int_parsing", "int_from_float"), _whole_number),
     **dict.fromkeys(("bool_type", "bool_parsing"), _of_type("boolean")),
     "model_type": _of_type("object"),
     "dict_type": _of_type("object"),
@@ -161,10 +208,14 @@ _WORDING: Mapping[str, Callable[[str, Any, dict[str, Any]], str]] = {
 }
 
 
+def _type_of_choices(details: ErrorDetails) -> type:
+    return str if details["ctx"]["expected"].startswith("'") else int
+
+
 def _unsupported(value: object, expected: str) -> str:
-    """`expected` is pydantic's list, for instance "'auto', 'bfloat16' or 'float16'"."""
-    words = expected.replace("'", '"').replace(" or ", ", ")
-    return f"Unsupported value: {_json(value)}: supported values: {words}"
+    """`expected` is pydantic's list, for instance "'auto', 'bfloat16' or 'float16'", or "1, 8 or 16"."""
+    words = re.findall(r"[^\s',]+", expected.replace(" or ", ", "))
+    return f"Unsupported value: {_json(value)}: supported values: {', '.join(map(_json, words))}"
 
 
 def _undeclared(name: str, declared: set[str]) -> str:

@@ -1,4 +1,4 @@
-"""What `conclave up` refuses before anything is started, each with a message of its own."""
+"""The checks of `conclave up` before it starts anything; each has its own message."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from conclave.catalogue.servable import check_servable
 from conclave.catalogue.shapes import ModelFacts
 from conclave.errors import InvalidInput
 from conclave.planning.checks import check_shape
-from conclave.planning.plan import facts_for
-from conclave_weights.adapter import check_adapter, check_fits
+from conclave.planning.request import facts_for
 from conclave_weights.errors import WeightsUnfit
-from conclave_weights.inspection import inspect_weights
-from conclave_weights.soundness import check_weights, read_config
+from conclave_weights.inspection.directory import inspect_weights
+from conclave_weights.verify.adapter import check_adapter, check_fits
+from conclave_weights.verify.soundness import check_weights, read_config
 
 
 def check_model(deployment: ModelDeployment, weights: Path) -> ModelFacts:
-    """The model's facts from its weights; refuses what may not, or cannot, be served from them."""
+    """The model's facts, read from its weights. Raises if these weights may not be served, or cannot be."""
     model = deployment.spec.model
     accepted = model.licence.accepted if model.licence else None
     if refusals := check_servable(model.id, accepted, has_config=True):
@@ -30,12 +30,14 @@ def check_model(deployment: ModelDeployment, weights: Path) -> ModelFacts:
     entry = find_model(model.id)
     if entry is not None and _architecture(entry.config) != architecture:
         raise WeightsUnfit(
-            f"weights {weights}: config.json names {architecture}, while {model.id} is {_architecture(entry.config)}; "
-            "give that model's weights, or correct spec.model.id"
+            f"weights {weights}: config.json names {architecture}, expected {_architecture(entry.config)} for "
+            f"{model.id}; give the weights of {model.id}, or correct spec.model.id"
         )
     facts = facts_for(model.id, config)
     if found := inspect_weights(weights).problems:
-        more = f"\n  {len(found) - 1} more: conclave weights inspect {weights}" if len(found) > 1 else ""
+        more = (
+            f"\n  `conclave weights inspect {weights}` lists {len(found) - 1} more problems" if len(found) > 1 else ""
+        )
         raise WeightsUnfit(f"weights {weights}: {found[0]}{more}")
     if problems := check_shape(deployment, facts):
         raise InvalidInput("\n".join(problem.message for problem in problems))
@@ -45,24 +47,30 @@ def check_model(deployment: ModelDeployment, weights: Path) -> ModelFacts:
 def read_adapters(deployment: ModelDeployment, given: Sequence[str]) -> dict[str, Path]:
     """The directory of each adapter by its name, from `--adapter NAME=PATH` of the command line.
 
-    Raises InvalidInput where one is not the deployment's, or one of the deployment's has none.
+    Raises InvalidInput for an adapter that the deployment does not have, and for one without a directory.
     """
     names = [adapter.name for adapter in deployment.spec.model.adapters]
     directories: dict[str, Path] = {}
     for text in given:
         name, _, path = text.partition("=")
         if not path:
-            raise InvalidInput(f"--adapter {text}: NAME=PATH is needed, for instance support-tone=./support-tone")
+            raise InvalidInput(f"--adapter {text}: expected NAME=PATH, for instance support-tone=./support-tone")
         if name not in names:
             has = ", ".join(names) or "none"
-            raise InvalidInput(f"--adapter {text}: spec.model.adapters has no {name}, it has: {has}; add it there")
+            raise InvalidInput(
+                f"--adapter {text}: spec.model.adapters has no adapter {name}, it has: {has}; add "
+                f"{name} to the manifest"
+            )
         if name in directories:
-            raise InvalidInput(f"--adapter {text}: {name} is already {directories[name]}; give each adapter once")
+            raise InvalidInput(
+                f"--adapter {text}: {name} is already set to {directories[name]}; give each adapter once"
+            )
         directories[name] = Path(path).resolve()
     for name in names:
         if name not in directories:
             raise InvalidInput(
-                f"spec.model.adapters: {name} has no directory on this machine; give it with --adapter {name}=PATH"
+                f"spec.model.adapters: adapter {name} needs a directory on this machine; give it with --adapter "
+                f"{name}=PATH"
             )
     return directories
 
@@ -70,12 +78,12 @@ def read_adapters(deployment: ModelDeployment, given: Sequence[str]) -> dict[str
 def check_adapters(
     deployment: ModelDeployment, facts: ModelFacts, weights: Path, directories: Mapping[str, Path], *, on_cpu: bool
 ) -> None:
-    """Refuses adapters that the engine could not load, or not on this machine."""
+    """Raises if the engine could not load an adapter, or not on this machine."""
     for adapter in deployment.spec.model.adapters:
         if on_cpu and facts.moe is not None:
             raise InvalidInput(
-                f"spec.model.adapters: {adapter.name} is for a mixture of experts, and vLLM without GPUs runs adapters "
-                "of dense models only; leave spec.model.adapters out on this machine"
+                f"spec.model.adapters: adapter {adapter.name} is for a mixture of experts, and vLLM without GPUs "
+                "runs adapters of dense models only; remove spec.model.adapters for this machine"
             )
         tensors = check_adapter(adapter.name, directories[adapter.name], adapter.max_rank)
         check_fits(adapter.name, tensors, weights)

@@ -73,7 +73,7 @@ def find_endpoint(model: str | None) -> Endpoint:
     if not matching:
         names = ", ".join(endpoint.model for endpoint in running) or "none"
         raise InvalidInput(
-            f"model {model or '(any)'}: no running endpoint on this machine (running: {names}); "
-            "start one with `conclave up`, or give --url, --model and --key-file"
+            f"model {model or '(any)'}: no endpoint runs on this machine (running: {names}); start one with "
+            "`conclave up`, or give --url, --model and --key-file"
         )
     return matching[0]

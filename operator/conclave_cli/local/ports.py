@@ -19,7 +19,7 @@ ATTEMPTS = 100
 
 
 def free_port() -> int:
-    """A port that nobody listens on, and that the kernel gives to nobody by itself."""
+    """A port on which nobody listens, outside of the range that the kernel gives away."""
     for port in random.choices(lasting_ports(EPHEMERAL_RANGE.read_text()), k=ATTEMPTS):  # noqa: S311 - no secret
         try:
             _bind(port)
@@ -27,8 +27,8 @@ def free_port() -> int:
             continue
         return port
     raise EnvironmentUnfit(
-        f"ports of 127.0.0.1: {ATTEMPTS} taken of {ATTEMPTS} tried from {LOWEST_PORT} on; expected a free one; "
-        "end what listens there"
+        f"ports of 127.0.0.1: {ATTEMPTS} ports from {LOWEST_PORT} on are all in use, expected a free one; end the "
+        "programs that listen there"
     )
 
 
@@ -46,19 +46,22 @@ def is_ephemeral(port: int) -> bool:
 
 
 def check_port(port: int) -> None:
-    """A port that somebody listens on is refused now, not after minutes of loading."""
+    """Raises now, not after minutes of loading, if another program listens on the port."""
     try:
         _bind(port, reuse=True)
     except OSError as error:
         raise EnvironmentUnfit(
-            f"port {port}: {error.strerror}; choose a free one with --port, or end what listens there"
+            f"port {port}: {error.strerror}; choose a free port with --port, or end the program that listens there"
         ) from error
 
 
 def taken_meanwhile(port: int) -> str:
-    """What to say where `check_port` found it free and Serve did not."""
-    why = " (the kernel hands it out to programs that connect)" if is_ephemeral(port) else ""
-    return f"port {port}: taken while Ray started{why}; run it again, or choose one below {LOWEST_PORT} with --port"
+    """The message if the port was free at `check_port`, and is in use when Serve starts."""
+    why = " (the kernel gives this port to programs that connect)" if is_ephemeral(port) else ""
+    return (
+        f"port {port}: another program took it while Ray started{why}; run the command again, or choose a port "
+        f"below {LOWEST_PORT} with --port"
+    )
 
 
 def _bind(port: int, reuse: bool = False) -> None:

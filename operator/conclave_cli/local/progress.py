@@ -58,7 +58,7 @@ class Progress:
     def ready(self, endpoint: Endpoint, state_directory: Path, log_directory: Path) -> None:
         """The endpoint, on stdout; from here on lines are logs.
 
-        The example hands curl the key in a file: what stands in an argument, every user of the machine can read.
+        curl reads the key from a file: every user of the machine can read the arguments of a process.
         """
         self._line.stop()
         elapsed_s = time.monotonic() - self._started_s

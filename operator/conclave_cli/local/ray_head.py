@@ -98,7 +98,7 @@ class RayHead:
         ]
 
     def processes(self) -> tuple[int, ...]:
-        """Ids of all live processes of this Ray: its session, which none of them leaves."""
+        """Ids of all live processes of this Ray: those of its session, which no process leaves."""
         return session_processes(self._process.pid)
 
     def stop(self, keep_logs_in: Path, drain: Callable[[], None]) -> None:
@@ -124,8 +124,8 @@ class RayHead:
         shutil.rmtree(self.directory)
         if not gone:
             raise ProcessesLeft(
-                f"processes {', '.join(map(str, self.processes()))}: still running {KILL_TIMEOUT_S:.0f} s after "
-                "SIGKILL, expected none; end them by hand"
+                f"processes {', '.join(map(str, self.processes()))}: still run {KILL_TIMEOUT_S:.0f} s after "
+                "SIGKILL, expected none; end them yourself"
             )
 
     def _gone_within(self, timeout_s: float) -> bool:
@@ -171,7 +171,7 @@ def session_processes(session_id: int) -> tuple[int, ...]:
 
 
 def without_trackers(process_ids: Iterable[int]) -> tuple[int, ...]:
-    """All but Python's resource trackers: these end by themselves once those that they track for have ended, and
+    """All but Python's resource trackers: these end by themselves after the processes that they track for, and
     remove the shared memory that a killed engine left."""
     return tuple(
         process_id for process_id in process_ids if b"multiprocessing.resource_tracker" not in _command_line(process_id)
@@ -203,6 +203,6 @@ def _short_directory() -> str:
         if len(directory) <= 18 and os.access(directory, os.W_OK):
             return directory
     raise EnvironmentUnfit(
-        f"temporary directory {tempfile.gettempdir()}: /tmp is not writable and this path is longer than 18 "
-        "characters, which is too long for Ray's sockets; set TMPDIR to a shorter one"
+        f"temporary directory {tempfile.gettempdir()}: the path has more than 18 characters, too many for Ray's "
+        "sockets, and /tmp is not writable; set TMPDIR to a shorter path"
     )

@@ -27,7 +27,7 @@ CANNOT_BIND = "Failed to bind to address"
 
 
 class ServeRefused(ConclaveError):
-    """Serve did not take the config, or answers no more."""
+    """Serve did not accept the config, or no longer answers."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class ServeApi:
     def put(self, config: Mapping[str, Any]) -> None:
         """Deploy; Serve itself, which listens on the config's port, is started by the first call.
 
-        Raises EnvironmentUnfit where the port is taken, ServeRefused with Serve's own reason for all else.
+        Raises EnvironmentUnfit if the port is in use, else ServeRefused with Serve's own reason.
         """
         try:
             self._request("PUT", json.dumps(config).encode(), timeout_s=PUT_TIMEOUT_S)
@@ -76,9 +76,9 @@ class ServeApi:
             if CANNOT_BIND in answer:
                 raise EnvironmentUnfit(taken_meanwhile(config["http_options"]["port"])) from error
             cause = root_cause(answer) or answer.strip()[-1000:]
-            raise ServeRefused(f"Serve refused the config with status {error.code}: {cause}") from error
+            raise ServeRefused(f"Ray Serve refused the config with status {error.code}: {cause}") from error
         except (OSError, http.client.HTTPException) as error:
-            raise ServeRefused(f"Serve did not take the config within {PUT_TIMEOUT_S:.0f} s: {error}") from error
+            raise ServeRefused(f"Ray Serve did not accept the config within {PUT_TIMEOUT_S:.0f} s: {error}") from error
 
     def application(self, name: str) -> Application | None:
         """The application, once Serve knows it; a busy API is asked again a few times."""
@@ -87,14 +87,14 @@ class ServeApi:
                 found = json.loads(self._request("GET")).get("applications", {}).get(name)
             except (OSError, http.client.HTTPException) as error:
                 if attempt == STATUS_ATTEMPTS - 1:
-                    raise ServeRefused(f"Serve's API does not answer any more: {error}") from error
+                    raise ServeRefused(f"Ray Serve's API no longer answers: {error}") from error
                 time.sleep(1)
             else:
                 break
         return None if found is None else read_application(found)
 
     def delete(self, timeout_s: float) -> None:
-        """Take all applications down and wait for it."""
+        """Remove all applications, and wait until they are gone."""
         self._request("DELETE", timeout_s=timeout_s)
 
     def _request(self, method: str, body: bytes | None = None, timeout_s: float = 30) -> bytes:

@@ -1,6 +1,6 @@
-"""Where the arrays lie in a pickle of NumPy arrays, as xAI released Grok-1; found without running it.
+"""Finds the arrays in a pickle of NumPy arrays, as xAI released Grok-1, without running the pickle.
 
-Array contents are not read. The reconstruction is NumPy's `ndarray.__reduce__`.
+Array contents are not read. The pickle reconstructs arrays as NumPy's `ndarray.__reduce__` does.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Literal
 
 from conclave_weights.convert.pickles import PLAIN, Name, PickleReader, is_name
 from conclave_weights.errors import WeightsUnfit
-from conclave_weights.regular_files import open_to_read
+from conclave_weights.files.regular_files import open_to_read
 
 ArrayType = Literal["float32", "bfloat16", "int8"]
 ITEM_BYTES: dict[ArrayType, int] = {"float32": 4, "bfloat16": 2, "int8": 1}
@@ -40,7 +40,7 @@ class StoredArray:
 
 @dataclass(frozen=True)
 class QuantizedArray:
-    """What the release calls QuantizedWeight8bit: int8 weights and their scales."""
+    """The release's QuantizedWeight8bit: int8 weights and their scales."""
 
     weight: StoredArray
     scales: StoredArray
@@ -68,7 +68,7 @@ class _Quantized:
 
 
 def find_arrays(path: Path) -> StoredArray | QuantizedArray:
-    """The one array, or quantised weight, that the file holds.
+    """The only array, or quantised weight, of the file.
 
     Raises WeightsUnfit naming the file and what it holds instead: a forbidden name or instruction, another type, a
     length that the file does not have.

@@ -1,7 +1,7 @@
-"""Writes the converted model: shards one after the other into TARGET.partial, which becomes TARGET when all is there.
+"""Writes the converted model: shards one after the other into TARGET.partial, which becomes TARGET at the end.
 
-Called by `conclave weights convert`, with what `plan` found. Repeated after an interruption, it keeps the shards that
-its journal has and that are unchanged, and writes the rest.
+`conclave weights convert` calls it with the result of `plan`. After an interruption the next run keeps the shards that
+the journal lists and that are unchanged, and writes the other shards.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ from conclave import __version__
 from conclave.errors import EnvironmentUnfit
 from conclave_weights.convert.journal import NAME as JOURNAL_NAME
 from conclave_weights.convert.journal import FinishedFile, Journal, is_unchanged
-from conclave_weights.durable import sync_directory
-from conclave_weights.headers import DTYPE_BITS, write_header
-from conclave_weights.regular_files import open_to_read, open_to_write
+from conclave_weights.files.durable import sync_directory
+from conclave_weights.files.headers import DTYPE_BITS, write_header
+from conclave_weights.files.regular_files import open_to_read, open_to_write
 
 
 @dataclass(frozen=True)
 class Tensor:
-    """One tensor of the target; `dtype` as safetensors names it."""
+    """A tensor of the target. `dtype` is safetensors' name."""
 
     name: str
     dtype: str
     shape: tuple[int, ...]
     bands: Callable[[], Iterator[bytes]] = field(repr=False, compare=False)
-    """Its bytes, in pieces that memory holds."""
+    """The tensor's bytes, in pieces that fit into memory."""
 
     @property
     def size_bytes(self) -> int:
@@ -43,7 +43,7 @@ class Tensor:
 
 @dataclass(frozen=True)
 class Shard:
-    """One file of the target."""
+    """A file of the target."""
 
     file: str
     tensors: tuple[Tensor, ...]
@@ -55,35 +55,35 @@ class Shard:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What was made."""
+    """The result of a conversion."""
 
     shards: int
     size_bytes: int
     kept_shards: int
-    """Of an interrupted run before this one."""
+    """Kept from an interrupted run before this run."""
 
 
 @dataclass(frozen=True)
 class ConversionPlan:
-    """Everything that is known before the first byte is written."""
+    """A conversion before its first byte is written."""
 
     target: Path
     sources: tuple[Path, ...]
-    """The files that the tensors come from."""
+    """The files that hold the tensors."""
     shards: tuple[Shard, ...]
     contents: Mapping[str, bytes]
     """Small files of the target by name."""
     copied: Mapping[str, Path]
-    """Files that lie with the source, links resolved, by their name in the target."""
+    """Files of the source directory, links resolved, by their name in the target."""
     is_complete: bool
-    """With a tokenizer, or an adapter, which needs none."""
+    """Whether the target has a tokenizer, or is an adapter, which needs none."""
 
     @property
     def size_bytes(self) -> int:
         return sum(shard.size_bytes for shard in self.shards)
 
     def identity(self) -> str:
-        """A hash over the sources and over what is to be written."""
+        """A hash over the sources and over the planned target."""
         seen = [(path.name, (status := path.stat()).st_size, status.st_mtime_ns) for path in self.sources]
         headers = [(shard.file, _header(shard).hex()) for shard in self.shards]
         contents = {name: content.hex() for name, content in self.contents.items()}
@@ -91,9 +91,10 @@ class ConversionPlan:
 
 
 def convert(plan: ConversionPlan, on_progress: Callable[[int], None] = lambda _bytes: None) -> Outcome:
-    """Carry the plan out; `on_progress` gets the bytes of the target that are done since its last call.
+    """Carry the plan out. `on_progress` gets the bytes of the target that were written since its last call.
 
-    Raises EnvironmentUnfit where the disk is too small or fails, InvalidInput where the partial directory is another's.
+    Raises EnvironmentUnfit where the disk is too small or fails, and InvalidInput where the partial directory belongs
+    to another conversion or user.
     """
     try:
         return _convert(plan, on_progress)
@@ -164,7 +165,7 @@ def _check_space(partial: Path, needed_bytes: int) -> None:
 
 @contextmanager
 def _new_file(path: Path) -> Iterator[BinaryIO]:
-    """On the disk when it is left; what bore the name, a link too, is gone before."""
+    """A new file, flushed at the end of the block. An old file or link of the same name is removed first."""
     path.unlink(missing_ok=True)
     with open_to_write(path) as file:
         yield file

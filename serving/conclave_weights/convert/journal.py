@@ -1,6 +1,6 @@
-"""Which files of an interrupted conversion are finished: a line for each, behind a line that names the conversion.
+"""Lists the finished files of an interrupted conversion: a line that names the conversion, then a line for each file.
 
-Kept in the working directory as a hidden file. A line that was cut off by a crash counts for nothing.
+The journal is a hidden file in the working directory. A line that a crash cut off is ignored.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from conclave.errors import InvalidInput
-from conclave_weights.durable import make_own
-from conclave_weights.regular_files import open_to_read, open_to_write
+from conclave_weights.files.durable import make_own
+from conclave_weights.files.regular_files import open_to_read, open_to_write
 
 NAME = ".conversion.jsonl"
 
@@ -31,10 +31,10 @@ class FinishedFile:
 
 
 class Journal:
-    """Open and locked: only one conversion works in a directory at a time."""
+    """An open, locked journal: only one conversion works in a directory at a time."""
 
     def __init__(self, directory: Path, identity: str) -> None:
-        """Raises InvalidInput where another conversion is at work, or was, in the directory."""
+        """Raises InvalidInput where another conversion works, or worked, in the directory."""
         make_own(directory)
         strange = not (directory / NAME).exists() and any(directory.iterdir())
         if strange:
@@ -63,11 +63,11 @@ class Journal:
             self._append({"conversion": identity})
 
     def add(self, finished: FinishedFile) -> None:
-        """Note a file; it is on the disk when this returns."""
+        """Add a file. The line is on the disk when this returns."""
         self._append(vars(finished))
 
     def close(self) -> None:
-        """Give the directory free."""
+        """Release the directory."""
         self._file.close()
 
     def _append(self, entry: dict[str, object]) -> None:
@@ -77,7 +77,7 @@ class Journal:
 
 
 def is_unchanged(directory: Path, finished: FinishedFile) -> bool:
-    """Whether the file is still what the journal says; reads it whole."""
+    """Whether the file is still as the journal says. Reads the whole file."""
     path = directory / finished.file
     if path.is_symlink() or not path.is_file() or path.stat().st_size != finished.size_bytes:
         return False

@@ -1,8 +1,8 @@
-"""Follows a pickle on plain data: the restricted reader under `arrays` and `torch_files`.
+"""Reads a pickle on plain data without unpickling: the restricted reader under `arrays` and `torch_files`.
 
-A pickle is a program, and this is no unpickler: the few instructions that a kind of file consists of are followed,
-nothing is imported, called or built, and every other instruction and name is refused. The instructions are those of
-Python's `pickletools`. What the allowed names stand for is the subclass's business.
+A pickle is a program. This reader follows the few instructions that a kind of file consists of. It imports, calls and
+builds nothing, and refuses every other instruction and name. The instructions are those of Python's `pickletools`. A
+subclass says what the allowed names mean.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _MARK = object()
 
 @dataclass(frozen=True)
 class Name:
-    """A global name of the pickle, neither imported nor called."""
+    """A global name of the pickle. It is neither imported nor called."""
 
     text: str
 
@@ -32,7 +32,7 @@ Instructions = Mapping[str, Callable[[Any], object]]
 
 
 class PickleReader:
-    """Follows one pickle on a stack of plain data; a subclass says which names and calls it knows."""
+    """Follows a pickle on a stack of plain data. A subclass says which names and calls it knows."""
 
     instructions: ClassVar[Instructions]
     names: ClassVar[frozenset[str]]
@@ -40,9 +40,9 @@ class PickleReader:
     protocols: ClassVar[tuple[int, ...]]
     most_instructions: ClassVar[int]
     needed_by: ClassVar[str]
-    """What consists of these instructions, for the refusal of another."""
+    """What such a file is, for the message of a refusal."""
     expected: ClassVar[str]
-    """What the file should hold, and what to do."""
+    """What the file should hold, and what to do, for the message of a refusal."""
 
     def __init__(self, path: Path, file: BinaryIO, size_bytes: int) -> None:
         self.path, self.file, self.size_bytes = path, file, size_bytes
@@ -50,7 +50,7 @@ class PickleReader:
         self.memo: dict[int, object] = {}
 
     def run(self) -> object:
-        """The one value that the pickle leaves.
+        """The only value that the pickle leaves.
 
         Raises WeightsUnfit naming the file and what it holds instead.
         """
@@ -67,7 +67,7 @@ class PickleReader:
         raise self.refusal(f"more than {self.most_instructions} pickle instructions")
 
     def refusal(self, found: str) -> WeightsUnfit:
-        """The error that says what the file holds, and what it should hold."""
+        """The error that says what the file holds and what it should hold."""
         return WeightsUnfit(f"weights file {self.path}: refused, for it holds {found}; expected {self.expected}")
 
     def truncated(self, expected_bytes: str) -> WeightsUnfit:

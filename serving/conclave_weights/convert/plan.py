@@ -1,6 +1,6 @@
-"""What a conversion makes of a directory: Grok-1 as released, or the pickled weights of any model, to safetensors.
+"""Plans the conversion of a directory to safetensors: Grok-1 as released, or the pickled weights of any model.
 
-Called by `conclave weights convert`. Looks at every file of the source, and writes nothing.
+`conclave weights convert` calls it. It reads every file of the source and writes nothing.
 """
 
 from __future__ import annotations
@@ -11,8 +11,6 @@ from functools import partial
 from pathlib import Path
 
 from conclave.errors import InvalidInput
-from conclave_weights.adapter import TENSORS as ADAPTER_TENSORS
-from conclave_weights.adapter import is_adapter
 from conclave_weights.convert.conversion import ConversionPlan, Shard, Tensor
 from conclave_weights.convert.release import (
     KEPT_IN_FLOAT32,
@@ -24,8 +22,10 @@ from conclave_weights.convert.release import (
 from conclave_weights.convert.torch_files import Storage, StridedTensor, find_tensors
 from conclave_weights.convert.values import TargetType, bands, stored_bands
 from conclave_weights.errors import WeightsUnfit
-from conclave_weights.headers import REMEDY
-from conclave_weights.soundness import (
+from conclave_weights.files.headers import REMEDY
+from conclave_weights.verify.adapter import TENSORS as ADAPTER_TENSORS
+from conclave_weights.verify.adapter import is_adapter
+from conclave_weights.verify.soundness import (
     INDEX_NAME,
     PICKLED_INDEX_NAME,
     TOKENIZER_FILES,
@@ -39,7 +39,7 @@ DTYPES: dict[str, TargetType] = {"bfloat16": "BF16", "float32": "F32"}
 DEFAULT_SHARD_BYTES = 5 * 10**9
 _SIDE_FILES = ("tokenizer_config.json", "special_tokens_map.json")
 _BESIDE = (*TOKENIZER_FILES, "*.json", "*.txt", "*.model", "*.jinja", "*.md", "LICENSE*", "NOTICE*")
-"""Of a directory with pickled weights; what else it holds is no part of the model, or code."""
+"""The other files of a directory with pickled weights that belong to a model. The rest is code, or not of the model."""
 
 
 def plan_conversion(
@@ -118,7 +118,7 @@ def _of_pickled(source: Path, pickled: tuple[Path, ...], target: Path, shard_byt
 
 
 def _pickled_tensors(source: Path, pickled: Iterable[Path]) -> Iterator[tuple[str, StridedTensor]]:
-    """Those of all files; each in one file only, and where there is an index, where it says."""
+    """The tensors of all files. Each tensor is in one file only: where there is an index, in the file that it names."""
     places: dict[str, str] = {}
     for path in pickled:
         for name, tensor in find_tensors(path).items():
@@ -164,7 +164,7 @@ def _json(content: Mapping[str, object]) -> bytes:
 
 
 def _found(directories: Iterable[Path], patterns: Iterable[str]) -> dict[str, Path]:
-    """By name; raises WeightsUnfit where a link leads out of the directory: the target may be given away."""
+    """The files by name. Raises WeightsUnfit where a link leaves the directory: the target may be given to others."""
     return {
         path.name: _resolved(path)
         for directory in directories

@@ -1,8 +1,8 @@
-"""The released checkpoint of Grok-1: which file is which tensor, and what becomes of it.
+"""The released checkpoint of Grok-1: which file holds which tensor, and what the conversion makes of it.
 
-After github.com/xai-org/grok-1 at 7050ed2. `checkpoint.py` reads one pickle, `tensorNNNNN_000`, for each leaf of the
-parameters; JAX flattens their mapping in the order of its sorted keys: decoder_layer_10 comes before decoder_layer_2.
-Names and shapes are those of the Haiku modules of `model.py`; matrices are [in, out] there, experts lead.
+The source is github.com/xai-org/grok-1 at 7050ed2. `checkpoint.py` reads one pickle, `tensorNNNNN_000`, for each leaf
+of the parameters. JAX flattens their mapping in the order of its sorted keys: decoder_layer_10 comes before
+decoder_layer_2. Names and shapes are those of the Haiku modules of `model.py`: matrices are [in, out], experts first.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from conclave.catalogue.facts import read_config
 from conclave.catalogue.models import find_model
 from conclave_weights.convert.arrays import QuantizedArray, StoredArray, find_arrays
 from conclave_weights.errors import WeightsUnfit
-from conclave_weights.layouts import Shape, expected_tensors
+from conclave_weights.inspection.layouts import Shape, expected_tensors
 
 _BEFORE_LAYERS = (
     ("language_model/in_out_embed/embeddings", "model.embed_tokens.weight"),
@@ -36,7 +36,7 @@ _LAYER = (
     ("rms_norm_3/scale", "post_moe_norm.scale"),
     ("router/w", "moe_block.gate.weight"),
 )
-"""Sorted, as JAX has them: the module, and the tensor of the Hugging Face layout below `model.layers.N.`."""
+"""The modules in JAX's order, which is sorted, and their tensors of the Hugging Face layout below `model.layers.N.`."""
 _REMEDY = "give the release of Grok-1 as it was published"
 KEPT_IN_FLOAT32 = (".scale", ".gate.weight")
 """The release computes norms and router in float32."""
@@ -44,7 +44,7 @@ KEPT_IN_FLOAT32 = (".scale", ".gate.weight")
 
 @dataclass(frozen=True)
 class Conversion:
-    """One tensor of the target and where it comes from: the whole of a source, or one of its experts."""
+    """A tensor of the target, and its source: a whole file, or one of the experts in a file."""
 
     name: str
     shape: Shape
@@ -54,7 +54,7 @@ class Conversion:
 
 
 def grok_1_config() -> dict[str, object]:
-    """The fields of config.json that make the released model (xai-org/grok-1, run.py)."""
+    """The config.json of the released model (xai-org/grok-1, run.py)."""
     entry = find_model("hpcai-tech/grok-1")
     if entry is None:
         raise LookupError("hpcai-tech/grok-1 is not in the catalogue")
@@ -74,7 +74,7 @@ def release_directory(source: Path) -> Path:
 def read_release(source: Path, config: Mapping[str, object]) -> tuple[Conversion, ...]:
     """Every tensor that `config` implies, in the order of the target: embedding, layers, last norm.
 
-    Looks into every file and reads no contents. Raises WeightsUnfit where a file is missing, too many, not a plain
+    Opens every file and reads no contents. Raises WeightsUnfit where a file is missing, too many, not a plain
     array, or of another shape.
     """
     directory = release_directory(source)

@@ -1,4 +1,4 @@
-"""Where the tensors lie in a file of `torch.save`, found without torch and without running its pickle.
+"""Finds the tensors in a file of `torch.save`, without torch and without running the file's pickle.
 
 The file is a zip archive, stored and not compressed: `data.pkl` says which tensor is which part of which storage, each
 storage is an entry of its own. The tensor's reconstruction is that of `torch/_utils.py`. Contents are not read here.
@@ -17,16 +17,16 @@ from typing import Any, BinaryIO
 
 from conclave_weights.convert.pickles import PLAIN, Name, PickleReader, is_name
 from conclave_weights.errors import WeightsUnfit
-from conclave_weights.headers import DTYPE_BITS
-from conclave_weights.regular_files import open_to_read
+from conclave_weights.files.headers import DTYPE_BITS
+from conclave_weights.files.regular_files import open_to_read
 
 _MOST_PICKLE_BYTES = 64 * 2**20
-"""A tensor takes about 150."""
+"""The most instructions for one tensor. A tensor takes about 150."""
 _MOST_DIMENSIONS = 32
 _LOCAL_HEADER = struct.Struct("<4s22xHH")
 """Signature, length of the name, length of the extra field."""
 _BEFORE_1_6 = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
-"""The pickled number with which older files begin."""
+"""The pickled number at the start of older files."""
 
 _ORDERED_DICT = ("collections OrderedDict",)
 _TENSOR = ("torch._utils _rebuild_tensor_v2",)
@@ -48,7 +48,7 @@ _DTYPES = {
         "uint16": "U16", "uint32": "U32", "uint64": "U64",
     }.items()
 }  # fmt: skip
-"""Types without a storage of their own: of the others, safetensors has no name."""
+"""Types that have no storage class of their own. safetensors has no name for the other types."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ class StridedTensor:
 
     @property
     def is_contiguous(self) -> bool:
-        """Whether its elements lie one after the other."""
+        """Whether the elements lie one after the other."""
         wanted = 1
         for size, stride in zip(self.shape[::-1], self.strides[::-1], strict=True):
             if size != 1 and stride != wanted:
@@ -97,7 +97,7 @@ class StridedTensor:
 class _Typed:
     storage: Storage
     dtype: str | None
-    """None: the tensor says it."""
+    """None: the tensor names its own type."""
 
 
 def find_tensors(path: Path) -> Mapping[str, StridedTensor]:
@@ -159,7 +159,7 @@ class _Archive:
             raise self._refusal(f"no entry {name!r:.60}")
         if entry.compress_type != zipfile.ZIP_STORED or entry.flag_bits & 1 or entry.compress_size != entry.file_size:
             raise self._refusal(f"{name} compressed or encrypted, which torch.save does not do")
-        self._file.seek(max(0, entry.header_offset))  # below 0 where the archive says that it is longer
+        self._file.seek(max(0, entry.header_offset))  # the offset is below 0 where the archive claims to be longer
         header = self._file.read(_LOCAL_HEADER.size)
         if entry.header_offset < 0 or len(header) != _LOCAL_HEADER.size or not header.startswith(b"PK\3\4"):
             raise self._refusal(f"no beginning of {name}")
@@ -174,7 +174,7 @@ class _Archive:
 
 
 class _Reader(PickleReader):
-    """Knows torch's tensors, parameters and storages, and the mapping that they are in."""
+    """Knows torch's tensors, parameters and storages, and the mapping that holds them."""
 
     names = frozenset((*_ORDERED_DICT, *_TENSOR, *_TENSOR_OF_DTYPE, *_PARAMETER, *_UNTYPED, *_STORAGES, *_DTYPES))
     protocols = (2, 3, 4, 5)
@@ -195,7 +195,7 @@ class _Reader(PickleReader):
         if not isinstance(found, dict) or not found:
             raise self.refusal("no mapping of tensors")
         for name, value in found.items():
-            if not isinstance(value, StridedTensor) or name == "__metadata__":  # which safetensors keeps for itself
+            if not isinstance(value, StridedTensor) or name == "__metadata__":  # safetensors reserves this name
                 raise self.refusal(f"{name!r:.60}, which is no tensor")
         return found
 
@@ -230,7 +230,7 @@ class _Reader(PickleReader):
             raise self.refusal("a call of something that makes no tensor, or with other arguments")
 
     def _tensor(self, view: tuple[Any, ...], dtype: object, metadata: tuple[object, ...]) -> None:
-        """Push the view (storage, offset, sizes, strides); the metadata would say that it is conjugate or negative."""
+        """Push the view (storage, offset, sizes, strides). Metadata would mark the view as conjugate or negative."""
         typed, offset, shape, strides = view
         if not isinstance(typed, _Typed) or (typed.dtype is None) != isinstance(dtype, Name) or any(metadata):
             raise self.refusal("a tensor in a form of its own")
@@ -247,7 +247,7 @@ class _Reader(PickleReader):
         self.push(tensor)
 
     def build(self) -> None:
-        """The state of a mapping: the versions of its modules, which nobody needs."""
+        """Drop the state of a mapping: the versions of its modules, which are not needed."""
         state = self.pop()
         if not isinstance(state, dict) or not isinstance(self.top(), dict) or state.keys() != {"_metadata"}:
             raise self.refusal("state for something that has none")

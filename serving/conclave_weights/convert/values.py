@@ -1,10 +1,10 @@
-"""The values of the target, in bands: Grok-1's dequantised, transposed and rounded, torch's as they are stored.
+"""The values of the target, in bands. Grok-1's are dequantised, transposed and rounded; torch's stay as stored.
 
-The only user of NumPy.
+This is the only module that uses NumPy.
 
-Dequantised is int8 * scale, where a row of scales covers an equal share of the rows (`mul` and `moe_slow_matmul2` in
-xai-org/grok-1's model.py: eight devices held one share each). The product of an int8 and a bfloat16 is exact in
-float32, so rounding it once to bfloat16 gives what the release computes.
+A dequantised value is int8 * scale, where a row of scales covers an equal share of the rows (`mul` and
+`moe_slow_matmul2` in xai-org/grok-1's model.py: eight devices held one share each). The product of an int8 and a
+bfloat16 is exact in float32, so rounding it once to bfloat16 gives what the release computes.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from conclave_weights.convert.arrays import QuantizedArray, StoredArray
 from conclave_weights.convert.release import Conversion
 from conclave_weights.convert.torch_files import Storage, StridedTensor
 from conclave_weights.errors import WeightsUnfit
-from conclave_weights.regular_files import open_to_read
+from conclave_weights.files.regular_files import open_to_read
 
 try:
     import numpy as np
@@ -34,7 +34,7 @@ _ReadRows = Callable[[int, int], NDArray[np.float32]]
 """Rows of the target, from the first to before the last."""
 TargetType = Literal["BF16", "F32"]
 BAND_BYTES = 32 * 2**20
-"""Of float32 values that are in work at once. A matrix to transpose is held whole beside it, as it is stored."""
+"""The float32 values in work at a time. A matrix that is transposed is also held whole, as it is stored."""
 _STORED: dict[str, str] = {"float32": "<f4", "bfloat16": "<u2", "int8": "<i1"}
 
 
@@ -49,9 +49,9 @@ def bands(conversion: Conversion, dtype: TargetType) -> Iterator[bytes]:
 
 
 def stored_bands(tensor: StridedTensor, checked: set[Storage]) -> Iterator[bytes]:
-    """The elements in the order of their indices, their bits unchanged; what is strided is held whole beside a band.
+    """The elements in the order of their indices, with unchanged bits. A strided tensor is held whole beside a band.
 
-    Raises WeightsUnfit where the storage is not the one that was saved, and notes in `checked` that it is.
+    Raises WeightsUnfit where the storage is not the saved storage. Adds a valid storage to `checked`.
     """
     stored = tensor.storage
     if not tensor.span:
@@ -62,7 +62,7 @@ def stored_bands(tensor: StridedTensor, checked: set[Storage]) -> Iterator[bytes
         checked.add(stored)
         return
     if stored not in checked:
-        for _ in _checked(stored):  # once more, for what lies around this view
+        for _ in _checked(stored):  # read once more, for the elements around this view
             pass
         checked.add(stored)
     if tensor.is_contiguous:
@@ -76,7 +76,7 @@ def stored_bands(tensor: StridedTensor, checked: set[Storage]) -> Iterator[bytes
 
 
 def _parts(shape: tuple[int, ...], most_elements: int) -> Iterator[tuple[Any, ...]]:
-    """Indices that cut an array, row by row, into parts of at most so many elements."""
+    """Indices that cut an array row by row into parts of at most so many elements."""
     axis, elements = len(shape), 1
     while axis and elements * shape[axis - 1] <= most_elements:
         axis -= 1
@@ -91,7 +91,7 @@ def _parts(shape: tuple[int, ...], most_elements: int) -> Iterator[tuple[Any, ..
 
 
 def _checked(stored: Storage) -> Iterator[bytes]:
-    """All bytes of the storage; raises at the end where they are not those that were saved."""
+    """All bytes of the storage. Raises WeightsUnfit at the end where they differ from the saved bytes."""
     checksum = 0
     for band in _read_bytes(stored, 0, stored.size_bytes):
         checksum = zlib.crc32(band, checksum)
@@ -159,7 +159,7 @@ def _shortened(stored: StoredArray | Storage) -> WeightsUnfit:
 
 
 def _finite(values: NDArray[Any], stored: StoredArray) -> NDArray[np.float32]:
-    """float32 of what is stored; a bfloat16 is the upper half of one."""
+    """The stored values as float32. A bfloat16 is the upper half of a float32."""
     if stored.dtype == "bfloat16":
         values = (values.astype(np.uint32) << 16).view(np.float32)
     if not np.isfinite(values).all():

@@ -13,6 +13,7 @@ from tests.integration.testbed.kube import Kube
 from tools.build_tools import program
 
 CHART = Path(__file__).parents[3] / "charts" / "conclave"
+CRDS = CHART / "files" / "crds"
 RELEASE = "conclave"
 SYSTEM_NAMESPACE = "conclave-system"
 
@@ -24,8 +25,8 @@ class HelmError(AssertionError):
 class Helm:
     """helm as administrator, with its caches in the test bed's directory."""
 
-    def __init__(self, kube: Kube):
-        self._kube = kube
+    def __init__(self, kube: Kube, chart: Path = CHART):
+        self._kube, self._chart = kube, chart
         self._rendered: dict[str, str] = {}
 
     def run(self, *arguments: str | Path, chart_values: dict[str, Any] | None = None) -> str:
@@ -50,7 +51,7 @@ class Helm:
         question = json.dumps([values or {}, release, namespace], sort_keys=True)
         if question not in self._rendered:
             scope = f"--namespace={namespace}"
-            self._rendered[question] = self.run("template", release, CHART, scope, chart_values=values or {})
+            self._rendered[question] = self.run("template", release, self._chart, scope, chart_values=values or {})
         text = self._rendered[question]
         return [document for document in yaml.load_all(text, Loader=yaml.CSafeLoader) if document]
 

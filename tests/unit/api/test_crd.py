@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import json
+import re
+import subprocess
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 
-from conclave.api.crd import field_schema, model_deployment_crd
+from conclave.api.base import ApiModel
+from conclave.api.crd import field_schema, make_crd
+from conclave.api.kind import Column, Kind, Scale
+from conclave.api.modeldeployment import API_VERSION, MODEL_DEPLOYMENT
+from conclave.api.rules import Message, Rule
 from conclave.policy.arguments import admission_rules
 
 ROOT = Path(__file__).parents[3]
-CRD = model_deployment_crd(admission_rules())
+CRD = make_crd(MODEL_DEPLOYMENT, admission_rules())
 VERSION = CRD["spec"]["versions"][0]
 SCHEMA = VERSION["schema"]["openAPIV3Schema"]
 Schema = dict[str, Any]
@@ -63,6 +70,12 @@ def test_every_object_and_every_field_that_needs_it_is_described() -> None:
     assert undescribed == []
 
 
+def test_every_description_is_made_of_whole_sentences() -> None:
+    descriptions = [(path, field["description"]) for path, field in FIELDS if field.get("description")]
+    assert len(descriptions) > 80
+    assert [path for path, text in descriptions if not re.fullmatch(r"[A-Z`].*\.", text)] == []
+
+
 def test_every_rule_has_a_message_without_line_breaks() -> None:
     rules = [rule for _, field in _walk("", SCHEMA) for rule in field.get("x-kubernetes-validations", [])]
     assert len(rules) > 40
@@ -100,7 +113,42 @@ def test_names_columns_and_scope() -> None:
     assert columns == ["Model", "Accelerator", "Parallelism", "Wanted", "Answering", "Ready", "Reason", "Age"]
 
 
-def test_the_committed_files_are_what_the_types_say() -> None:
-    for path in ("crds", "charts/conclave/files/crds"):
-        committed = yaml.safe_load((ROOT / path / "conclave.dev_modeldeployments.yaml").read_text(encoding="utf-8"))
-        assert committed == json.loads(json.dumps(CRD))
+def test_the_committed_file_is_the_only_one_and_what_the_types_say() -> None:
+    committed = yaml.safe_load((ROOT / "charts/conclave/files/crds/conclave.dev_modeldeployments.yaml").read_text())
+    assert committed == json.loads(json.dumps(CRD))
+    tracked = subprocess.run(["git", "ls-files", "-z", "*.yaml"], cwd=ROOT, capture_output=True, check=True, text=True)
+    holders = [
+        name
+        for name in tracked.stdout.split("\0")
+        if name and (ROOT / name).is_file() and "\nkind: CustomResourceDefinition\n" in (ROOT / name).read_text()
+    ]
+    assert holders == ["charts/conclave/files/crds/conclave.dev_modeldeployments.yaml"]
+
+
+class ToySpec(ApiModel):
+    """What a toy shall be."""
+
+    rules = (Rule("self.size != 13", lambda spec: spec.size != 13, Message("size {size} is bad luck: take another")),)
+    size: int = 1
+
+
+class Toy(ApiModel):
+    """A kind of this test."""
+
+    api_version: Literal["conclave.dev/v1alpha1"] = API_VERSION
+    kind: Literal["Toy"] = "Toy"
+    spec: ToySpec
+
+
+def test_a_second_kind_is_one_record() -> None:
+    toy = Kind("Toy", "toys", Toy, ("ty",), (Column("Size", "integer", ".spec.size"),), Scale(".spec.size", ".a", ".b"))
+    crd = make_crd(toy)
+    assert crd["metadata"]["name"] == "toys.conclave.dev"
+    assert (crd["spec"]["names"]["kind"], crd["spec"]["names"]["shortNames"]) == ("Toy", ["ty"])
+    (version,) = crd["spec"]["versions"]
+    assert version["additionalPrinterColumns"] == [{"name": "Size", "type": "integer", "jsonPath": ".spec.size"}]
+    assert version["subresources"]["scale"]["specReplicasPath"] == ".spec.size"
+    spec = version["schema"]["openAPIV3Schema"]["properties"]["spec"]
+    assert spec["x-kubernetes-validations"] == [ToySpec.rules[0].cel()]
+    without_scale = make_crd(replace(toy, scale=None))
+    assert without_scale["spec"]["versions"][0]["subresources"] == {"status": {}}

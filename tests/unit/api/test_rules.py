@@ -11,8 +11,9 @@ from pydantic import Field, TypeAdapter, ValidationError
 
 from conclave.api import formats
 from conclave.api.base import ApiModel
+from conclave.api.occurrences import find_occurrences, without_checks
 from conclave.api.plan import Plan, PlanMemory
-from conclave.api.rules import EntryRule, Format, Message, Rule, cel_literal
+from conclave.api.rules import EntryRule, Format, Message, NeverChanges, OnlyNewValues, Rule, cel_literal
 
 
 class Inner(ApiModel):
@@ -55,6 +56,59 @@ def test_a_broken_rule_is_told_with_the_values_seen() -> None:
     with pytest.raises(ValidationError, match=r"most 6 and inner 2 isn't"):
         Outer.model_validate({"most": 6, "inner": {"size": 2}})
     assert Outer(most=4).most == 4
+
+
+TOLD = {
+    "the value fits in": ("a b", '"a b" is wrong'),
+    "the value has a line break": ("a\nb", '"…" is wrong'),
+    "the sentence is longer than the API server says": ("é" * 2560, '"…" is wrong'),
+    "the sentence is as long as the API server says": ("é" * 2554, f'"{"é" * 2554}" is wrong'),
+}
+
+
+@pytest.mark.parametrize(("value", "sentence"), TOLD.values(), ids=TOLD)
+def test_a_message_leaves_out_a_value_where_the_api_server_does(value: str, sentence: str) -> None:
+    rule = Rule("false", lambda _: False, Message('"{self}" is wrong'))
+    assert rule.violations(value) == [sentence]
+
+
+def test_a_value_that_never_changes() -> None:
+    rule = NeverChanges("{object}.name", lambda thing: thing["name"], "it is {before} and cannot become {after}")
+    assert rule.violations(None, {"name": "a"}) == rule.violations({"name": "a"}, {"name": "a"}) == []
+    assert rule.violations({"name": "a"}, {"name": "b"}) == ["it is a and cannot become b"]
+    assert rule.cel() == {
+        "rule": "self.name == oldSelf.name",
+        "message": "it is … and cannot become …",
+        "messageExpression": "'it is %s and cannot become %s'.format([oldSelf.name, self.name])",
+    }
+
+
+def test_a_rule_of_new_values_leaves_a_stored_one_alone() -> None:
+    rule = OnlyNewValues(Rule("self != 0", lambda value: value != 0, Message("it is 0")))
+    assert rule.violations(None, 1) == rule.violations(0, 0) == rule.violations(0, 1) == []
+    assert rule.violations(None, 0) == rule.violations(1, 0) == ["it is 0"]
+    assert rule.cel() == {
+        "rule": "self != 0 || (oldSelf.hasValue() && oldSelf.value() == self)",
+        "optionalOldSelf": True,
+        "message": "it is 0",
+    }
+
+
+class Holder(ApiModel):
+    spelled: formats.ServedName | None = None
+    labels: formats.NodeSelector = Field(default_factory=dict)
+    others: tuple[Outer, ...] = ()
+
+
+def test_rules_are_found_in_a_document_whatever_else_is_wrong_with_it() -> None:
+    holder = without_checks(
+        Holder, {"spelled": "a b", "labels": {"a b": "c", "d": "e f"}, "others": [{"most": 9, "inner": {"size": -1}}]}
+    )
+    broken = {found.path: found.messages for found in find_occurrences(holder) if found.messages}
+    assert set(broken) == {("spelled",), ("labels",), ("labels", "d"), ("others", 0)}
+    assert broken["others", 0] == ["100% of most 9 and inner -1 isn't allowed"]
+    held = [found.path for found in find_occurrences(Holder(spelled="a", labels={"b": "c"}, others=(Outer(most=1),)))]
+    assert held == [("spelled",), ("labels",), ("labels", "b"), ("others", 0)]
 
 
 def test_the_rules_of_a_type_are_in_its_schema() -> None:

@@ -11,7 +11,7 @@ from conclave.catalogue.models import ModelEntry, all_models, find_model, sugges
 from conclave.planning.kv_cache import kv_bytes_per_token
 from conclave.planning.parallelism import tensor_sizes
 from conclave.planning.weights import parameters
-from conclave_serving.models import CLASSES
+from conclave_models import CLASSES
 
 WITH_WEIGHTS = [entry for entry in all_models() if entry.has_weights]
 

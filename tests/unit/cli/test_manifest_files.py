@@ -104,7 +104,7 @@ def test_several_documents_are_read_in_order(tmp_path: Path) -> None:
     second = GOOD.replace("name: mixtral\n", "name: other\n")
     file = _file(tmp_path, f"---\n{GOOD}---\n# nothing\n---\n{second}")
     assert [deployment.metadata.name for deployment in load_deployments(file)] == ["mixtral", "other"]
-    with pytest.raises(InvalidInput, match=r"holds 2 ModelDeployments \(mixtral, other\): exactly one is needed"):
+    with pytest.raises(InvalidInput, match=r"holds 2 ModelDeployments \(mixtral, other\), expected exactly one"):
         load_deployment(file)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -18,6 +19,32 @@ ROOT = Path(__file__).parents[3]
 @pytest.mark.parametrize(("path", "text"), GENERATED.items(), ids=GENERATED)
 def test_a_generated_file_is_current(path: str, text: Callable[[], str]) -> None:
     assert (ROOT / path).read_text(encoding="utf-8") == text(), "run `make verify`"
+
+
+def test_a_review_hides_what_a_program_writes_and_nothing_else() -> None:
+    """.gitattributes marks the generated pages and CRDs, the locks and what golden cases expect."""
+    listed = _git(ROOT, "ls-files", "-z").split("\0")
+    tracked = {name for name in listed if name and (ROOT / name).is_file()}
+    attributes = _git(ROOT, "check-attr", "-z", "linguist-generated", "--", *sorted(tracked)).split("\0")
+    hidden = {name for name, value in zip(attributes[0::3], attributes[2::3], strict=False) if value in ("set", "true")}
+    written = {name for name in tracked if _is_lock(name) or _is_golden_result(name) or _is_frozen(name)}
+    assert hidden == GENERATED.keys() | written
+
+
+def _is_lock(name: str) -> bool:
+    path = Path(name)
+    return path.name == "go.sum" or (path.match("requirements/*.txt") and not path.match("*.overrides.txt"))
+
+
+def _is_golden_result(name: str) -> bool:
+    path = Path(name)
+    is_case = path.parts[:2] == ("tests", "golden") and len(path.parts) == 4
+    return is_case and path.name != "input.yaml" and path.suffix in (".yaml", ".diff")
+
+
+def _is_frozen(name: str) -> bool:
+    """What a released version wrote to an API server."""
+    return re.fullmatch(r"tests/data/[0-9][^/]*/[^/]*\.yaml", name) is not None
 
 
 GENERATOR = """from pathlib import Path
@@ -82,5 +109,6 @@ def test_make_verify_wants_every_generated_file_tracked_and_current(
     assert (make.returncode != 0, complaint in make.stdout + make.stderr) == (bool(complaint), True), make.stderr
 
 
-def _git(repository: Path, *arguments: str) -> None:
-    subprocess.run(["git", *arguments], cwd=repository, check=True, capture_output=True)
+def _git(repository: Path, *arguments: str) -> str:
+    done = subprocess.run(["git", *arguments], cwd=repository, check=True, capture_output=True, text=True)
+    return done.stdout

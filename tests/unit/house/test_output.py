@@ -15,8 +15,8 @@ DOORS = {
     "operator/conclave_cli/terminal.py": "shows foreign text visibly",
     "serving/conclave_weights/__main__.py:_say": "the same for the commands of pods",
     "serving/conclave_serving/egress_canary.py": "prints JSON, which escapes by itself",
-    "serving/conclave_serving/grammar_trial.py:_write": "writes to the socket of the replica, never to a terminal",
-    "serving/conclave_serving/content_free_logs.py": "puts tracebacks without content in the place of Python's",
+    "serving/conclave_openai/grammars/trial_process.py:_write": "writes to the replica's socket, never to a terminal",
+    "serving/conclave_openai/logs/content_free.py": "puts tracebacks without content in the place of Python's",
     "operator/conclave_operator/logs.py": "makes the handler of all logs, whose lines are visible or JSON",
     "tools/demo.py": "its own words, and lines that `conclave up` printed",
 }

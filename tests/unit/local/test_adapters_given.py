@@ -42,12 +42,12 @@ def test_each_adapter_gets_its_directory() -> None:
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        (["tone"], "--adapter tone: NAME=PATH is needed"),
-        (["tone="], "--adapter tone=: NAME=PATH is needed"),
-        (["tune=/x"], "spec.model.adapters has no tune, it has: tone, acme/en"),
-        (["tone=/x", "tone=/y"], "tone is already /x; give each adapter once"),
-        (["tone=/x"], "acme/en has no directory on this machine; give it with --adapter acme/en=PATH"),
-        ([], "tone has no directory on this machine"),
+        (["tone"], "--adapter tone: expected NAME=PATH"),
+        (["tone="], "--adapter tone=: expected NAME=PATH"),
+        (["tune=/x"], "spec.model.adapters has no adapter tune, it has: tone, acme/en"),
+        (["tone=/x", "tone=/y"], "tone is already set to /x; give each adapter once"),
+        (["tone=/x"], "acme/en needs a directory on this machine; give it with --adapter acme/en=PATH"),
+        ([], "tone needs a directory on this machine"),
     ],
     ids=["no path", "an empty path", "a name of no adapter", "the same twice", "one left out", "all left out"],
 )
@@ -66,5 +66,5 @@ def test_adapters_of_a_mixture_of_experts_need_a_gpu(tmp_path: Path) -> None:
 
 def test_the_base_model_cannot_take_an_adapters_name() -> None:
     inventory = Inventory(nodes=(Node(name="here", accelerator="cpu", memory_bytes=2**33, gpus=1, free_gpus=1),))
-    with pytest.raises(InvalidInput, match=r"--model-name tone: spec\.model\.adapters has that name"):
+    with pytest.raises(InvalidInput, match=r"--model-name tone: an adapter of spec\.model\.adapters has this name"):
         localise(DEPLOYMENT, inventory, "tone")

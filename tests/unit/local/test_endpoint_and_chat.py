@@ -67,7 +67,7 @@ def test_what_ended_is_not_offered_and_is_cleared_away(state: Path) -> None:
 
 def test_a_model_that_does_not_run_is_told_with_those_that_do() -> None:
     write_endpoint(make_state_directory("mixtral"), endpoint())
-    with pytest.raises(InvalidInput, match=r"model gemma: no running endpoint.*running: mixtral"):
+    with pytest.raises(InvalidInput, match=r"model gemma: no endpoint runs.*running: mixtral"):
         find_endpoint("gemma")
 
 
@@ -119,7 +119,9 @@ def test_an_answer_arrives_in_pieces(url: str) -> None:
     ("model", "message"),
     [
         pytest.param("refused", "status 401: A valid bearer token is required", id="refused"),
-        pytest.param("breaks", "the answer broke off: the engine failed", id="an error within the stream"),
+        pytest.param(
+            "breaks", "the endpoint ended its answer early: the engine failed", id="an error within the stream"
+        ),
     ],
 )
 def test_errors_are_told(url: str, model: str, message: str) -> None:
@@ -128,7 +130,7 @@ def test_errors_are_told(url: str, model: str, message: str) -> None:
 
 
 def test_nobody_answers() -> None:
-    with pytest.raises(EnvironmentUnfit, match="is the endpoint running"):
+    with pytest.raises(EnvironmentUnfit, match="check that the endpoint runs"):
         list(stream_chat("http://127.0.0.1:1/v1", "key", "mixtral", [], 16))
 
 
@@ -144,11 +146,11 @@ def test_a_hostile_answer_is_shown_and_steers_nothing(
 
 def test_a_url_needs_key_and_model(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CONCLAVE_API_KEY", raising=False)
-    with pytest.raises(InvalidInput, match="--url needs --model"):
+    with pytest.raises(InvalidInput, match="--url without --model"):
         chat("Hello", url="http://127.0.0.1:1/v1", max_tokens=1)
-    with pytest.raises(InvalidInput, match="needs the endpoint's key as well: --key-file PATH, or CONCLAVE_API_KEY"):
+    with pytest.raises(InvalidInput, match="--url without a key: give --key-file PATH, or set CONCLAVE_API_KEY"):
         chat("Hello", url="http://127.0.0.1:1/v1", model="mixtral", max_tokens=1)
-    with pytest.raises(InvalidInput, match="--key-file needs --url"):
+    with pytest.raises(InvalidInput, match="--key-file without --url"):
         chat("Hello", key_file="key", max_tokens=1)
     with pytest.raises(InvalidInput, match="give the message as an argument"):
         chat(None, url="http://127.0.0.1:1/v1", model="mixtral", key_file="-", max_tokens=1)

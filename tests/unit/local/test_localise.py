@@ -76,7 +76,7 @@ def test_with_gpus_engine_and_parallelism_stay_as_written() -> None:
 
 
 def test_expert_parallel_is_refused_where_the_engine_cannot() -> None:
-    with pytest.raises(InvalidInput, match=r"expertParallel: true.*leave it out"):
+    with pytest.raises(InvalidInput, match=r"expertParallel is true.*remove the field"):
         localise(deployment(parallelism={"expertParallel": True}), inventory("cpu", 8), None)
 
 

@@ -89,12 +89,14 @@ def test_a_rank_gets_its_share_of_what_is_left() -> None:
 
 
 def test_too_little_memory_is_told_with_both_figures() -> None:
-    with pytest.raises(EnvironmentUnfit, match=r"memory: 3\.0 GiB available, 2 rank.s. need 6 GiB"):
+    with pytest.raises(
+        EnvironmentUnfit, match=r"memory: 2 rank.s. need 6 GiB without the weights, and 3\.0 GiB are available"
+    ):
         cpu_node(ranks=2, available_bytes=3 * GIB)
 
 
 def test_more_ranks_than_cores_are_refused() -> None:
-    with pytest.raises(EnvironmentUnfit, match="100000 ranks, this machine has"):
+    with pytest.raises(EnvironmentUnfit, match="100000 ranks need at least 100000 cores, and this machine has"):
         this_machine(100_000, cpu_engine=True)
 
 

@@ -34,6 +34,6 @@ def test_a_taken_port_is_refused_by_number() -> None:
         listener.bind(("127.0.0.1", 0))
         listener.listen()
         port = listener.getsockname()[1]
-        with pytest.raises(EnvironmentUnfit, match=f"port {port}: Address already in use; choose a free one"):
+        with pytest.raises(EnvironmentUnfit, match=f"port {port}: Address already in use; choose a free port"):
             check_port(port)
-    assert "hands it out to programs that connect" in taken_meanwhile(port)
+    assert "gives this port to programs that connect" in taken_meanwhile(port)

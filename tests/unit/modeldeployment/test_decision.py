@@ -170,11 +170,11 @@ def test_another_image_keeps_the_layout_that_was_chosen_when_other_nodes_were_th
     kept = cluster.reconcile(make_deployment(image), listed).plan
     assert plan is not None
     assert kept is not None
-    assert (kept.accelerator, kept.tensor) == (plan.accelerator, plan.tensor)
+    assert (kept.role.accelerator, kept.role.tensor) == (plan.role.accelerator, plan.role.tensor)
     asked = make_deployment(image, annotations={names.REFRESH: "1"})
     fresh = cluster.reconcile(asked, listed).plan
     assert fresh is not None
-    assert fresh.accelerator == "NVIDIA-H200"
+    assert fresh.role.accelerator == "NVIDIA-H200"
 
 
 def test_what_runs_goes_on_when_an_edit_fits_nowhere() -> None:

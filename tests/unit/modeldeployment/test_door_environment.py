@@ -12,7 +12,8 @@ from tests.scenes import SETTINGS, make_deployment, make_plan
 from conclave.engine.arguments import TOKEN_FILE_VARIABLE
 from conclave.modeldeployment.serving.rayservice import build_rayservice
 from conclave.settings import OperatorSettings
-from conclave_serving.connection_limits import ConnectionLimits
+from conclave_openai.connections.limits import ConnectionLimits
+from conclave_serving.proxy import connection_limits
 
 NETWORKS = ("10.2.0.0/16", "fd00:2::/32")
 
@@ -26,7 +27,7 @@ def test_what_the_operator_was_told_arrives_at_every_door() -> None:
     for group in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"]):
         (container,) = group["template"]["spec"]["containers"]
         environment = {variable["name"]: variable["value"] for variable in container["env"]}
-        limits = ConnectionLimits.from_environment(environment)
+        limits = connection_limits(environment)
         assert limits == ConnectionLimits(connections_per_address=7, exempt_networks=tuple(map(ip_network, NETWORKS)))
         assert environment[TOKEN_FILE_VARIABLE] == application["args"]["token_path"]
 

@@ -126,7 +126,22 @@ CASES = {
         "AsWanted",
         ("1 of 1 replicas answer",),
     ),
-    "none is wanted": Case((), (0, 0), "True", "AsWanted", ("0 of 0",), scaling={"minReplicas": 0, "maxReplicas": 1}),
+    "none is wanted, by a floor of 0 that is stored": Case(
+        (),
+        (0, 0),
+        "True",
+        "AsWanted",
+        ("0 of 0", "minReplicas 0 was stored before admission refused it", "set scaling.minReplicas to 1 or more"),
+        scaling={"minReplicas": 0, "maxReplicas": 1},
+    ),
+    "the floor of 0 is stored and load has brought a replica": Case(
+        (worker("a"),),
+        (1, 1),
+        "True",
+        "AsWanted",
+        ("1 of 1 replicas answer", "Scaling to zero comes with a later version"),
+        scaling={"minReplicas": 0, "maxReplicas": 1},
+    ),
     "it is suspended": Case(
         (worker("a"),), (0, 0), "Unknown", "Suspended", ("no replica is wanted",), suspend=True, ready=False
     ),
@@ -148,11 +163,12 @@ def test_status_says_how_many_are_wanted_how_many_answer_and_why(case: Case) -> 
         pods=(make_pod("head"), *case.pods),
         claims={"weights": "Bound"},
     )
-    plan = make_plan().model_copy(update={"nodes_per_replica": case.nodes})
+    plan = make_plan(tensor=2 * case.nodes, nodes=case.nodes)
     status = derive_status(deployment, observed, Decision(plan=plan), Outcome(), NOW)
     (scaled,) = (condition for condition in status.conditions if condition.type == "Scaled")
     (ready,) = (condition for condition in status.conditions if condition.type == "Ready")
     assert (status.replicas, status.ready_replicas) == case.replicas
     assert (scaled.status, scaled.reason) == (case.status, case.reason)
     assert [words for words in case.words if words not in scaled.message] == []
+    assert ("comes with a later version" in scaled.message) == (case.scaling["minReplicas"] == 0)
     assert (ready.status == "True") == case.ready

@@ -14,6 +14,7 @@ from conclave.api.plan import Plan, PlanMemory
 from conclave.engine.arguments import ServingArguments
 from conclave.engine.serve_config import DEFAULT_MAX_NUM_SEQS, build_serve_config, serving_arguments
 from conclave.errors import InvalidInput
+from conclave.planning import roles
 
 MANIFEST = """
 apiVersion: conclave.dev/v1alpha1
@@ -33,22 +34,23 @@ def deployment(**spec: Any) -> ModelDeployment:
     return ModelDeployment.model_validate(manifest)
 
 
-def plan(**changed: Any) -> Plan:
+def plan(**changed: Any) -> roles.Plan:
     memory = PlanMemory(total=100, weights=40, kv_cache=30, activations=10, graphs=5, overhead=5, free=10)
     sizes: dict[str, Any] = {"tensor": 2, "pipeline": 1, "nodes_per_replica": 1, "gpus_per_node": 2}
     sizes |= {"accelerator": "NVIDIA-H100-80GB-HBM3", "max_model_len": 32768, "max_concurrency": 13} | changed
-    return Plan(
+    flat = Plan(
         gpus_per_replica=sizes["tensor"] * sizes["pipeline"],
         longest_context_tokens=32768,
         kv_cache_tokens=443_664,
         memory=memory,
         **sizes,
     )
+    return roles.Plan.of_flat(flat)
 
 
 def built(spec: dict[str, Any] | None = None, **changed: Any) -> ServingArguments:
     return serving_arguments(
-        deployment(**(spec or {})), plan(**changed), model_path="/models/weights", token_path="/run/token/token"
+        deployment(**(spec or {})), plan(**changed).role, model_path="/models/weights", token_path="/run/token/token"
     )
 
 

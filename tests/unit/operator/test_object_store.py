@@ -416,3 +416,60 @@ def test_no_job_begins_with_an_image_that_has_left_the_lists() -> None:
     assert of(world, JOB) == []
     assert world.condition("PlanReady")["reason"] == "ImageNotAllowed"
     assert world.cluster.objects[RAY_SERVICE, NAMESPACE, "mixtral"]["spec"] == serving
+
+
+NEWER_IMAGE = {"image": "conclave/serving:newer"}
+
+
+def test_a_newer_operator_interrupts_no_download_that_makes_progress(world: Simulation) -> None:
+    """Also not one whose pod has been made and has not begun."""
+    world.settings = world.settings.model_copy(update=NEWER_IMAGE)
+    job = the_job(world)
+    for states in ([], [ended({"doneBytes": 5, "totalBytes": 9})]):
+        pod(world, states, RUNNING if states else None)
+        world.restart()
+        world.settle()
+        assert the_job(world) == job
+    complete(world)
+    assert world.condition("WeightsReady")["reason"] == "Downloaded"
+    assert the_job(world)["metadata"]["uid"] == job["metadata"]["uid"]
+
+
+FAILING: dict[str, Json] = {
+    "an image that cannot be pulled": {"state": {"waiting": {"reason": "ImagePullBackOff"}}},
+    "a container that crashes again and again": crashed({"error": "DownloadFailed", "message": "no object"}),
+    "a container that has just ended badly": ended("", exit_code=4, reason="Error"),
+}
+
+
+@pytest.mark.parametrize("main", FAILING.values(), ids=FAILING)
+def test_a_newer_operator_makes_a_download_anew_that_fails(world: Simulation, main: Json) -> None:
+    """The newer image may be the remedy."""
+    pod(world, main=main)
+    world.settings = world.settings.model_copy(update=NEWER_IMAGE)
+    first = the_job(world)["metadata"]["name"]
+    world.restart()
+    world.settle()
+    assert the_job(world)["metadata"]["name"] != first
+    assert the_job(world)["spec"]["template"]["spec"]["containers"][0]["image"] == NEWER_IMAGE["image"]
+
+
+def test_an_edit_replaces_a_download_that_makes_progress(world: Simulation) -> None:
+    pod(world, main=RUNNING)
+    first = the_job(world)["metadata"]["name"]
+    model = stored()
+    model["source"]["objectStore"]["secretName"] = "other"
+    world.edit(model=model)
+    world.settle()
+    assert the_job(world)["metadata"]["name"] != first
+
+
+def test_a_pod_of_another_job_speaks_for_none(world: Simulation) -> None:
+    made = pod(world, main=RUNNING)
+    made["metadata"]["ownerReferences"][0]["uid"] = "uid-of-another"
+    world.put(made)
+    first = the_job(world)["metadata"]["name"]
+    world.settings = world.settings.model_copy(update=NEWER_IMAGE)
+    world.restart()
+    world.settle()
+    assert the_job(world)["metadata"]["name"] != first

@@ -290,7 +290,7 @@ UNREADABLE: dict[str, tuple[Json, str]] = {
     ),
     "a part of a replica": (
         {"scaling": {"minReplicas": 1.5}},
-        'spec.scaling.minReplicas: Invalid value: "number": spec.scaling.minReplicas in body must be of type integer',
+        'spec.scaling.minReplicas: Invalid value: "float64": spec.scaling.minReplicas in body must be of type int64',
     ),
     "a word where a switch is due": (
         {"suspend": "perhaps"},

@@ -10,7 +10,7 @@ from conclave.catalogue.models import find_model
 from conclave.catalogue.shapes import ModelFacts
 from conclave.planning.evaluate import Device, Fit, Misfit, evaluate
 from conclave.planning.layout import Layout
-from conclave.planning.plan import engine_settings
+from conclave.planning.request import engine_settings
 from conclave.policy.arguments import engine_argument_list
 
 GIB = 2**30

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from conclave.catalogue.facts import read_config
 from conclave.errors import ConclaveError
 from conclave.planning.inventory import Inventory, Node
-from conclave.planning.plan import PlanRequest, make_plan
+from conclave.planning.plan import make_plan
+from conclave.planning.request import PlanRequest
 
 TINY: dict[str, dict[str, Any]] = yaml.safe_load(
     (Path(__file__).parents[2] / "serving" / "tiny_configs.yaml").read_text()

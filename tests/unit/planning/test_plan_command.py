@@ -122,9 +122,13 @@ def test_a_config_of_ones_own_is_planned(tmp_path: Path) -> None:
 
 MIXTRAL_ON_H100 = ("--model", "mistralai/Mixtral-8x7B-v0.1", "--accelerator", "H100")
 BAD = [
-    ("neither a file nor a model", ("--accelerator", "H100"), "give either -f FILE"),
-    ("both", ("-f", "x.yaml", "--model", "y", "--accelerator", "H100"), "give either -f FILE"),
-    ("no hardware", ("--model", "mistralai/Mixtral-8x7B-v0.1"), "give either --inventory FILE, or --accelerator"),
+    ("neither a file nor a model", ("--accelerator", "H100"), "give the model with -f FILE"),
+    ("both", ("-f", "x.yaml", "--model", "y", "--accelerator", "H100"), "give the model with -f FILE"),
+    (
+        "no hardware",
+        ("--model", "mistralai/Mixtral-8x7B-v0.1"),
+        "give the hardware with --inventory FILE, or with --accelerator",
+    ),
     ("an unknown accelerator", ("--model", "mistralai/Mixtral-8x7B-v0.1", "--accelerator", "XYZ"), "(it knows A10, "),
     (
         "a cpu without memory",
@@ -134,7 +138,7 @@ BAD = [
     (
         "an accelerator misspelt",
         ("--model", "mistralai/Mixtral-8x7B-v0.1", "--accelerator", "NVIDIA H100"),
-        "'NVIDIA H100', which the catalogue does not know (did you mean NVIDIA-H100-",
+        "'NVIDIA H100', which is not in the catalogue (did you mean NVIDIA-H100-",
     ),
     ("a model that was never released", ("--model", "apple/MM1", "--accelerator", "H100"), "never released"),
     ("a provider's model", ("--model", "gpt-4o", "--accelerator", "H100"), "served by its provider only"),
@@ -194,8 +198,12 @@ def test_a_number_that_no_machine_has_is_refused_by_option(option: str, value: s
 
 
 BAD_INVENTORIES = [
-    ("no nodes", {"nodes": []}, "nodes is []: no node with accelerators; each has a name, an accelerator and gpus"),
-    ("a cluster without GPUs", {"kind": "NodeList", "items": []}, "no node with accelerators; each needs the labels"),
+    ("no nodes", {"nodes": []}, "nodes is empty, expected nodes with name, accelerator and gpus"),
+    (
+        "a cluster without GPUs",
+        {"kind": "NodeList", "items": []},
+        "no node with accelerators; the nodes need the labels",
+    ),
     (
         "nodes without GPUs",
         {"nodes": [{"name": "a", "accelerator": "H100", "gpus": 0}]},
@@ -230,7 +238,11 @@ BAD_INVENTORIES = [
     ("a cpu without memory", {"nodes": [{"name": "a", "accelerator": "cpu", "gpus": 1}]}, "memoryGib"),
     ("another kind", {"kind": "Deployment"}, "kind is 'Deployment'"),
     ("a list", [1, 2], "expected an object"),
-    ("a broken node", {"kind": "NodeList", "items": [{"kind": "Node"}]}, "not what kubectl get nodes prints"),
+    (
+        "a broken node",
+        {"kind": "NodeList", "items": [{"kind": "Node"}]},
+        "without metadata.name, expected the output of `kubectl get nodes -o yaml`",
+    ),
 ]
 
 
@@ -247,7 +259,9 @@ def test_bad_inventories_are_refused_by_field(tmp_path: Path, value: object, wor
 def test_an_empty_inventory_says_what_an_inventory_is(tmp_path: Path) -> None:
     (tmp_path / "nodes.yaml").write_text("")
     result = run(*MIXTRAL_ON_H100[:2], "--inventory", str(tmp_path / "nodes.yaml"))
-    assert "nodes.yaml: holds nothing: `nodes` or the output of kubectl get nodes is needed" in str(result.exception)
+    assert "nodes.yaml: is empty, expected `nodes` or the output of `kubectl get nodes -o yaml`" in str(
+        result.exception
+    )
 
 
 def test_the_nodes_of_a_large_cluster_are_an_inventory(tmp_path: Path) -> None:

@@ -13,7 +13,8 @@ from conclave.planning.evaluate import Device, Fit, Misfit, evaluate
 from conclave.planning.inventory import Inventory, Node
 from conclave.planning.layout import Layout
 from conclave.planning.memory import UNCERTAIN_SHARE
-from conclave.planning.plan import PlanRequest, make_plan
+from conclave.planning.plan import make_plan
+from conclave.planning.request import PlanRequest
 from conclave.planning.settings import EngineSettings
 
 GIB = 2**30

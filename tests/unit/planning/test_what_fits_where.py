@@ -8,8 +8,10 @@ import pytest
 
 from conclave.api.plan import Plan
 from conclave.catalogue.accelerators import find_accelerator
+from conclave.planning import roles
 from conclave.planning.inventory import Inventory, Node
-from conclave.planning.plan import PlanRequest, facts_for, make_plan
+from conclave.planning.plan import make_plan
+from conclave.planning.request import PlanRequest, facts_for
 from conclave.planning.settings import EngineSettings
 
 A100_40, A100 = "NVIDIA-A100-SXM4-40GB", "NVIDIA-A100-SXM4-80GB"
@@ -46,7 +48,7 @@ def request(model: str, machines: tuple[Node, ...], **wanted: Any) -> PlanReques
 def plan(model: str, machines: tuple[Node, ...], **wanted: Any) -> Plan:
     outcome = make_plan(request(model, machines, **wanted))
     assert outcome.plan is not None, outcome.explanation
-    return outcome.plan
+    return outcome.plan.flat()
 
 
 FITS = [
@@ -340,8 +342,24 @@ def test_the_order_of_accelerators_is_kept() -> None:
     assert plan("mistralai/Mixtral-8x7B-v0.1", machines, accelerators=(A100, H100)).accelerator == A100
 
 
-def test_an_accelerator_is_matched_by_prefix() -> None:
-    assert plan("mistralai/Mixtral-8x7B-v0.1", nodes(A100, 8), accelerators=("NVIDIA-A100",)).accelerator == A100
+SPELLINGS = ("NVIDIA-A100", "NVIDIA A100", "nvidia a100", " NVIDIA-A100-SXM4-80GB ", "nvidia-a100 sxm4")
+
+
+@pytest.mark.parametrize("wanted", SPELLINGS)
+def test_an_accelerator_is_matched_by_prefix_however_it_is_spelt(wanted: str) -> None:
+    assert plan("mistralai/Mixtral-8x7B-v0.1", nodes(A100, 8), accelerators=(wanted,)).accelerator == A100
+
+
+@pytest.mark.parametrize("wanted", SPELLINGS)
+def test_every_spelling_of_an_accelerator_gives_the_same_remedies(wanted: str) -> None:
+    machines = (*nodes(A100, 1), *nodes(H100, 8))
+    asked, usual = (
+        make_plan(request("mistralai/Mixtral-8x7B-v0.1", machines, max_gpus=1, accelerators=(spelt,)))
+        for spelt in (wanted, A100)
+    )
+    assert asked.plan is None
+    assert asked.remedies == usual.remedies
+    assert any(A100 in remedy for remedy in asked.remedies)
 
 
 def test_a_worker_pod_holds_one_pipeline_stage() -> None:
@@ -358,7 +376,7 @@ def test_a_stage_larger_than_a_node_is_shared_out_and_says_so() -> None:
 def test_a_recorded_plan_is_kept_though_another_would_be_chosen() -> None:
     machines = nodes(A100, 8)
     old = plan("mistralai/Mixtral-8x7B-v0.1", machines, tensor=8, pipeline=1)
-    kept = plan("mistralai/Mixtral-8x7B-v0.1", machines, previous=old)
+    kept = plan("mistralai/Mixtral-8x7B-v0.1", machines, previous=roles.Plan.of_flat(old))
     assert (kept.tensor, kept.max_model_len) == (8, old.max_model_len)
     assert kept.because[0] == "the recorded plan still holds and is kept"
 
@@ -366,13 +384,13 @@ def test_a_recorded_plan_is_kept_though_another_would_be_chosen() -> None:
 def test_a_recorded_context_is_kept_where_more_memory_appears() -> None:
     small = plan("meta-llama/Llama-3.1-8B", nodes(L4, 1), tensor=1)
     large = tuple(node.model_copy(update={"memory_bytes": node.memory_bytes}) for node in nodes(L4, 1))
-    kept = plan("meta-llama/Llama-3.1-8B", large, gpu_memory_utilization=0.95, previous=small)
+    kept = plan("meta-llama/Llama-3.1-8B", large, gpu_memory_utilization=0.95, previous=roles.Plan.of_flat(small))
     assert kept.max_model_len == small.max_model_len < kept.longest_context_tokens
 
 
 def test_a_recorded_plan_gives_way_where_its_gpus_are_gone() -> None:
     old = plan("mistralai/Mixtral-8x7B-v0.1", nodes(A100, 8), tensor=8, pipeline=1)
-    assert plan("mistralai/Mixtral-8x7B-v0.1", nodes(A100, 4), previous=old).tensor == 2
+    assert plan("mistralai/Mixtral-8x7B-v0.1", nodes(A100, 4), previous=roles.Plan.of_flat(old)).tensor == 2
 
 
 def test_a_shorter_context_is_planned_where_the_whole_does_not_fit() -> None:

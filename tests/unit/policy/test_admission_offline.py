@@ -54,6 +54,70 @@ def test_everything_is_said_at_once() -> None:
     }
 
 
+def _deployment(change: dict[str, Any]) -> ModelDeployment:
+    """As the operator reads it: what is stored is not judged by rules that came later."""
+    return ModelDeployment.model_validate(merge(BASE, change))
+
+
+ZERO = {"spec": {"scaling": {"minReplicas": 0, "maxReplicas": 2}}}
+UPDATES: dict[str, tuple[dict[str, Any], dict[str, Any], str | None]] = {
+    "a stored floor of 0 stays while another field changes": (ZERO, merge(ZERO, {"spec": {"suspend": True}}), None),
+    "a stored floor of 0 stays while the ceiling changes": (
+        ZERO,
+        merge(ZERO, {"spec": {"scaling": {"maxReplicas": 3}}}),
+        None,
+    ),
+    "a stored floor of 0 becomes 1": (ZERO, merge(ZERO, {"spec": {"scaling": {"minReplicas": 1}}}), None),
+    "a floor of 1 becomes 0": ({}, ZERO, "spec.scaling.minReplicas: minReplicas is 0, expected 1 or more"),
+    "a served name changes": (
+        {"spec": {"model": {"servedName": "a"}}},
+        {"spec": {"model": {"servedName": "b"}}},
+        "it is a (the object's name when left out) and cannot become b",
+    ),
+    "a served name is spelled out": ({}, {"spec": {"model": {"servedName": "mixtral"}}}, None),
+    "a served name appears": (
+        {},
+        {"spec": {"model": {"servedName": "b"}}},
+        "it is mixtral (the object's name when left out) and cannot become b",
+    ),
+}
+
+
+@pytest.mark.parametrize(("before", "after", "expected"), UPDATES.values(), ids=UPDATES)
+def test_an_update_is_judged_beside_what_it_replaces(
+    before: dict[str, Any], after: dict[str, Any], expected: str | None
+) -> None:
+    _, problems = read_deployment(merge(BASE, after), before=_deployment(before))
+    assert (expected or "") in "\n".join(map(str, problems))
+    assert bool(problems) == (expected is not None)
+
+
+def test_a_broken_field_hides_no_rule_of_the_objects_around_it() -> None:
+    """The API server says all of these at once; pydantic stops at the first object with a broken field."""
+    change = {
+        "spec": {
+            "model": {"id": "a b", "cache": {"size": "1Gi"}},
+            "hardware": {"nodeSelector": {"a b": "c d"}, "maxGpusPerReplica": 2},
+            "parallelism": {"tensor": 4, "data": 65},
+            "scaling": {"minReplicas": 0, "maxReplicas": 1001},
+        }
+    }
+    _, problems = read_deployment(merge(BASE, change))
+    found = [problem.field for problem in problems]
+    assert len(found) == len(set(problems))
+    assert found == [
+        "spec",  # parallelism is more than hardware
+        "spec.hardware.nodeSelector",
+        "spec.hardware.nodeSelector.a b",
+        "spec.model",  # a cache without an object store
+        "spec.model.id",
+        "spec.parallelism",  # data is not 1
+        "spec.parallelism.data",
+        "spec.scaling.maxReplicas",
+        "spec.scaling.minReplicas",
+    ]
+
+
 DOCUMENTS: dict[str, tuple[object, str]] = {
     "a list": ([BASE], "a document must be a mapping, not array"),
     "a word": ("model", "a document must be a mapping, not string"),

@@ -193,7 +193,7 @@ def main() -> None:
     logging.basicConfig(stream=sys.stderr)
     for when in ("bare", "guarded"):
         if when == "guarded":
-            from conclave_serving.models import register
+            from conclave_models import register
 
             register()
             register()

@@ -13,8 +13,8 @@ from typing import Any
 import uvicorn
 from tests.eventually import eventually
 
-from conclave_serving.connection_limits import ConnectionLimits
-from conclave_serving.door import Door
+from conclave_openai.connections.door import Door
+from conclave_openai.connections.limits import ConnectionLimits
 
 TIMEOUT_S = 60
 """Of a socket: nothing here takes so long, however busy the machine."""

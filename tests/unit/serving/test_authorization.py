@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from conclave.errors import EnvironmentUnfit
-from conclave_serving.authorization import LOOK_S, RECHECK_S, BearerToken, read_token
-from conclave_serving.errors import RequestError
+from conclave_openai.authorization import LOOK_S, RECHECK_S, BearerToken, read_token
+from conclave_openai.errors import RequestError
 
 FIRST, SECOND = "first-token-0123456789", "other-token-0123456789"
 
@@ -107,7 +107,7 @@ def test_a_token_ends_with_its_file(
     assert status(token, FIRST) == 200
     UNFIT[name](path)
     revoked_at = clock.now
-    with caplog.at_level(logging.ERROR, "ray.serve"):
+    with caplog.at_level(logging.ERROR, "conclave_openai"):
         while clock.now < revoked_at + RECHECK_S:
             clock.now += pause_s
             assert status(token, FIRST) in ((200, 503) if clock.now < revoked_at + RECHECK_S else (503,))

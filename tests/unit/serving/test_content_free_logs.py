@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib.util
+import logging
 import os
 import subprocess
 import sys
@@ -13,7 +14,8 @@ import pytest
 from tests.unit.serving.leaks import CANARY, ID, LEAKS
 
 from conclave.engine.exceptions import find_cause
-from conclave_serving.content_free_logs import REQUEST_FUNCTIONS, REQUEST_LOGGERS, Withheld, without_content
+from conclave_models.content_free_logs import REQUEST_CODE, REQUEST_FUNCTIONS, REQUEST_LOGGERS
+from conclave_openai.logs.content_free import Withheld, guarded, without_content
 
 ROOT = Path(__file__).parents[3]
 
@@ -92,6 +94,13 @@ def test_a_message_without_values_stays_where_the_code_has_it_word_for_word() ->
     assert without_content(told, (), __file__) == ("(withheld: 17 characters)", ())
     assert without_content("x", (), "/nowhere.py") == ("(withheld: 1 characters)", ())
     assert isinstance(without_content(ValueError("x"), (), __file__)[0], Withheld)
+
+
+def test_a_record_that_comes_from_another_process_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`logging.makeLogRecord` calls the factory without a name, and sets all attributes afterwards."""
+    monkeypatch.setattr(logging, "_logRecordFactory", guarded(logging.LogRecord, REQUEST_CODE))
+    record = logging.makeLogRecord({"name": "conclave", "msg": "event of %s", "args": ("x",)})
+    assert (record.name, record.getMessage()) == ("conclave", "event of x")
 
 
 def test_the_loggers_and_functions_are_those_of_this_vllm() -> None:

@@ -22,8 +22,9 @@ from tests.eventually import eventually
 from tests.unit.serving.listening import connect, listening, read_to_end, send_until_refused, status_of
 
 from conclave.errors import EnvironmentUnfit
-from conclave_serving.connection_limits import CONNECTION_BYTES, ConnectionLimits
-from conclave_serving.door import REFUSED_AT_A_TIME, Door, stand_at
+from conclave_openai.connections.door import REFUSED_AT_A_TIME, Door
+from conclave_openai.connections.limits import CONNECTION_BYTES, ConnectionLimits
+from conclave_serving.proxy import connection_limits, stand_at
 
 LIMITS = ConnectionLimits()
 PATIENT = replace(LIMITS, head_timeout_s=600, linger_s=600)
@@ -295,7 +296,7 @@ def test_an_upgrade_is_ignored_and_the_connection_ends(application: Application,
 
 def test_300_connections_of_one_address(application: Application, new_loop: Any, caplog: Any) -> None:
     limits = replace(PATIENT, connections_per_address=100)
-    with caplog.at_level(logging.WARNING, "ray.serve"), listening(application, limits, new_loop) as port:
+    with caplog.at_level(logging.WARNING, "conclave_openai"), listening(application, limits, new_loop) as port:
         with ExitStack() as stack:
             connections = [stack.enter_context(connect(port)) for _ in range(300)]
             for connection in connections:
@@ -384,13 +385,13 @@ def test_who_is_let_in(addresses: list[str | None], admitted: int) -> None:
         entries = [door.enter(address) for address in addresses]
         assert sum(entry.is_admitted for entry in entries) == admitted
         refused = [entry for entry in entries if not entry.is_admitted]
-        assert sum(entry.is_told for entry in refused) == min(len(refused), REFUSED_AT_A_TIME)
+        assert sum(entry.is_answered for entry in refused) == min(len(refused), REFUSED_AT_A_TIME)
         for entry in entries:
             door.leave(entry)
 
 
 def test_an_address_of_ipv4_in_ipv6s_clothes_is_itself() -> None:
-    from conclave_serving.door import _address_of
+    from conclave_openai.connections.door import _address_of
 
     class Transport(asyncio.Transport):
         def get_extra_info(self, name: str, default: Any = None) -> Any:
@@ -420,7 +421,7 @@ def test_serve_leaves_uvicorn_the_choice_which_is_ours() -> None:
 def test_the_environment_says_what_a_cluster_chose(
     environment: dict[str, str], per_address: int, networks: list[str]
 ) -> None:
-    limits = ConnectionLimits.from_environment(environment)
+    limits = connection_limits(environment)
     assert (limits.connections_per_address, [str(each) for each in limits.exempt_networks]) == (per_address, networks)
 
 
@@ -438,4 +439,4 @@ def test_the_environment_says_what_a_cluster_chose(
 def test_an_environment_that_says_nothing_usable_is_refused(environment: dict[str, str]) -> None:
     (variable,) = environment
     with pytest.raises(EnvironmentUnfit, match=variable):
-        ConnectionLimits.from_environment(environment)
+        connection_limits(environment)

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from conclave_serving.earlier_calls import mend_arguments
-from conclave_serving.errors import RequestError
-from conclave_serving.strict_json import Bounds
+from conclave_openai.bodies.strict_json import Bounds
+from conclave_openai.errors import RequestError
+from conclave_openai.limits.tool_arguments import mend_arguments
 
 
 def mended(*arguments: str, values: int = 1000, containers: int = 10**6, depth: int = 64) -> list[str]:

@@ -12,11 +12,14 @@ from typing import Any
 
 import pytest
 
-from conclave_serving.edge import REQUEST, REQUEST_ID, Edge
-from conclave_serving.errors import RequestError, engine_refusal, overloaded
-from conclave_serving.request_body import BodyMemory, read_body
-from conclave_serving.request_limits import LIMITS
+from conclave_openai.authorization import BearerToken
+from conclave_openai.bodies.reading import BodyMemory, read_body
+from conclave_openai.edge import REQUEST, REQUEST_ID, Edge
+from conclave_openai.errors import RequestError, overloaded
+from conclave_openai.limits.request import load_limits
+from conclave_serving.engine_refusals import engine_refusal
 
+LIMITS = load_limits()
 TOKEN = "a-token-of-sufficient-length"
 CANARY = "canary-7f3a"
 MODELS = ("tiny/mixtral", "support-tone")
@@ -69,7 +72,7 @@ class Client:
     received: int = 0
 
     def __post_init__(self) -> None:
-        self.edge = Edge(self.application, models=MODELS, token_path=str(self.token_path))
+        self.edge = Edge(self.application, models=MODELS, authorization=BearerToken(self.token_path), limits=LIMITS)
 
     def send(
         self,
@@ -557,7 +560,7 @@ def test_a_large_request_gets_through(client: Client, path: str, body: dict[str,
 def test_a_body_of_many_small_values_is_refused_before_it_is_parsed(
     client: Client, path: str, key: str, item: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("conclave_serving.strict_json.decode", lambda _text: pytest.fail("it was parsed"))
+    monkeypatch.setattr("conclave_openai.bodies.strict_json.decode", lambda _text: pytest.fail("it was parsed"))
     body = b'{"%s":[%s]}' % (key.encode(), b",".join([item] * min(1_200_000, 7_000_000 // (len(item) + 1))))
     answer = client.send("POST", path, body)
     assert (answer.status, answer.error["code"]) == (400, "invalid_json")
@@ -568,9 +571,9 @@ def test_a_large_body_is_checked_beside_the_event_loop(client: Client, monkeypat
     threads: dict[str, str] = {}
     check = client.edge._check
 
-    def noting(endpoint: Any, body: bytes) -> dict[str, Any]:
+    def noting(endpoint: Any, body: bytes, models: Any) -> dict[str, Any]:
         threads["large" if len(body) > LIMITS.inline_bytes else "small"] = threading.current_thread().name
-        return check(endpoint, body)
+        return check(endpoint, body, models)
 
     monkeypatch.setattr(client.edge, "_check", noting)
     for length in (10, LIMITS.inline_bytes):

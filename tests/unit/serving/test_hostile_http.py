@@ -14,9 +14,10 @@ import pytest
 from tests.unit.serving.hostile_requests import AUTHORIZATIONS, PATHS, SMUGGLED, TOKEN
 from tests.unit.serving.listening import connect, listening, read_to_end, status_of
 
-from conclave_serving.authorization import BearerToken
-from conclave_serving.connection_limits import ConnectionLimits
-from conclave_serving.edge import Edge
+from conclave_openai.authorization import BearerToken
+from conclave_openai.connections.limits import ConnectionLimits
+from conclave_openai.edge import Edge
+from conclave_openai.limits.request import load_limits
 from conclave_serving.proxy import OutermostLayer
 
 MODEL = "tiny/mixtral"
@@ -44,8 +45,11 @@ def application() -> Application:
 def port(application: Application, tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
     path = tmp_path_factory.mktemp("token") / "token"
     path.write_text(TOKEN)
-    edge = Edge(application, models=(MODEL,), token_path=str(path))
-    with listening(OutermostLayer(edge, token=BearerToken(path)), ConnectionLimits()) as port:
+    limits = load_limits()
+    edge = Edge(application, models=(MODEL,), authorization=BearerToken(path), limits=limits)
+    with listening(
+        OutermostLayer(edge, body_bytes=limits.body_bytes, authorization=BearerToken(path)), ConnectionLimits()
+    ) as port:
         yield port
 
 

@@ -13,11 +13,12 @@ import pytest
 from uvicorn.config import HTTP_PROTOCOLS
 
 from conclave.engine.arguments import CONNECTIONS_PER_ADDRESS_VARIABLE, TOKEN_FILE_VARIABLE
-from conclave_serving.authorization import BearerToken
-from conclave_serving.door import Door
+from conclave_openai.authorization import BearerToken
+from conclave_openai.connections.door import Door
+from conclave_openai.limits.request import load_limits
 from conclave_serving.proxy import MESSAGE_BYTES, OutermostLayer, middlewares
-from conclave_serving.request_limits import LIMITS
 
+LIMITS = load_limits()
 CANARY = "canary-91ab"
 
 
@@ -42,7 +43,7 @@ def ask(
         raise AssertionError
 
     scope = {"type": "http", "method": "GET", "path": path, "headers": headers}
-    asyncio.run(OutermostLayer(serve)(scope, receive, send))
+    asyncio.run(OutermostLayer(serve, body_bytes=LIMITS.body_bytes)(scope, receive, send))
     return seen, sent
 
 
@@ -199,7 +200,9 @@ def exchange(
 @pytest.fixture
 def layer(tmp_path: Path) -> Callable[..., OutermostLayer]:
     (tmp_path / "token").write_text(TOKEN)
-    return lambda serve, **bounds: OutermostLayer(serve, token=BearerToken(tmp_path / "token"), **bounds)
+    return lambda serve, **bounds: OutermostLayer(
+        serve, body_bytes=LIMITS.body_bytes, authorization=BearerToken(tmp_path / "token"), **bounds
+    )
 
 
 BEARER = [(b"authorization", f"Bearer {TOKEN}".encode())]

@@ -13,10 +13,10 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from vllm import ModelRegistry
 from vllm.transformers_utils.config import _CONFIG_REGISTRY
 
-from conclave_serving.models import CLASSES, register
-from conclave_serving.models.dbrx_config import DbrxMixtureConfig
-from conclave_serving.models.grok1_config import Grok1Config
-from conclave_weights.engine_config import MODEL_TYPES
+from conclave_models import CLASSES, register
+from conclave_models.dbrx_config import DbrxMixtureConfig
+from conclave_models.grok1_config import Grok1Config
+from conclave_weights.inspection.engine_config import MODEL_TYPES
 
 ROOT = Path(__file__).parents[3]
 
@@ -51,9 +51,9 @@ def test_the_engine_has_a_class_for_each_architecture_that_is_called_sound() -> 
 WITHOUT_VLLM = """
 import sys
 sys.modules["vllm"] = None
-import conclave_serving.models
+import conclave_models
 import conclave_cli.main
-print(len(conclave_serving.models.CLASSES))
+print(len(conclave_models.CLASSES))
 """
 
 
@@ -74,6 +74,6 @@ def test_the_wheel_names_the_plugin_and_holds_it(tmp_path: Path) -> None:
         groups = ConfigParser()
         groups.optionxform = str  # type: ignore[assignment, method-assign]
         groups.read_string(archive.read(entry_points).decode())
-    assert dict(groups["vllm.general_plugins"]) == {"conclave": "conclave_serving.models:register"}
+    assert dict(groups["vllm.general_plugins"]) == {"conclave": "conclave_models:register"}
     files = {target.partition(":")[0].replace(".", "/") for target in CLASSES.values()}
-    assert {f"{file}.py" for file in files} | {"conclave_serving/models/__init__.py"} <= names
+    assert {f"{file}.py" for file in files} | {"conclave_models/__init__.py"} <= names

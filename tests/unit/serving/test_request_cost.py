@@ -18,16 +18,22 @@ from typing import Any
 
 import pytest
 
-from conclave_serving.edge import Edge
-from conclave_serving.errors import RequestError
-from conclave_serving.field_limits import Endpoint
-from conclave_serving.request_body import read_body
-from conclave_serving.request_limits import LIMITS
+from conclave_openai.authorization import BearerToken
+from conclave_openai.bodies.reading import read_body
+from conclave_openai.edge import Edge
+from conclave_openai.errors import RequestError
+from conclave_openai.limits.request import load_limits
+from conclave_openai.routes import Endpoint
 
+LIMITS = load_limits()
 MODEL = "m"
 SIZE = LIMITS.body_bytes - 1000
 VALUES = LIMITS.json_values["chat"] - 100
 CONTAINERS = LIMITS.json_containers - 100
+
+
+def make_edge(application: Any, token: Path) -> Edge:
+    return Edge(application, models=(MODEL,), authorization=BearerToken(token), limits=LIMITS)
 
 
 @pytest.fixture
@@ -38,11 +44,11 @@ def check(tmp_path: Path) -> Callable[[Endpoint, bytes], str]:
     async def nobody(*_: Any) -> None:
         raise AssertionError
 
-    edge = Edge(nobody, models=(MODEL,), token_path=str(tmp_path / "token"))
+    edge = make_edge(nobody, tmp_path / "token")
 
     def judge(endpoint: Endpoint, body: bytes) -> str:
         try:
-            edge._check(endpoint, body)
+            edge._check(endpoint, body, (MODEL,))
         except RequestError as refusal:
             return str(refusal.body())
         return "accepted"
@@ -221,7 +227,7 @@ def test_others_are_answered_while_a_large_body_is_checked(tmp_path: Path) -> No
         )
 
     async def run() -> None:
-        edge = Edge(application, models=(MODEL,), token_path=str(tmp_path / "token"))
+        edge = make_edge(application, tmp_path / "token")
         await asyncio.gather(ask(edge, large), ask(edge, large), ask(edge, text(b"hello")))
 
     asyncio.run(run())

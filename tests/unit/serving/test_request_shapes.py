@@ -18,9 +18,10 @@ from openai.types.shared_params import (
     ResponseFormatText,
 )
 
-from conclave_serving.errors import RequestError
-from conclave_serving.request_limits import LIMITS
+from conclave_openai.errors import RequestError
+from conclave_openai.limits.request import load_limits
 
+LIMITS = load_limits()
 CANARY = "canary-7f3a"
 KEY_OF_NOBODY = "canary_key_7f3a"
 MODEL = "tiny/mixtral"

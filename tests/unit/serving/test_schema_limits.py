@@ -12,9 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel, Field
 
-from conclave_serving.errors import RequestError
-from conclave_serving.request_limits import LIMITS
+from conclave_openai.errors import RequestError
+from conclave_openai.limits.request import load_limits
 
+LIMITS = load_limits()
 CANARY = "canary-91c2"
 OBJECT = "object"
 COSTS = LIMITS.schema_.costs_ms

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from conclave_serving.errors import RequestError
-from conclave_serving.strict_json import Bounds, Outline, decode, parse_object
+from conclave_openai.bodies.strict_json import Bounds, Outline, decode, parse_object
+from conclave_openai.errors import RequestError
 
 ANY_TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=12) | st.sampled_from(
     ["", ",", "[", "]", '"', "\\", '\\"', '",', "[{", "}:]", '","', "\\\\", '\\\\"', "\x00", "\u2028", "😀"]

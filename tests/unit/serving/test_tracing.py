@@ -17,9 +17,10 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.trace import NonRecordingSpan, SpanContext, Status, StatusCode, TraceFlags, set_span_in_context
 from opentelemetry.trace.span import TraceState
 
-from conclave_serving.errors import invalid
-from conclave_serving.generation import SCOPE, SPAN_ATTRIBUTES, generation
-from conclave_serving.tracing import ATTRIBUTES, PROXY_SPAN, QUEUED_SPANS, Bounded, allowlisted, sampler
+from conclave_openai.errors import invalid
+from conclave_openai.spans.export import QUEUED_SPANS, Bounded
+from conclave_openai.spans.generation import SPAN_ATTRIBUTES, Generations
+from conclave_serving.tracing import ALLOWLIST, ATTRIBUTES, PROXY_SPAN, SCOPE, sampler
 
 CANARY = "canary-91bd"
 URL = "http://collector:4318/v1/traces"
@@ -63,7 +64,7 @@ def ended(scope: str, name: str, **attributes: Any) -> ReadableSpan:
 def test_of_a_span_only_what_is_listed_leaves() -> None:
     content = {"gen_ai.input.messages": CANARY, "gen_ai.request.stop_sequences": [CANARY], "http.route": CANARY}
     span = ended("ray.serve", f"{PROXY_SPAN} ingress POST /{CANARY}", app="mixtral", **content)
-    left = allowlisted(span)
+    left = ALLOWLIST.applied(span)
     assert CANARY not in left.to_json() + str(left.context) + str(left.parent)
     assert left.name == PROXY_SPAN
     assert dict(left.attributes or {}) == {"ray.serve.application": "mixtral", "error.type": "ValueError"}
@@ -74,7 +75,7 @@ def test_of_a_span_only_what_is_listed_leaves() -> None:
 
 @given(st.dictionaries(st.text(min_size=1), st.text()))
 def test_no_attribute_leaves_that_is_not_listed(attributes: dict[str, str]) -> None:
-    left = allowlisted(ReadableSpan(name=PROXY_SPAN, attributes=attributes))
+    left = ALLOWLIST.applied(ReadableSpan(name=PROXY_SPAN, attributes=attributes))
     assert set(left.attributes or {}) <= set(ATTRIBUTES.values()) | {"error.type"}
 
 
@@ -90,7 +91,7 @@ def test_no_attribute_of_content_is_listed() -> None:
 
 def test_what_vllm_names_in_its_own_way_leaves_under_todays_names() -> None:
     counts = {"gen_ai.usage.prompt_tokens": 7, "gen_ai.usage.completion_tokens": 5, "gen_ai.latency.time_in_queue": 0.5}
-    attributes = dict(allowlisted(ended("vllm", "llm_request", **counts)).attributes or {})
+    attributes = dict(ALLOWLIST.applied(ended("vllm", "llm_request", **counts)).attributes or {})
     del attributes["error.type"]
     assert attributes == {
         "gen_ai.usage.input_tokens": 7,
@@ -120,7 +121,7 @@ class Collector(SpanExporter):
 def test_a_collector_that_hangs_holds_up_nothing_and_costs_what_finds_no_room(result: SpanExportResult) -> None:
     dropped: list[tuple[int, str]] = []
     collector = Collector(result)
-    processor = Bounded(collector, URL, lambda count, reason: dropped.append((count, reason)))
+    processor = Bounded(collector, URL, ALLOWLIST, lambda count, reason: dropped.append((count, reason)))
     tracer = TracerProvider(shutdown_on_exit=False)
     tracer.add_span_processor(processor)
     for _ in range(QUEUED_SPANS + 10):
@@ -143,7 +144,7 @@ class Recorded:
         exporter = InMemorySpanExporter()
         provider = TracerProvider(shutdown_on_exit=False)
         provider.add_span_processor(SimpleSpanProcessor(exporter))
-        self.tracer = provider.get_tracer(SCOPE)
+        self.generations = Generations(SCOPE, get_tracer=provider.get_tracer)
         self.spans = exporter.get_finished_spans
 
 
@@ -158,7 +159,7 @@ def answered(request: dict[str, Any], *bodies: bytes) -> ReadableSpan:
         """To nobody."""
 
     async def answer() -> None:
-        with generation(request, ("10.0.0.1", 8000), recorded.tracer) as traced:
+        with recorded.generations.traced(request, ("10.0.0.1", 8000)) as traced:
             watched = traced.watched(send)
             await watched({"type": "http.response.start", "status": 200, "headers": []})
             for body in bodies:
@@ -209,7 +210,7 @@ def test_a_generation_tells_figures_and_no_content() -> None:
 )
 def test_a_failure_passes_and_leaves_its_type(failure: BaseException, kind: str, status: StatusCode) -> None:
     recorded = Recorded()
-    with pytest.raises(type(failure)), generation(CHAT, None, recorded.tracer):
+    with pytest.raises(type(failure)), recorded.generations.traced(CHAT, None):
         raise failure
     (span,) = recorded.spans()
     assert dict(span.attributes or {})["error.type"] == kind
@@ -221,5 +222,5 @@ def test_the_answer_of_an_untraced_request_is_not_looked_at() -> None:
     async def send(message: Any) -> None:
         """To nobody."""
 
-    with generation(CHAT, None) as traced:
+    with Generations().traced(CHAT, None) as traced:
         assert traced.watched(send) is send

@@ -14,9 +14,9 @@ from tools.tiny_adapter import make_adapter
 from tools.tiny_checkpoint import make_checkpoint
 
 from conclave.api.modeldeployment import Adapter
-from conclave_weights.adapter import RANKS, TENSORS, check_adapter, check_fits
 from conclave_weights.errors import WeightsUnfit
-from conclave_weights.headers import write_header
+from conclave_weights.files.headers import write_header
+from conclave_weights.verify.adapter import RANKS, TENSORS, check_adapter, check_fits
 
 MODULE = "base_model.model.model.layers.0.self_attn.q_proj"
 

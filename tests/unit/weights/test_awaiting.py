@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from conclave_weights.awaiting import await_all, look, verify_or_note
-from conclave_weights.digest import digest_of, hash_files
 from conclave_weights.errors import WeightsUnfit
+from conclave_weights.verify.awaiting import await_all, look, verify_or_note
+from conclave_weights.verify.digest import digest_of, hash_files
 
 Change = Callable[[Path], object]
 

@@ -35,10 +35,10 @@ from conclave_weights.convert.arrays import QuantizedArray, StoredArray, find_ar
 from conclave_weights.convert.conversion import ConversionPlan, convert
 from conclave_weights.convert.journal import NAME as JOURNAL_NAME
 from conclave_weights.convert.plan import plan_conversion
-from conclave_weights.digest import digest_of, hash_files
 from conclave_weights.errors import WeightsUnfit
-from conclave_weights.inspection import inspect_weights
-from conclave_weights.soundness import check_weights
+from conclave_weights.inspection.directory import inspect_weights
+from conclave_weights.verify.digest import digest_of, hash_files
+from conclave_weights.verify.soundness import check_weights
 
 SHARD_BYTES = 100_000
 

@@ -27,15 +27,15 @@ from typer.testing import CliRunner
 
 from conclave.errors import InvalidInput
 from conclave_cli.main import app
-from conclave_weights.adapter import check_adapter
 from conclave_weights.convert import values
 from conclave_weights.convert.conversion import ConversionPlan, convert
 from conclave_weights.convert.plan import plan_conversion
 from conclave_weights.convert.torch_files import find_tensors
-from conclave_weights.digest import digest_of, hash_files
 from conclave_weights.errors import WeightsUnfit
-from conclave_weights.inspection import inspect_weights
-from conclave_weights.soundness import check_weights
+from conclave_weights.inspection.directory import inspect_weights
+from conclave_weights.verify.adapter import check_adapter
+from conclave_weights.verify.digest import digest_of, hash_files
+from conclave_weights.verify.soundness import check_weights
 
 Tensors = Mapping[str, torch.Tensor]
 SHARD_BYTES = 200_000

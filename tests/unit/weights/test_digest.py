@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from conclave_weights.digest import (
+from conclave_weights.errors import DigestMismatch, WeightsUnfit
+from conclave_weights.verify.digest import (
     WeightsFile,
     differences,
     digest_of,
@@ -21,7 +22,6 @@ from conclave_weights.digest import (
     verify,
     write_manifest,
 )
-from conclave_weights.errors import DigestMismatch, WeightsUnfit
 
 FILES = {"config.json": b"{}", "a/shard-1.safetensors": b"\x00" * 5000, "a-b.txt": b"x"}
 

@@ -16,9 +16,9 @@ from conclave.catalogue.facts import known_architectures
 from conclave.catalogue.models import all_models
 from conclave_cli.local.checks import check_model
 from conclave_weights.convert.release import grok_1_config
-from conclave_weights.engine_config import MODEL_TYPES, config_faults
 from conclave_weights.errors import WeightsUnfit
-from conclave_weights.inspection import inspect_weights
+from conclave_weights.inspection.directory import inspect_weights
+from conclave_weights.inspection.engine_config import MODEL_TYPES, config_faults
 
 TINY = yaml.safe_load((Path(__file__).parents[2] / "serving" / "tiny_configs.yaml").read_text())
 NOT_SERVED = {"Grok1ForCausalLM", "Phi3SmallForCausalLM"}

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from conclave_weights.errors import WeightsUnfit
-from conclave_weights.headers import MAX_HEADER_BYTES, read_header
+from conclave_weights.files.headers import MAX_HEADER_BYTES, read_header
 
 DATA = bytes(16)
 

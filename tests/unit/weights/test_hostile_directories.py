@@ -16,19 +16,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from conclave_weights import regular_files
 from conclave_weights.__main__ import _failure, _write
-from conclave_weights.adapter import check_adapter
-from conclave_weights.awaiting import look, verify_whole
 from conclave_weights.convert.arrays import find_arrays
 from conclave_weights.convert.torch_files import find_tensors
-from conclave_weights.digest import hash_listed, list_files
 from conclave_weights.errors import WeightsUnfit
-from conclave_weights.headers import read_header
-from conclave_weights.inspection import inspect_weights
-from conclave_weights.plan_facts import plan_facts
-from conclave_weights.regular_files import open_to_write, read_at_most
-from conclave_weights.soundness import check_weights
+from conclave_weights.files import regular_files
+from conclave_weights.files.headers import read_header
+from conclave_weights.files.regular_files import open_to_write, read_at_most
+from conclave_weights.inspection.directory import inspect_weights
+from conclave_weights.inspection.plan_facts import plan_facts
+from conclave_weights.verify.adapter import check_adapter
+from conclave_weights.verify.awaiting import look, verify_whole
+from conclave_weights.verify.digest import hash_listed, list_files
+from conclave_weights.verify.soundness import check_weights
 
 Place = Callable[[Path], object]
 NOWHERE = "sha256:" + "0" * 64
@@ -239,6 +239,6 @@ def calls_of_openers(module: Path) -> Iterator[str]:
 
 
 def test_files_are_opened_in_one_place() -> None:
-    package = Path(regular_files.__file__).parent
+    package = Path(regular_files.__file__).parents[1]
     modules = [module for module in package.rglob("*.py") if module.name not in MAY_OPEN]
     assert [call for module in modules for call in calls_of_openers(module)] == []

@@ -15,9 +15,9 @@ from typer.testing import CliRunner
 from conclave.catalogue.facts import read_config
 from conclave.catalogue.models import ModelEntry, all_models
 from conclave_cli.main import app
-from conclave_weights.headers import write_header
-from conclave_weights.inspection import Inspection, inspect_weights
-from conclave_weights.layouts import expected_tensors
+from conclave_weights.files.headers import write_header
+from conclave_weights.inspection.directory import Inspection, inspect_weights
+from conclave_weights.inspection.layouts import expected_tensors
 
 TABLES = [
     entry

@@ -17,7 +17,7 @@ from tools.tiny_checkpoint import ARCHITECTURES, make_checkpoint
 from conclave.catalogue.facts import read_config
 from conclave.catalogue.inspected import LONGEST_REPORT_BYTES, read_report, write_report
 from conclave_weights.errors import ArchitectureUnknown, ConfigInvalid, ConfigMissing, WeightsUnfit, WeightsUnreadable
-from conclave_weights.plan_facts import plan_facts
+from conclave_weights.inspection.plan_facts import plan_facts
 
 ROOM_BYTES = 4000
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from conclave_weights.errors import WeightsUnfit
-from conclave_weights.soundness import check_weights, tensors_of
+from conclave_weights.verify.soundness import check_weights, tensors_of
 
 
 def safetensors(**tensors: int) -> bytes:

@@ -15,8 +15,8 @@ from typer.testing import CliRunner
 
 from conclave.errors import InvalidInput
 from conclave_cli.main import app
-from conclave_weights.digest import digest_of, hash_files
 from conclave_weights.errors import DigestMismatch
+from conclave_weights.verify.digest import digest_of, hash_files
 
 
 @pytest.fixture

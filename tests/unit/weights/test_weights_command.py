@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from conclave_weights.digest import digest_of, hash_files
+from conclave_weights.verify.digest import digest_of, hash_files
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Readers of Grok-1, in the shape of `conclave_serving.models.grok1`, and of Grok-2, which nothing here serves.
+"""Readers of Grok-1, in the shape of `conclave_models.grok1`, and of Grok-2, which nothing here serves.
 
 Grok-2 is read after its config.json and the class that vLLM had until 0.24.
 """

@@ -1,7 +1,7 @@
 """Readers of mixtures of experts with grouped attention.
 
 What each vLLM class adds is in `vllm/model_executor/models/{mixtral,phimoe,qwen2_moe,qwen3_moe,gpt_oss,glm4_moe,
-minimax_m2}.py`; most of them build embedding and head on every pipeline stage. DBRX is `conclave_serving.models.dbrx`.
+minimax_m2}.py`; most of them build embedding and head on every pipeline stage. DBRX is `conclave_models.dbrx`.
 """
 
 from __future__ import annotations

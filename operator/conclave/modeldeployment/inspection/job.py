@@ -59,7 +59,7 @@ def _pod(deployment: ModelDeployment, settings: OperatorSettings) -> JsonObject:
     return job_pod(
         [container],
         [volume],
-        placement(deployment, None),
+        placement(deployment),
         imagePullSecrets=pull_secrets(deployment, settings),
         priorityClassName=deployment.spec.runtime.priority_class_name,
     )

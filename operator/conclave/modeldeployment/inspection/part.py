@@ -17,6 +17,7 @@ from conclave.modeldeployment.inspection.causes import not_inspected
 from conclave.modeldeployment.inspection.job import build_inspection_job, build_inspection_policy, inspection_key
 from conclave.modeldeployment.inspection.report import fault_of, read_weights
 from conclave.modeldeployment.inspection.source import needs_inspection
+from conclave.modeldeployment.jobs import keep_working
 from conclave.modeldeployment.part import PartResult, PartScene
 from conclave.modeldeployment.weights.keys import find_download
 
@@ -45,7 +46,7 @@ def needs(scene: PartScene) -> Inspection:
     result = PartResult(blocked_by=not_inspected(scene), apply=(policy,))
     if deployment.spec.suspend:
         return Inspection(result._replace(delete=work.jobs))
-    job = build_inspection_job(deployment, scene.settings, key)
+    job = keep_working(ours, work.pods, lambda of: build_inspection_job(deployment, of, key), scene.settings)
     made = next((other for other in ours if other["metadata"]["name"] == job["metadata"]["name"]), None)
     is_closed = any(item["metadata"]["name"] == policy["metadata"]["name"] for item in scene.observed.network_policies)
     create = (job,) if is_closed and not made else ()

@@ -21,6 +21,7 @@ from conclave.modeldeployment.observed import Observed
 from conclave.modeldeployment.records.record import Record, read_records, shape_hash
 from conclave.modeldeployment.records.recorded import Owner, RecordedRayService, Template, first_difference
 from conclave.modeldeployment.records.recorded_serve_config import serve_config_difference
+from conclave.modeldeployment.records.version import NewerRecord, is_version, newer_records
 from conclave.policy.runtime_lists import parse_image
 from conclave.settings import OperatorSettings
 
@@ -41,6 +42,8 @@ class History(NamedTuple):
     """Those newer than it: nothing of them is ever applied."""
     objections: tuple[Finding, ...] = ()
     """One for each of these, which names it."""
+    newer: tuple[NewerRecord, ...] = ()
+    """Records of a newer version, the latest first, where they are later than the one that counts."""
 
     @property
     def current(self) -> Record | None:
@@ -49,17 +52,20 @@ class History(NamedTuple):
 
 def read_history(deployment: ModelDeployment, observed: Observed, settings: OperatorSettings) -> History:
     """Skips what is refused: a forged record beside a real one changes only the condition that names it."""
-    records = list(read_records(observed.revisions))
+    newer = newer_records(observed.revisions)
+    unread = {record.name for record in newer}
+    records = list(read_records(item for item in observed.revisions if item["metadata"]["name"] not in unread))
     running = observed.own_rayservice(deployment.metadata.uid)
     refused: list[Record] = []
     objections: list[Finding] = []
     while records and len(refused) < MOST_REFUSED:
         difference = find_difference(deployment, records[-1], settings, running)
         if difference is None:
-            return History(tuple(records), tuple(refused), tuple(objections))
+            later = tuple(record for record in newer if record.number >= records[-1].number)
+            return History(tuple(records), tuple(refused), tuple(objections), later)
         refused.append(records.pop())
         objections.append(_objection(deployment, refused[-1], difference))
-    return History((), tuple(refused), tuple(objections))
+    return History((), tuple(refused), tuple(objections), newer)
 
 
 def find_token_secret(rayservice: JsonObject) -> str | None:
@@ -112,6 +118,8 @@ def _differences(
         yield f"token_secret is {record.token_secret}, expected {' or '.join(expected)}"
     if not _WEIGHTS_KEY.fullmatch(record.weights_key):
         yield f"weights_key is {record.weights_key}, expected 16 hex digits or nothing"
+    if record.version and not is_version(record.version):
+        yield f"metadata.annotations: {names.RECORD_VERSION} is {record.version}, expected a version of Conclave"
     if not 0 <= record.number < _HIGHEST_NUMBER:
         yield f"revision {record.number} is more than any history has"
     if difference := serve_config_difference(recorded.spec.serve_config_v2, name):

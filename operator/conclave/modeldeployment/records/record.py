@@ -15,7 +15,9 @@ from conclave.api.modeldeployment import ModelDeployment
 from conclave.api.plan import Plan
 from conclave.kubernetes.objects import JsonObject, content_hash
 from conclave.modeldeployment.objects import metadata
+from conclave.modeldeployment.records.version import annotated, written_by
 from conclave.modeldeployment.weights.keys import weights_key
+from conclave.planning import roles
 
 HISTORY = 5
 """Records that are kept: what went before is what a person compares with."""
@@ -48,6 +50,8 @@ class Record(BaseModel):
     """The ControllerRevision's `revision`; not part of its data."""
     name: str = ""
     """The ControllerRevision's; empty before it is made, and not part of its data."""
+    version: str = ""
+    """Of the Conclave that wrote the record; empty of 0.1.0's, and not part of the data."""
 
 
 def spec_hash(deployment: ModelDeployment) -> str:
@@ -91,18 +95,26 @@ def keys_of(deployment: ModelDeployment) -> Keys:
     )
 
 
-def make_record(keys: Keys, plan: Plan, rayservice: JsonObject, token_secret: str) -> Record:
+def make_record(keys: Keys, plan: roles.Plan, rayservice: JsonObject, token_secret: str) -> Record:
     """A record of this version for the spec of these keys; the RayService mounts that Secret."""
-    return Record(**keys._asdict(), builder=__version__, plan=plan, rayservice=rayservice, token_secret=token_secret)
+    return Record(
+        **keys._asdict(),
+        builder=__version__,
+        plan=plan.flat(),
+        rayservice=rayservice,
+        token_secret=token_secret,
+        version=__version__,
+    )
 
 
 def build_revision(deployment: ModelDeployment, record: Record) -> JsonObject:
     """The ControllerRevision of a record; equal decisions have equal names, whatever their number."""
-    data = record.model_dump(mode="json", by_alias=True, exclude={"number", "name"})
+    data = record.model_dump(mode="json", by_alias=True, exclude={"number", "name", "version"})
+    name = names.revision(deployment.metadata.name, content_hash(data))
     return {
         "apiVersion": "apps/v1",
         "kind": "ControllerRevision",
-        "metadata": metadata(deployment, names.revision(deployment.metadata.name, content_hash(data)), "revision"),
+        "metadata": metadata(deployment, name, "revision", annotated(record.version)),
         "data": data,
         "revision": record.number,
     }
@@ -117,6 +129,7 @@ def read_records(revisions: Iterable[JsonObject]) -> tuple[Record, ...]:
             continue
         try:
             about = {"number": revision.get("revision"), "name": revision["metadata"]["name"]}
+            about |= {"version": written_by(revision)}
             records.append(Record.model_validate({**data, **about}))
         except ValidationError:
             continue

@@ -8,7 +8,6 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from conclave import names
-from conclave.api.plan import Plan
 from conclave.api.reasons import Reason
 from conclave.errors import InvalidInput
 from conclave.finding import Finding
@@ -16,6 +15,7 @@ from conclave.modeldeployment.part import PartScene
 from conclave.modeldeployment.records.record import Record, make_record
 from conclave.modeldeployment.serving.rayservice import build_rayservice, in_place
 from conclave.modeldeployment.serving.token import new_token_secret
+from conclave.planning.roles import Plan
 
 
 class Build(NamedTuple):

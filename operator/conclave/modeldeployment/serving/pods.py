@@ -11,7 +11,6 @@ from types import MappingProxyType
 
 from conclave import names
 from conclave.api.modeldeployment import ModelDeployment, PodResources
-from conclave.api.plan import Plan
 from conclave.engine.arguments import (
     CONNECTIONS_EXEMPT_VARIABLE,
     CONNECTIONS_PER_ADDRESS_VARIABLE,
@@ -37,6 +36,7 @@ from conclave.modeldeployment.pods import (
     weights_volumes,
 )
 from conclave.modeldeployment.serving.token import new_token_secret
+from conclave.planning.roles import Role
 from conclave.settings import OperatorSettings
 
 PROBE_TIMEOUT_S = 10
@@ -101,11 +101,11 @@ def head_template(deployment: ModelDeployment, settings: OperatorSettings, token
 
 
 def worker_template(
-    deployment: ModelDeployment, plan: Plan, settings: OperatorSettings, token_secret: str = ""
+    deployment: ModelDeployment, role: Role, settings: OperatorSettings, token_secret: str = ""
 ) -> JsonObject:
     """One pipeline stage of a replica, or an equal share of one: `gpus_per_node` GPUs of the planned accelerator."""
-    vendor = names.gpu_vendor(plan.accelerator)
-    gpus = plan.gpus_per_node
+    vendor = names.gpu_vendor(role.accelerator)
+    gpus = role.gpus_per_node
     # Ray's bundles take one CPU a rank, the engine and its ingress one more each; tokenizing and copying want the rest.
     resources = _resources(
         deployment.spec.runtime.resources.worker,
@@ -126,7 +126,7 @@ def worker_template(
         grace_period_s=TERMINATION_GRACE_PERIOD_S,
         environment={names.ENGINE_PID_VARIABLE: names.ENGINE_PID_PATH},
         init_containers=[_canary(deployment, settings), *_verification(deployment, settings)],
-        placed=placement(deployment, plan),
+        placed=placement(deployment, (role.accelerator,)),
     )
 
 

@@ -10,7 +10,6 @@ import yaml
 
 from conclave import names
 from conclave.api.modeldeployment import ModelDeployment
-from conclave.api.plan import Plan
 from conclave.engine.load_bounds import IDLE_TIMEOUT_S
 from conclave.engine.serve_config import build_serve_config
 from conclave.kubernetes.hardening import CONTAINER_SECURITY
@@ -18,6 +17,7 @@ from conclave.kubernetes.objects import JsonObject, content_hash, without_empty
 from conclave.modeldeployment.objects import metadata
 from conclave.modeldeployment.pods import SCRATCH_MOUNTS
 from conclave.modeldeployment.serving.pods import head_template, worker_template
+from conclave.planning.roles import Plan, Role
 from conclave.settings import OperatorSettings
 
 API_VERSION = "ray.io/v1"
@@ -68,10 +68,10 @@ def _cluster(
     deployment: ModelDeployment, plan: Plan, settings: OperatorSettings, serve_config: JsonObject, token_secret: str
 ) -> JsonObject:
     head = head_template(deployment, settings, token_secret)
-    worker = worker_template(deployment, plan, settings, token_secret)
+    workers = [worker_template(deployment, role, settings, token_secret) for role in plan.roles]
     arguments = serve_config["applications"][0]["args"]
-    marker = _rollout_hash(worker["spec"]["tolerations"], arguments)
-    for template in (head, worker):
+    marker = _rollout_hash(workers[0]["spec"]["tolerations"], arguments)
+    for template in (head, *workers):
         template["metadata"]["annotations"] = {names.ROLLOUT: marker}
     return {
         "rayVersion": settings.ray_version,
@@ -100,22 +100,22 @@ def _cluster(
             "template": head,
         },
         "workerGroupSpecs": [
-            {
-                "groupName": names.WORKER_GROUP,
-                "replicas": worker_pods(deployment, plan),
-                "minReplicas": 0,
-                "maxReplicas": MOST_REPLICAS * plan.nodes_per_replica,
-                "numOfHosts": 1,
-                "rayStartParams": {"object-store-memory": str(OBJECT_STORE_BYTES)},
-                "template": worker,
-            }
+            _worker_group(deployment, role, worker) for role, worker in zip(plan.roles, workers, strict=True)
         ],
     }
 
 
-def worker_pods(deployment: ModelDeployment, plan: Plan) -> int:
-    """Worker pods that a new cluster begins with: those of the least replicas."""
-    return deployment.spec.scaling.min_replicas * plan.nodes_per_replica
+def _worker_group(deployment: ModelDeployment, role: Role, worker: JsonObject) -> JsonObject:
+    """The worker pods of a role; a new cluster begins with those of the least replicas."""
+    return {
+        "groupName": names.worker_group(role.name),
+        "replicas": deployment.spec.scaling.min_replicas * role.nodes_per_replica,
+        "minReplicas": 0,
+        "maxReplicas": MOST_REPLICAS * role.nodes_per_replica,
+        "numOfHosts": 1,
+        "rayStartParams": {"object-store-memory": str(OBJECT_STORE_BYTES)},
+        "template": worker,
+    }
 
 
 def in_place(recorded: JsonObject, fresh: JsonObject) -> JsonObject:
@@ -128,7 +128,12 @@ def in_place(recorded: JsonObject, fresh: JsonObject) -> JsonObject:
     (fresh_application,) = yaml.safe_load(fresh["spec"]["serveConfigV2"])["applications"]
     application["deployments"] = fresh_application["deployments"]
     recorded_cluster, fresh_cluster = recorded["spec"]["rayClusterConfig"], fresh["spec"]["rayClusterConfig"]
-    (recorded_group,), (fresh_group,) = recorded_cluster["workerGroupSpecs"], fresh_cluster["workerGroupSpecs"]
+    groups = [
+        {**group, "replicas": fresh_group["replicas"]}
+        for group, fresh_group in zip(
+            recorded_cluster["workerGroupSpecs"], fresh_cluster["workerGroupSpecs"], strict=True
+        )
+    ]
     data_class = {names.DATA_CLASS: fresh["metadata"]["annotations"][names.DATA_CLASS]}
     return {
         **recorded,
@@ -139,7 +144,7 @@ def in_place(recorded: JsonObject, fresh: JsonObject) -> JsonObject:
             "rayClusterConfig": {
                 **recorded_cluster,
                 "suspend": fresh_cluster["suspend"],
-                "workerGroupSpecs": [{**recorded_group, "replicas": fresh_group["replicas"]}],
+                "workerGroupSpecs": groups,
             },
         },
     }

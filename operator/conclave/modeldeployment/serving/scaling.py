@@ -18,6 +18,12 @@ from conclave.modeldeployment.root_cause import find_pod_causes
 from conclave.modeldeployment.scene import StatusScene
 from conclave.modeldeployment.serving.replicas import active_cluster, count_engines, has_enough, is_serving
 
+_STORED_ZERO = (
+    "scaling.minReplicas 0 was stored before admission refused it, and is served as before. Scaling to zero comes with "
+    "a later version: set scaling.minReplicas to 1 or more"
+)
+"""Not known to work: no test covers a model without replicas."""
+
 
 class Replicas(NamedTuple):
     """Counts of whole replicas."""
@@ -57,6 +63,13 @@ def _asked_of_kuberay(scene: StatusScene, cluster: str) -> int:
 
 def scaled(scene: StatusScene, replicas: Replicas, causes: tuple[Finding, ...]) -> Verdict:
     """Whether all wanted replicas answer; else what the first pod that is missing waits for."""
+    verdict = _scaled(scene, replicas, causes)
+    if scene.deployment.spec.scaling.min_replicas:
+        return verdict
+    return verdict._replace(message=f"{verdict.message}. {_STORED_ZERO}")
+
+
+def _scaled(scene: StatusScene, replicas: Replicas, causes: tuple[Finding, ...]) -> Verdict:
     scaling = scene.deployment.spec.scaling
     if scene.deployment.spec.suspend:
         return Verdict("Unknown", Reason.SUSPENDED, "spec.suspend is true: no replica is wanted")

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from conclave import names
 from conclave.api.modeldeployment import Cache, ModelDeployment, ObjectStoreSource
-from conclave.api.plan import Plan
 from conclave.kubernetes.jobs import build_job, job_pod, job_spec, reporting_container
 from conclave.kubernetes.objects import JsonObject, content_hash
 from conclave.kubernetes.reports import REPORT_PATH
@@ -29,15 +28,18 @@ def build_download_job(
     deployment: ModelDeployment,
     store: ObjectStoreSource,
     cache: Cache,
-    plan: Plan | None,
+    accelerators: tuple[str, ...],
     settings: OperatorSettings,
     *,
     claim_uid: str,
     kept_keys: tuple[str, ...],
 ) -> JsonObject:
-    """`claim_uid` is the cache claim's; `kept_keys` are the weights that running pods still need."""
+    """`accelerators` are those of the plan, for a volume of one node; `claim_uid` is the cache claim's; `kept_keys` are
+    the weights that running pods still need.
+    """
     spec = job_spec(
-        names.weights_pod_labels(deployment.metadata.name), _pod(deployment, store, cache, plan, settings, kept_keys)
+        names.weights_pod_labels(deployment.metadata.name),
+        _pod(deployment, store, cache, accelerators, settings, kept_keys),
     )
     name = names.weights_job(deployment.metadata.name, content_hash([spec, claim_uid]))
     described = metadata(deployment, name, "weights", {names.CLAIM_UID: claim_uid})
@@ -48,7 +50,7 @@ def _pod(
     deployment: ModelDeployment,
     store: ObjectStoreSource,
     cache: Cache,
-    plan: Plan | None,
+    accelerators: tuple[str, ...],
     settings: OperatorSettings,
     kept_keys: tuple[str, ...],
 ) -> JsonObject:
@@ -61,7 +63,7 @@ def _pod(
             {"name": names.CACHE_VOLUME, "persistentVolumeClaim": claim},
         ],
         # A volume of one node, or of one zone, has to be where the accelerators are.
-        placement(deployment, plan if is_on_one_node else None),
+        placement(deployment, accelerators if is_on_one_node else ()),
         imagePullSecrets=pull_secrets(deployment, settings),
         priorityClassName=deployment.spec.runtime.priority_class_name,
     )

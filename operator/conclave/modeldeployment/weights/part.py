@@ -5,12 +5,15 @@ A download Job that has succeeded for these weights and this claim counts, which
 
 from __future__ import annotations
 
-from conclave.api.plan import Plan
+from conclave.kubernetes.objects import JsonObject
+from conclave.modeldeployment.jobs import keep_working
 from conclave.modeldeployment.part import PartResult, PartScene
 from conclave.modeldeployment.weights.cache import build_cache_claim, build_download_policy
 from conclave.modeldeployment.weights.causes import not_downloaded
 from conclave.modeldeployment.weights.job import build_download_job
 from conclave.modeldeployment.weights.keys import find_download, is_for
+from conclave.planning.roles import Plan
+from conclave.settings import OperatorSettings
 
 
 def needs(scene: PartScene, plan: Plan | None) -> PartResult:
@@ -36,7 +39,12 @@ def needs(scene: PartScene, plan: Plan | None) -> PartResult:
     key, claim_uid = scene.keys.weights_key, scene.observed.cache["metadata"]["uid"]
     used_key = scene.current.weights_key if scene.current else ""
     kept = (used_key,) if used_key not in ("", key) else ()
-    job = build_download_job(deployment, store, cache, plan, settings, claim_uid=claim_uid, kept_keys=kept)
+    accelerators = plan.accelerators if plan else ()
+
+    def build(of: OperatorSettings) -> JsonObject:
+        return build_download_job(deployment, store, cache, accelerators, of, claim_uid=claim_uid, kept_keys=kept)
+
+    job = keep_working(work.jobs, work.pods, build, settings)
     is_there = any(
         other["metadata"]["name"] == job["metadata"]["name"] and is_for(other, key, claim_uid) for other in work.jobs
     )

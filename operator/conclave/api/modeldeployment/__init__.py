@@ -1,0 +1,67 @@
+"""ModelDeployment v1alpha1: what a user writes, one module for each part of the spec.
+
+v1alpha1 changes only by addition. A field that nothing reads does not belong here.
+"""
+
+from __future__ import annotations
+
+from conclave.api.group import API_VERSION, GROUP, VERSION
+from conclave.api.meta import ObjectMeta
+from conclave.api.modeldeployment.access import Access
+from conclave.api.modeldeployment.engine import Dtype, Engine, KvCacheDtype, Quantization
+from conclave.api.modeldeployment.hardware import Hardware, Toleration
+from conclave.api.modeldeployment.model import Adapter, ConfigReference, Licence, Model
+from conclave.api.modeldeployment.parallelism import Parallelism
+from conclave.api.modeldeployment.resource import KIND, MODEL_DEPLOYMENT, PLURAL, ModelDeployment
+from conclave.api.modeldeployment.runtime import PodResources, Runtime, RuntimeResources
+from conclave.api.modeldeployment.scaling import Scaling
+from conclave.api.modeldeployment.source import (
+    AdapterSource,
+    Cache,
+    ImageSource,
+    ModelSource,
+    ObjectStoreSource,
+    PersistentVolumeClaimSource,
+)
+from conclave.api.modeldeployment.spec import ModelDeploymentSpec
+from conclave.api.modeldeployment.status import Condition, Endpoint, ModelDeploymentStatus
+from conclave.api.modeldeployment.telemetry import Telemetry, Tracing
+
+__all__ = [
+    "API_VERSION",
+    "GROUP",
+    "KIND",
+    "MODEL_DEPLOYMENT",
+    "PLURAL",
+    "VERSION",
+    "Access",
+    "Adapter",
+    "AdapterSource",
+    "Cache",
+    "Condition",
+    "ConfigReference",
+    "Dtype",
+    "Endpoint",
+    "Engine",
+    "Hardware",
+    "ImageSource",
+    "KvCacheDtype",
+    "Licence",
+    "Model",
+    "ModelDeployment",
+    "ModelDeploymentSpec",
+    "ModelDeploymentStatus",
+    "ModelSource",
+    "ObjectMeta",
+    "ObjectStoreSource",
+    "Parallelism",
+    "PersistentVolumeClaimSource",
+    "PodResources",
+    "Quantization",
+    "Runtime",
+    "RuntimeResources",
+    "Scaling",
+    "Telemetry",
+    "Toleration",
+    "Tracing",
+]

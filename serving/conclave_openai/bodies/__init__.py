@@ -1,0 +1,1 @@
+"""Request bodies: read within bounds of bytes, time and memory, and parsed as strict JSON."""

@@ -1,0 +1,1 @@
+"""What a client may do before its token is known: connections, headers and seconds."""

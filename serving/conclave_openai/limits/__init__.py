@@ -1,0 +1,1 @@
+"""What a request may ask for: fields, sizes and shapes (request_limits.yaml)."""

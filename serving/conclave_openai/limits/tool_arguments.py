@@ -1,0 +1,36 @@
+"""Arguments of the tool calls in a conversation: JSON inside a string, which vLLM parses on its event loop.
+
+Arguments that are not a JSON object become `{}`, so that the conversation can continue. vLLM does the same, but vLLM
+also logs the tool's name, and fails on numbers of thousands of digits and on halves of surrogate pairs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from conclave_openai.bodies.strict_json import PAIR, Bounds, Outline, decode
+from conclave_openai.limits.fields import refusal
+
+NOTHING = "{}"
+
+
+def mend_arguments(messages: list[dict[str, Any]], bounds: Bounds) -> None:
+    """Replaces arguments that are not a JSON object, in place. Raises 400 where the arguments exceed the bounds."""
+    calls = [(place, function, function["arguments"].encode()) for place, function in _calls(messages)]
+    outlines = [Outline.of(text) for _, _, text in calls]
+    excess = Outline(b"".join(outline.marks for outline in outlines)).excess(bounds)
+    if excess is not None:
+        raise refusal("messages", f"holds {excess} in the arguments of tool calls")
+    for (place, function, text), outline in zip(calls, outlines, strict=True):
+        beyond = outline.beyond(bounds.depth)
+        if PAIR in beyond:
+            raise refusal(f"{place}.arguments", f"is nested deeper than {bounds.depth} levels")
+        if beyond or not isinstance(decode(text), dict):
+            function["arguments"] = NOTHING
+
+
+def _calls(messages: list[dict[str, Any]]) -> Iterator[tuple[str, dict[str, Any]]]:
+    for index, message in enumerate(messages):
+        for number, call in enumerate(message.get("tool_calls") or ()):
+            yield f"messages[{index}].tool_calls[{number}].function", call["function"]

@@ -1,0 +1,1 @@
+"""Log records without what a client sent or a model answered."""

@@ -1,0 +1,1 @@
+"""Spans of requests, and their export: figures and names, never content."""

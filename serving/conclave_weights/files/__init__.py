@@ -1,0 +1,1 @@
+"""Files as the rest of this package opens them, and the headers of safetensors files."""

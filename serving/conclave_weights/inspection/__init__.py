@@ -1,0 +1,1 @@
+"""What a directory of weights holds, and whether the engine can load it. Reads headers, never tensors."""

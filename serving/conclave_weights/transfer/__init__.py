@@ -1,0 +1,1 @@
+"""Weights from an object store into a directory."""
