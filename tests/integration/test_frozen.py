@@ -23,7 +23,15 @@ from tools.released import environment, released, version_before
 
 from conclave import __version__
 from conclave.kubernetes.objects import content_hash
-from conclave.names import FIELD_MANAGER, MODEL_DEPLOYMENT, RECORD_VERSION, revision, token_secret
+from conclave.names import (
+    CLAIM_UID,
+    FIELD_MANAGER,
+    MODEL_DEPLOYMENT,
+    RECORD_VERSION,
+    revision,
+    token_secret,
+    weights_job,
+)
 
 BEFORE = version_before(__version__)
 NAMESPACE = "llm"
@@ -32,6 +40,16 @@ EDITED = "edited"
 FAILING_JOBS = ("download-refused",)
 """Each version makes these anew with its own image: nothing of them runs."""
 UNEDITED = [name for name in names(BEFORE) if name not in (EDITED, *FAILING_JOBS)]
+FILLED_IN = {
+    "completionMode": "NonIndexed",
+    "completions": 1,
+    "dnsPolicy": "ClusterFirst",
+    "manualSelector": False,
+    "parallelism": 1,
+    "schedulerName": "default-scheduler",
+    "suspend": False,
+    "terminationGracePeriodSeconds": 30,
+}
 REPORTED = ("ModelDeployment", "Pod", "RayCluster", "RayService")
 """Kinds whose status is put back; that of Jobs and claims comes from Kubernetes' own controllers, which run."""
 Write = tuple[str, str, str]
@@ -86,7 +104,7 @@ def put(kube: Kube, frozen: Frozen) -> None:
         wanted: Json = json.loads(text)
         uid, status = wanted["metadata"].pop("uid"), wanted.pop("status", {})
         live = _made(kube, wanted, status)
-        exchanged[uid] = live["metadata"]["uid"]
+        exchanged |= {uid: live["metadata"]["uid"], item["metadata"]["name"]: live["metadata"]["name"]}
         if item is frozen.parent:
             exchanged[token_secret(frozen.name, uid)] = token_secret(frozen.name, live["metadata"]["uid"])
         if status and wanted["kind"] in REPORTED:
@@ -99,6 +117,9 @@ def _made(kube: Kube, wanted: Json, status: Json) -> Json:
     kind, name = wanted["kind"], wanted["metadata"]["name"]
     if kind == "ControllerRevision":
         wanted["metadata"]["name"] = name = revision(_owner(wanted)["name"], content_hash(wanted["data"]))
+    if CLAIM_UID in wanted["metadata"].get("annotations", {}):
+        content = [_as_built(wanted["spec"]), wanted["metadata"]["annotations"][CLAIM_UID]]
+        wanted["metadata"]["name"] = name = weights_job(_owner(wanted)["name"], content_hash(content))
     if kind == "Pod" and _owner(wanted)["kind"] == "Job":
         return _pod_of_job(kube, _owner(wanted)["name"])
     if kind == "Pod":  # KubeRay had made one for the head
@@ -114,6 +135,13 @@ def _made(kube: Kube, wanted: Json, status: Json) -> Json:
     live = kube.get(wanted["apiVersion"], kind, name, NAMESPACE)
     assert live is not None
     return live
+
+
+def _as_built(value: Any) -> Any:
+    """Of a Job, without what the API server filled in: the name of a Job that downloads is made of the rest."""
+    if isinstance(value, dict):
+        return {key: _as_built(below) for key, below in value.items() if FILLED_IN.get(key) != below}
+    return [_as_built(item) for item in value] if isinstance(value, list) else value
 
 
 def _owner(item: Json) -> Json:
