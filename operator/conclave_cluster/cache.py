@@ -331,8 +331,8 @@ class Cache:
         key = _key(item)
         known = self._objects.get(key)
         is_same = known is not None and known["metadata"].get("uid") == item["metadata"].get("uid")
-        if known is not None and is_same and version_of(item) < version_of(known):
-            return
+        if known is not None and is_same and version_of(item) <= version_of(known) and version_of(known):
+            return  # older, or what a write of ours has answered already
         kept = self._project(item)
         if kept is None:
             self._drop(key)
