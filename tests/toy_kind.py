@@ -15,12 +15,13 @@ from typing import Any, NamedTuple
 from pydantic import BaseModel, ConfigDict, Field
 
 from conclave.api.reasons import ConditionType
+from conclave.kubernetes.desired import Desired
 from conclave.kubernetes.failures import ApiFailure, Outcome
 from conclave.settings import OperatorSettings
 from conclave_cluster.cache import whole
 from conclave_cluster.cluster import Cluster
 from conclave_cluster.resources import CONFIG_MAP, Resource
-from conclave_operator.kinds import Desired, Key, Kind, Known, Watch
+from conclave_operator.kinds import Key, Kind, Known, Watch
 from conclave_operator.logs import set_up_logs
 from conclave_operator.model_deployments import model_deployments
 from conclave_operator.process import ProcessOptions, run_kinds

@@ -63,6 +63,7 @@ E2E: Mapping[str, Part] = {
         "autoscaling": ("e2e/test_dense_autoscaling.py",),
         "tracing": ("e2e/test_dense_tracing.py",),
         "causes": ("e2e/test_causes.py", "e2e/test_smoke_head.py", "e2e/test_smoke_hostile.py"),
+        "upgrade": ("e2e/test_upgrade.py",),
     }.items()
 } | {"testbed": Part(("tests/testbed", "e2e/cluster/test_cluster.py"), (*COVERED, "e2e/cluster"))}
 """Modules that share a model stand side by side. At most 40 minutes each on two cores, and two engines at a time."""

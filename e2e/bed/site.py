@@ -63,11 +63,15 @@ class Site:
     """Where the tests work."""
 
     kubectl: Kubectl
-    serving_image: str
+    images: Images
     is_ours: bool
     """Whether it is the cluster of `make cluster`."""
     weights: Path
     """The folder behind the claim `weights` of each namespace of models."""
+
+    @property
+    def serving_image(self) -> str:
+        return self.images.serving
 
     def checkpoint(self, model: str) -> Path:
         """A tiny checkpoint below the claim, made once; readable by the pods' user."""
@@ -128,8 +132,8 @@ def make_site(weights: Path) -> Site:
     else:
         _cluster_up([2, 2])
         kubectl = Kubectl(layout_of(None).kubeconfig)
-        environment, images = _import_images()
-    site = Site(kubectl, images.serving, not given, weights)
+        environment, images = import_images(references(project_version()))
+    site = Site(kubectl, images, not given, weights)
     _namespaces(site)
     kubectl.apply(*policies(with_environment=environment is not None))
     for namespace in (RESTRICTED, INCOMPLETE, PRIVILEGED, CALLERS, STRANGERS):
@@ -145,8 +149,11 @@ def make_site(weights: Path) -> Site:
     return site
 
 
-def install_chart(site: Site, images: Images, network: Mapping[str, Any]) -> None:
-    """The product's chart with its defaults, but for the images and requests that two cores have room for."""
+def install_chart(site: Site, images: Images, network: Mapping[str, Any], root: Path = ROOT) -> None:
+    """The product's chart with its defaults, but for the images and requests that two cores have room for.
+
+    `root` is this project, or a former tree of it.
+    """
     values = {
         "image": _image(images.operator),
         "serving": {"image": _image(images.serving), "allowedImages": [NOWHERE]},
@@ -155,7 +162,7 @@ def install_chart(site: Site, images: Images, network: Mapping[str, Any]) -> Non
         "resources": {"requests": {"cpu": "20m", "memory": "128Mi"}, "limits": {"memory": "512Mi"}},
     }
     try:
-        options = [str(ROOT / "charts" / "conclave"), "--wait", "--timeout=180s", "--values=-"]
+        options = [str(root / "charts" / "conclave"), "--wait", "--timeout=180s", "--values=-"]
         if more := os.environ.get("CONCLAVE_E2E_VALUES"):
             options.append(f"--values={more}")
         site.helm("upgrade", "--install", RELEASE, *options, stdin=json.dumps(values))
@@ -178,12 +185,11 @@ def _cluster_up(gpus: Sequence[int]) -> None:
     subprocess.run([sys.executable, "-m", "tools.cluster", "up", *options], cwd=ROOT, check=True)
 
 
-def _import_images() -> tuple[Path, Images]:
-    """The Python environment's directory, and the images, in both nodes."""
-    names = references(project_version())
-    apart = builder((ENVIRONMENT_PATH,))
+def import_images(names: Mapping[str, str], root: Path = ROOT) -> tuple[Path, Images]:
+    """The Python environment's directory, and the images under these names, built from this tree, in both nodes."""
+    apart = builder((ENVIRONMENT_PATH,), root)
     serving = apart.image("serving-e2e")
-    whole = builder()
+    whole = builder(root=root)
     archives = [
         whole.archive(whole.image("operator"), "operator", names["operator"]),
         apart.archive(serving, "serving-e2e", names["serving-e2e"]),

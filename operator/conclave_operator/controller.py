@@ -15,13 +15,14 @@ from typing import NamedTuple
 
 from pydantic import ValidationError
 
+from conclave.kubernetes.desired import Seen
 from conclave.kubernetes.failures import ApiFailure
 from conclave.kubernetes.objects import JsonObject
 from conclave_cluster.cluster import Cluster
 from conclave_cluster.lease import LeadershipLost
 from conclave_cluster.resources import Resource
 from conclave_operator.fleet import Fleet, digest
-from conclave_operator.kinds import AnyKind, Key, Kinds, Known, Observed
+from conclave_operator.kinds import AnyKind, Key, Kinds, Known
 from conclave_operator.metrics import Metrics
 from conclave_operator.reconcile import Pass, observe, reconcile
 from conclave_operator.tracing import span
@@ -43,7 +44,7 @@ class _Rest(NamedTuple):
 
     item: bytes
     """Its digest: the object itself is in the fleet already."""
-    inputs_of: Callable[[Observed], object]
+    inputs_of: Callable[[Seen], object]
     inputs: object
     is_done: bool
 
@@ -146,8 +147,8 @@ class Controller:
         inputs = done.desired.inputs_of(done.observed)
         if inputs is not None:
             was = digest({**item, "status": status})
-            self._at_rest[key] = _Rest(was, done.desired.inputs_of, inputs, done.desired.is_done)
-        return done.desired.is_done
+            self._at_rest[key] = _Rest(was, done.desired.inputs_of, inputs, done.desired.resync_after_s is None)
+        return done.desired.resync_after_s is None
 
     async def _report(self, key: Key, item: JsonObject, status: JsonObject, now: datetime) -> bool:
         kind = self._kinds[key.kind]

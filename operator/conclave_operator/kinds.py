@@ -8,13 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Collection, Iterable
 from dataclasses import dataclass
-from datetime import datetime
-from typing import Any, Generic, NamedTuple, Protocol, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 from pydantic import BaseModel
 
 from conclave.api.reasons import ConditionType
-from conclave.kubernetes.failures import ApiFailure, Outcome
+from conclave.kubernetes.desired import Desired, SeenT
 from conclave.kubernetes.objects import JsonObject
 from conclave_cluster.cache import Bound, Projection
 from conclave_cluster.cluster import Cluster
@@ -29,47 +28,7 @@ class Key(NamedTuple):
     name: str
 
 
-class Observed(Protocol):
-    """What surrounds one object, in whatever shape its kind reads it."""
-
-    @property
-    def failures(self) -> tuple[ApiFailure, ...]:
-        """Reads that failed; what they would have shown is unknown, not absent."""
-        ...
-
-
 Parent = TypeVar("Parent", bound=BaseModel)
-Seen = TypeVar("Seen", bound=Observed)
-SeenLater = TypeVar("SeenLater", bound=Observed, contravariant=True)
-
-
-class StatusOf(Protocol[SeenLater]):
-    """The whole status as the API server gets it, from what is seen when everything has been carried out."""
-
-    def __call__(self, observed: SeenLater, outcome: Outcome, now: datetime) -> JsonObject: ...
-
-
-def never_the_same(_: object) -> None:
-    """Of a kind whose every look is a full pass."""
-
-
-@dataclass(frozen=True)
-class Desired(Generic[Seen]):
-    """What should exist around one object; carried out in the order of the fields."""
-
-    status: StatusOf[Seen]
-    create: tuple[JsonObject, ...] = ()
-    """Created once and never patched or read."""
-    apply: tuple[JsonObject, ...] = ()
-    """Compared with what is live, then server-side applied."""
-    delete: tuple[JsonObject, ...] = ()
-    is_refused: bool = False
-    is_done: bool = True
-    """False where it has to be looked at again soon, since nobody tells of what it waits for."""
-    is_waiting_for_nodes: bool = False
-    inputs_of: Callable[[Seen], object] = never_the_same
-    """All that this came from, the object itself excepted, of what is seen. While it stays equal, another pass would
-    come to the same; None where time alone can change it. It is kept: let it hold no object."""
 
 
 class Watch(NamedTuple):
@@ -92,15 +51,15 @@ class Known(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Kind(Generic[Parent, Seen]):
+class Kind(Generic[Parent, SeenT]):
     """One record of the table."""
 
     resource: Resource
     model: type[Parent]
     parse: Callable[[JsonObject], Parent]
     """Raises pydantic's ValidationError where the object is none that the model can hold."""
-    observe: Callable[[Cluster, Parent], Awaitable[Seen]]
-    sync: Callable[[Parent, Seen], Desired[Seen]]
+    observe: Callable[[Cluster, Parent], Awaitable[SeenT]]
+    sync: Callable[[Parent, SeenT], Desired[SeenT]]
     concerned: Callable[[Resource, JsonObject, Known], Iterable[Key]]
     """Whom a change of an object of others concerns."""
     watches: tuple[Watch, ...] = ()

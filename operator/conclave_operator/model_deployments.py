@@ -4,21 +4,17 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Iterable
-from datetime import datetime
-from functools import partial
 
 from pydantic import ValidationError
 
 from conclave import names
 from conclave.api.modeldeployment import ModelDeployment
 from conclave.api.reasons import ConditionType
-from conclave.kubernetes.failures import Outcome
+from conclave.kubernetes.desired import Desired
 from conclave.kubernetes.objects import JsonObject
 from conclave.kubernetes.shapes import read_job, read_raycluster
-from conclave.modeldeployment.decision import Decision
 from conclave.modeldeployment.observed import Observed
-from conclave.modeldeployment.status import derive_status
-from conclave.modeldeployment.sync import decide
+from conclave.modeldeployment.sync import sync
 from conclave.settings import OperatorSettings
 from conclave_cluster.cache import labels_of
 from conclave_cluster.cluster import Cluster
@@ -45,7 +41,7 @@ from conclave_cluster.resources import (
     REVISION,
     Resource,
 )
-from conclave_operator.kinds import Desired, Key, Kind, Known, Watch
+from conclave_operator.kinds import Key, Kind, Known, Watch
 from conclave_operator.tracing import span
 
 TOKEN_BYTES = 32
@@ -78,6 +74,10 @@ def model_deployments(settings: OperatorSettings) -> Kind[ModelDeployment, Obser
     """The record, for an operator of these settings."""
     capacity = LastCapacity()
 
+    def want(deployment: ModelDeployment, observed: Observed) -> Desired[Observed]:
+        with span("decide"):
+            return sync(deployment, observed, settings, secrets.token_urlsafe(TOKEN_BYTES))
+
     async def look(cluster: Cluster, deployment: ModelDeployment) -> Observed:
         return await observe(cluster, deployment, capacity)
 
@@ -86,7 +86,7 @@ def model_deployments(settings: OperatorSettings) -> Kind[ModelDeployment, Obser
         model=ModelDeployment,
         parse=parse,
         observe=look,
-        sync=partial(sync, settings),
+        sync=want,
         concerned=concerned,
         watches=WATCHES,
         reported=(
@@ -98,26 +98,6 @@ def model_deployments(settings: OperatorSettings) -> Kind[ModelDeployment, Obser
         ),
         informs=(ConditionType.EGRESS_ENFORCED, ConditionType.WITHIN_POLICY),
         unread=(ConditionType.READY, ConditionType.PLAN_READY),
-    )
-
-
-def sync(settings: OperatorSettings, deployment: ModelDeployment, observed: Observed) -> Desired[Observed]:
-    """What the core decides, as the controller carries it out."""
-    with span("decide"):
-        decision = decide(deployment, observed, settings, secrets.token_urlsafe(TOKEN_BYTES))
-
-    def status(observed: Observed, outcome: Outcome, now: datetime) -> JsonObject:
-        return derive_status(deployment, observed, decision, outcome, now).to_wire()
-
-    return Desired(
-        status,
-        create=decision.create,
-        apply=decision.apply,
-        delete=decision.delete,
-        is_refused=decision.refusal is not None,
-        is_done=not _waits_for_unwatched(deployment, observed, decision),
-        is_waiting_for_nodes=decision.plan is None,
-        inputs_of=partial(inputs, has_plan=decision.plan is not None),
     )
 
 
@@ -140,44 +120,3 @@ def concerned(resource: Resource, item: JsonObject, known: Known) -> Iterable[Ke
     if resource.namespaced and resource != POD:
         return known.by_name(namespace, metadata["name"])
     return known.waiting_for_nodes
-
-
-def _waits_for_unwatched(deployment: ModelDeployment, observed: Observed, decision: Decision) -> bool:
-    """ConfigMaps and claims are read by request, so nobody tells when one comes or changes."""
-    is_bound = all(observed.claims.get(claim) == "Bound" for claim in deployment.spec.model.claims)
-    if deployment.spec.model.cache is not None:
-        cache = observed.cache or {}
-        is_bound = is_bound and cache.get("status", {}).get("phase") == "Bound"
-    return not is_bound or (decision.plan is None and deployment.spec.model.config_ref is not None)
-
-
-def inputs(observed: Observed, *, has_plan: bool) -> object:
-    """Objects by their versions. A plan that was made rests on no node any more.
-
-    How long a pod has waited or been dead matters while one is in trouble: then time alone changes the status.
-    """
-    pods = (*observed.pods, *observed.weights.pods, *observed.inspection.pods)
-    if observed.events or not all(map(_is_at_work, pods)):
-        return None
-    objects = (
-        *((observed.rayservice,) if observed.rayservice else ()),
-        *observed.rayclusters,
-        *pods,
-        *observed.revisions,
-        *observed.network_policies,
-        *observed.weights.jobs,
-        *observed.inspection.jobs,
-        *((observed.cache,) if observed.cache else ()),
-    )
-    versions = tuple((item["metadata"].get("uid"), item["metadata"].get("resourceVersion")) for item in objects)
-    inventory = None if has_plan else observed.inventory
-    configs = {name: hash(frozenset(data.items())) for name, data in observed.config_maps.items()}
-    return versions, inventory, observed.kuberay, observed.claims, configs, observed.failures
-
-
-def _is_at_work(pod: JsonObject) -> bool:
-    status = pod.get("status", {})
-    containers = [*status.get("containerStatuses", ()), *status.get("initContainerStatuses", ())]
-    return status.get("phase") in ("Running", "Succeeded") and not any(
-        "waiting" in container.get("state", {}) or container.get("lastState") for container in containers
-    )

@@ -11,10 +11,11 @@ from typing import Any, NamedTuple
 
 from pydantic import BaseModel
 
+from conclave.kubernetes.desired import Desired, Seen
 from conclave.kubernetes.failures import ApiFailure, Outcome
 from conclave.kubernetes.objects import JsonObject
 from conclave_cluster.cluster import Cluster, Written
-from conclave_operator.kinds import AnyKind, Desired, Observed
+from conclave_operator.kinds import AnyKind
 from conclave_operator.tracing import span
 
 MOST_ROUNDS = 3
@@ -24,7 +25,7 @@ MOST_ROUNDS = 3
 class Pass(NamedTuple):
     """One full pass: what it saw, wanted and did."""
 
-    observed: Observed
+    observed: Seen
     desired: Desired[Any]
     outcome: Outcome
     duration_s: float
@@ -38,7 +39,7 @@ class Pass(NamedTuple):
 class Reconciled(NamedTuple):
     """What all passes of a reconcile came to."""
 
-    observed: Observed
+    observed: Seen
     """At its end."""
     desired: Desired[Any]
     outcome: Outcome
@@ -50,15 +51,15 @@ class Reconciled(NamedTuple):
         return (*self.observed.failures, *self.outcome.failures)
 
 
-async def observe(kind: AnyKind, parent: BaseModel, cluster: Cluster) -> Observed:
+async def observe(kind: AnyKind, parent: BaseModel, cluster: Cluster) -> Seen:
     """What surrounds the object now."""
     with span("observe"):
-        observed: Observed = await kind.observe(cluster, parent)
+        observed: Seen = await kind.observe(cluster, parent)
         return observed
 
 
 async def reconcile(
-    kind: AnyKind, parent: BaseModel, observed: Observed, cluster: Cluster, passed: Callable[[Pass], None]
+    kind: AnyKind, parent: BaseModel, observed: Seen, cluster: Cluster, passed: Callable[[Pass], None]
 ) -> Reconciled:
     """Passes until one writes nothing, so that the status tells of what there is then, and is written once.
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import uuid
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 from urllib.parse import quote
 
 import pytest
 from kubernetes.client.exceptions import ApiException
 from tests.integration.testbed.kube import Kube, KubectlError
+from tests.integration.testbed.requests import Answer, send
 from tests.manifest_table import ACCEPTED, BASE, REFUSED, Accepted, Refused, merge
 
 from conclave.policy.admission import read_deployment
@@ -86,37 +87,14 @@ LARGEST = merge(
 )
 
 
-class Answer(NamedTuple):
-    """What the API server said, in bytes that no client has polished."""
-
-    status: int
-    warning: str
-    body: dict[str, Any]
-
-    @property
-    def message(self) -> str:
-        return str(self.body.get("message", "")).replace('\\"', '"')
-
-
-def _send(kube: Kube, method: str, path: str, content_type: str, body: object) -> Answer:
-    response = kube.api.call_api(
-        method,
-        kube.api.configuration.host + path,
-        header_params={"Content-Type": content_type, "Accept": "application/json"},
-        body=body,
-    )
-    text = response.read()
-    return Answer(response.status, response.getheader("Warning", ""), json.loads(text))
-
-
 def _apply(kube: Kube, manifest: Mapping[str, Any]) -> Answer:
     """Server-side apply as a dry run: everything is checked and nothing kept."""
     path = f"{PATH}/{quote(manifest['metadata']['name'])}?fieldManager=tests&force=true&dryRun=All"
-    return _send(kube, "PATCH", path, "application/apply-patch+yaml", json.dumps(manifest))
+    return send(kube, "PATCH", path, "application/apply-patch+yaml", json.dumps(manifest))
 
 
 def _post(kube: Kube, manifest: Mapping[str, Any], query: str = "") -> Answer:
-    return _send(kube, "POST", PATH + query, "application/json", manifest)
+    return send(kube, "POST", PATH + query, "application/json", manifest)
 
 
 @pytest.mark.parametrize("case", REFUSED, ids=[case.id for case in REFUSED])

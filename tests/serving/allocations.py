@@ -11,23 +11,43 @@ import os
 import sys
 from pathlib import Path
 
+LAYOUTS = ((1, 1), (2, 1), (1, 2))
+"""Tensor and pipeline size."""
+
 
 def main() -> None:
-    """Arguments: rank, tensor size, pipeline size, port, directory of configs, file for the answer."""
-    rank, tensor, pipeline, port = map(int, sys.argv[1:5])
-    configs, answer = Path(sys.argv[5]), Path(sys.argv[6])
-    os.environ["VLLM_DIST_IDENT"] = str(port)
+    """Arguments: rank of two, a port for each layout, directory of configs, file for the answer.
+
+    The answer is what each config allocated, by layout. A rank that a layout does not have waits for the next one, in
+    the same process: imports take longer than models.
+    """
+    rank, ports = int(sys.argv[1]), sys.argv[2].split(",")
+    configs, answer = Path(sys.argv[3]), Path(sys.argv[4])
 
     import torch
+    from vllm.distributed.parallel_state import cleanup_dist_env_and_memory
+
+    torch.set_num_threads(1)
+    allocated = {}
+    for (tensor, pipeline), port in zip(LAYOUTS, map(int, ports), strict=True):
+        if rank < tensor * pipeline:
+            os.environ["VLLM_DIST_IDENT"] = str(port)
+            allocated[f"{tensor}x{pipeline}"] = _allocated(rank, tensor, pipeline, port, configs)
+            cleanup_dist_env_and_memory()
+    answer.write_text(json.dumps(allocated))
+
+
+def _allocated(rank: int, tensor: int, pipeline: int, port: int, configs: Path) -> dict[str, object]:
     from vllm.config import set_current_vllm_config
     from vllm.distributed import init_distributed_environment, initialize_model_parallel
     from vllm.engine.arg_utils import EngineArgs
 
-    torch.set_num_threads(1)
     allocated: dict[str, object] = {}
     is_joined = False
     # The group of expert-parallel ranks is made with the others, and only where the first model has experts.
     for path in sorted(configs.iterdir(), key=lambda path: (path.name != "mixtral", path.name)):
+        if path.name.endswith("+ep") and tensor == 1:
+            continue
         arguments = EngineArgs(
             model=str(path),
             skip_tokenizer_init=True,
@@ -55,7 +75,7 @@ def main() -> None:
                 allocated[path.name] = _measure(config)
         except (ImportError, NotImplementedError, ValueError) as error:  # what the CPU build refuses is an answer too
             allocated[path.name] = {"error": f"{type(error).__name__}: {error}"}
-    answer.write_text(json.dumps(allocated))
+    return allocated
 
 
 def _inspect_here(architecture: str) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -24,10 +23,12 @@ from conclave.planning.kv_cache import kv_bytes_per_token
 from conclave.planning.layout import Layout
 from conclave.planning.settings import EngineSettings, block_tokens, expert_tiles
 from conclave.planning.weights import DTYPE_BYTES, weight_bytes
+from conclave_cli.local.ports import free_port
 
 HERE = Path(__file__).parent
 TINY: dict[str, dict[str, Any]] = yaml.safe_load((HERE / "tiny_configs.yaml").read_text())
 LAYOUTS = [Layout(), Layout(tensor=2), Layout(pipeline=2)]
+RANKS = 2
 TOLERANCE = 0.005
 WITH_EXPERT_PARALLEL = ("mixtral", "dbrx", "grok-1", "qwen3-moe", "deepseek-v3")
 HAS_AMX = "amx_tile" in Path("/proc/cpuinfo").read_text()
@@ -45,28 +46,23 @@ def layout_id(layout: Layout) -> str:
     return layout.describe()
 
 
-@pytest.fixture(scope="module", params=LAYOUTS, ids=layout_id)
-def group(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Layout, list[Any]]:
-    """What each worker of one group allocated for every config."""
-    layout: Layout = request.param
+@pytest.fixture(scope="module")
+def allocated(tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
+    """What each of two workers allocated: by layout and config."""
     directory = tmp_path_factory.mktemp("allocations")
-    names = [*TINY, *(f"{name}+ep" for name in WITH_EXPERT_PARALLEL if layout.tensor > 1)]
-    for name in names:
+    for name in [*TINY, *(f"{name}+ep" for name in WITH_EXPERT_PARALLEL)]:
         (directory / "configs" / name).mkdir(parents=True)
         (directory / "configs" / name / "config.json").write_text(json.dumps(TINY[name.removesuffix("+ep")]))
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port = listener.getsockname()[1]
     quiet = {"VLLM_LOGGING_LEVEL": "CRITICAL", "HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1"}
-    answers = [directory / f"rank-{rank}.json" for rank in range(layout.gpus)]
-    logs = [directory / f"rank-{rank}.log" for rank in range(layout.gpus)]
+    ports = ",".join(str(free_port()) for _ in LAYOUTS)
+    answers = [directory / f"rank-{rank}.json" for rank in range(RANKS)]
+    logs = [directory / f"rank-{rank}.log" for rank in range(RANKS)]
     workers = []
     for rank, (answer, log) in enumerate(zip(answers, logs, strict=True)):
-        arguments = [str(rank), str(layout.tensor), str(layout.pipeline), str(port), str(directory / "configs")]
         with log.open("w") as output:
             workers.append(
                 subprocess.Popen(
-                    [sys.executable, str(HERE / "allocations.py"), *arguments, str(answer)],
+                    [sys.executable, HERE / "allocations.py", str(rank), ports, directory / "configs", answer],
                     env=os.environ | quiet,
                     stdout=output,
                     stderr=subprocess.STDOUT,
@@ -77,8 +73,16 @@ def group(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     finally:
         for worker in workers:
             worker.kill()
-    assert codes == [0] * layout.gpus, logs[0].read_text()[-4000:]
-    return layout, [json.loads(answer.read_text()) for answer in answers]
+            worker.wait()
+    assert codes == [0] * RANKS, logs[0].read_text()[-4000:]
+    return [json.loads(answer.read_text()) for answer in answers]
+
+
+@pytest.fixture(scope="module", params=LAYOUTS, ids=layout_id)
+def group(request: pytest.FixtureRequest, allocated: list[Any]) -> tuple[Layout, list[Any]]:
+    """A layout, and what each of its ranks allocated for every config."""
+    layout: Layout = request.param
+    return layout, [ranks[f"{layout.tensor}x{layout.pipeline}"] for ranks in allocated[: layout.gpus]]
 
 
 def cases(group: tuple[Layout, list[Any]]) -> dict[str, list[Any]]:

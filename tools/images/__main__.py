@@ -40,11 +40,11 @@ def project_version() -> str:
     return version
 
 
-def builder(apart: tuple[str, ...] = ()) -> Builder:
-    """Of this project's Dockerfiles and cache; raises MachineUnfit where nothing can be built."""
+def builder(apart: tuple[str, ...] = (), root: Path = ROOT) -> Builder:
+    """Of the Dockerfiles of this project, or of a former tree of it; raises MachineUnfit where nothing can be built."""
     prepare()
-    text = "\n".join((ROOT / path).read_text() for path in DOCKERFILES)
-    return Builder(text, ROOT, cache_dir() / "images", apart)
+    text = "\n".join((root / path).read_text() for path in DOCKERFILES)
+    return Builder(text, root, cache_dir() / "images", apart)
 
 
 def main() -> int:

@@ -44,8 +44,8 @@ def _parallelism(plan: dict[str, int]) -> str:
     return " ".join([*sizes, *(["EP"] if plan["expert_parallel"] else [])])
 
 
-class Plan(ApiModel):
-    """How the GPUs of one replica share a model, and why."""
+class RolePlan(ApiModel):
+    """How the GPUs of one role of a replica share a model."""
 
     accelerator: str = Field(max_length=128)
     """The accelerator's product name as node labels spell it, or `cpu`."""
@@ -74,6 +74,11 @@ class Plan(ApiModel):
     max_concurrency: int = Field(ge=0)
     """Requests of maxModelLen tokens that the KV cache holds at once, rounded down."""
     memory: PlanMemory
+
+
+class Plan(RolePlan):
+    """How the GPUs of one replica share a model, and why."""
+
     because: tuple[Annotated[str, Field(max_length=1024)], ...] = Field(default=(), max_length=32)
     """Reasons for this plan, one sentence each."""
     rejected: tuple[RejectedOption, ...] = Field(default=(), max_length=64)

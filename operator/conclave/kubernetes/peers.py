@@ -1,4 +1,4 @@
-"""Peers and ports of NetworkPolicies: one way to name whom a pod may reach, or who may reach it.
+"""NetworkPolicies: one builder, and one way to name whom a pod may reach, or who may reach it.
 
 A policy names no host and no Service. What a URL names becomes a namespace, an address, or every address on its port.
 """
@@ -10,7 +10,7 @@ from ipaddress import AddressValueError, IPv4Address
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
-from conclave.kubernetes.objects import JsonObject
+from conclave.kubernetes.objects import JsonObject, without_empty
 
 NAMESPACE_NAME = "kubernetes.io/metadata.name"
 _DEFAULT_PORTS = {"http": 80, "https": 443}
@@ -36,6 +36,30 @@ def dns_rule(namespace: str, cidrs: Iterable[str]) -> JsonObject:
     return {
         "to": [namespace_peer(namespace), *address_peers(cidrs)],
         "ports": [{"protocol": protocol, "port": 53} for protocol in ("UDP", "TCP")],
+    }
+
+
+def build_policy(
+    metadata: JsonObject,
+    selector: dict[str, str],
+    *,
+    ingress: list[JsonObject] | None = None,
+    egress: list[JsonObject],
+    is_closed: bool = False,
+) -> JsonObject:
+    """A NetworkPolicy of the pods that the selector finds.
+
+    Without `ingress` the policy says nothing of who may call the pods; with `is_closed` nobody may.
+    """
+    spec: JsonObject = {"podSelector": {"matchLabels": selector}, "policyTypes": ["Egress"]}
+    if ingress is not None or is_closed:
+        spec["policyTypes"] = ["Ingress", "Egress"]
+    rules = without_empty({"ingress": ingress, "egress": egress})
+    return {
+        "apiVersion": "networking.k8s.io/v1",
+        "kind": "NetworkPolicy",
+        "metadata": metadata,
+        "spec": {**spec, **rules},
     }
 
 

@@ -9,6 +9,7 @@ part is not ready, what runs keeps running, and the pods of the new spec wait.
 from __future__ import annotations
 
 from datetime import datetime
+from functools import partial
 
 from conclave.api.modeldeployment import ModelDeployment
 from conclave.api.reasons import ConditionType, Reason
@@ -17,6 +18,7 @@ from conclave.kubernetes.desired import Desired
 from conclave.kubernetes.failures import Outcome
 from conclave.kubernetes.objects import JsonObject
 from conclave.modeldeployment.decision import Decision
+from conclave.modeldeployment.inputs import inputs_of
 from conclave.modeldeployment.inspection import part as inspection_part
 from conclave.modeldeployment.observed import Observed
 from conclave.modeldeployment.part import PartResult, PartScene
@@ -34,13 +36,11 @@ from conclave.settings import OperatorSettings
 LONGEST_RESYNC_S = 60.0
 
 
-def sync(
-    deployment: ModelDeployment, observed: Observed, settings: OperatorSettings, *, token: str, now: datetime
-) -> Desired:
+def sync(deployment: ModelDeployment, observed: Observed, settings: OperatorSettings, token: str) -> Desired[Observed]:
     """`token` is a fresh random value; it is used only where the endpoint has no token yet."""
     decision = decide(deployment, observed, settings, token)
 
-    def status(outcome: Outcome) -> JsonObject:
+    def status(observed: Observed, outcome: Outcome, now: datetime) -> JsonObject:
         return derive_status(deployment, observed, decision, outcome, now).to_wire()
 
     return Desired(
@@ -49,8 +49,9 @@ def sync(
         apply=decision.apply,
         delete=decision.delete,
         resync_after_s=LONGEST_RESYNC_S if _waits_for_unwatched(deployment, observed, decision) else None,
-        waits_for_hardware=decision.plan is None,
-        result="refused" if decision.refusal else "ok",
+        is_refused=decision.refusal is not None,
+        is_waiting_for_nodes=decision.plan is None,
+        inputs_of=partial(inputs_of, has_plan=decision.plan is not None),
     )
 
 

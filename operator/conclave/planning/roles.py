@@ -9,41 +9,20 @@ from __future__ import annotations
 from pydantic import BaseModel, ConfigDict, Field
 
 from conclave.api import plan as wire
-from conclave.api.plan import PlanMemory, RejectedOption
+from conclave.api.plan import RejectedOption
 
 SERVE = "serve"
 """The role that answers requests."""
 
 
-class Role(BaseModel):
+class Role(wire.RolePlan):
     """Equal engines, one in each replica: their accelerator, layout and memory."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     name: str = SERVE
-    accelerator: str
-    """Product name as node labels spell it, or `cpu`."""
-    tensor: int = Field(ge=1)
-    pipeline: int = Field(ge=1)
-    data: int = Field(default=1, ge=1)
-    expert_parallel: bool = False
-    gpus_per_replica: int = Field(ge=1)
-    """tensor x pipeline x data."""
-    nodes_per_replica: int = Field(ge=1)
-    """Worker pods of one replica, each on a node of its own."""
-    gpus_per_node: int = Field(ge=1)
-    max_model_len: int = Field(ge=1)
-    """Context length that the engine is started with, in tokens."""
-    longest_context_tokens: int = Field(ge=0)
-    kv_cache_tokens: int = Field(ge=0)
-    max_concurrency: int = Field(ge=0)
-    """Requests of max_model_len tokens that the KV cache holds at once."""
-    memory: PlanMemory
-    """Of the fullest GPU."""
 
 
 class Plan(BaseModel):
-    """How one replica of a model is laid out over GPUs, and why."""
+    """How the GPUs of one replica share a model, and why."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -75,12 +54,11 @@ class Plan(BaseModel):
 
     def flat(self) -> wire.Plan:
         """The plan as `status.plan` and the records show it: the role that answers, and the reasons."""
-        layout = self.role.model_dump(exclude={"name"})
+        layout = {name: getattr(self.role, name) for name in wire.RolePlan.model_fields}
         return wire.Plan(**layout, because=self.because, rejected=self.rejected)
 
     @classmethod
     def of_flat(cls, plan: wire.Plan) -> Plan:
         """A recorded plan: of one role."""
-        fields = set(Role.model_fields) - {"name"}
-        role = Role.model_validate({name: getattr(plan, name) for name in fields})
-        return cls(roles=(role,), because=plan.because, rejected=plan.rejected)
+        layout = {name: getattr(plan, name) for name in wire.RolePlan.model_fields}
+        return cls(roles=(Role(**layout),), because=plan.because, rejected=plan.rejected)

@@ -66,11 +66,19 @@ class Kube:
         namespace: str | None = None,
         kubeconfig: Path | None = None,
         dry_run: bool = False,
+        manager: str = "tests",
     ) -> None:
         """Server-side apply, unknown fields refused; as a dry run everything is checked and nothing kept."""
         scope = ["--namespace", namespace] if namespace else []
         mode = ["--dry-run=server"] if dry_run else []
-        options = ["--server-side", "--force-conflicts", "--field-manager=tests", "--validate=strict", *mode, *scope]
+        options = [
+            "--server-side",
+            "--force-conflicts",
+            f"--field-manager={manager}",
+            "--validate=strict",
+            *mode,
+            *scope,
+        ]
         self.kubectl("apply", *options, "-f", "-", stdin=as_list(objects), kubeconfig=kubeconfig)
 
     def install_crds(self, *files: Path) -> None:
@@ -78,7 +86,8 @@ class Kube:
         options = ["--server-side", "--force-conflicts", "--field-manager=tests", "--output=name"]
         applied = self.kubectl("apply", *options, *(f"--filename={file}" for file in files))
         waiting = ["wait", "--for=condition=Established", "--timeout=30s", *applied.split()]
-        eventually(lambda: self.try_kubectl(*waiting).returncode == 0)  # kubectl fails on a CRD without any status yet
+        # kubectl fails on a CRD without any status yet.
+        eventually(lambda: self.try_kubectl(*waiting).returncode == 0, timeout=120)
 
     def get(self, api_version: str, kind: str, name: str, namespace: str | None = None) -> dict[str, Any] | None:
         """One object, or None where it, or its kind, does not exist."""

@@ -68,3 +68,13 @@ def test_every_module_says_what_it_owns() -> None:
         if path.name != "__init__.py" and ast.get_docstring(ast.parse(path.read_text())) is None:
             silent.append(str(path.relative_to(ROOT)))
     assert silent == []
+
+
+def test_contributing_has_one_line_for_every_room() -> None:
+    """A room is a folder with modules; the readers of single architectures are listed with their catalogue."""
+    text = (ROOT / "CONTRIBUTING.md").read_text()
+    listed = re.findall(r"^\| \**`((?:operator|serving)/[a-z0-9_/]+)`", text, re.MULTILINE)
+    rooms = {path.parent.relative_to(ROOT).as_posix() for path in tracked_files() if path.name == "__init__.py"}
+    shown = {room for room in rooms if room.startswith(("operator/", "serving/"))}
+    within = {"operator/conclave/catalogue/architectures", "operator/conclave/api/modeldeployment"}
+    assert sorted(listed) == sorted(shown - within)

@@ -13,6 +13,7 @@ from tests.golden.test_golden import CASES, NOW, Case
 from tests.scenes import make_event, make_pod
 from tests.unit.operator.simulation import NAMESPACE, Simulation, gpu_node, model_deployment
 
+from conclave.modeldeployment.inputs import inputs_of
 from conclave.modeldeployment.status import derive_status
 from conclave.names import REFRESH
 from conclave_cluster.resources import (
@@ -24,7 +25,6 @@ from conclave_cluster.resources import (
     REVISION,
 )
 from conclave_operator.kinds import Key
-from conclave_operator.model_deployments import inputs
 from conclave_operator.reconcile import MOST_ROUNDS
 
 KEY = Key("ModelDeployment", NAMESPACE, "mixtral")
@@ -169,7 +169,7 @@ def test_where_a_day_alone_changes_the_status_nothing_is_at_rest(directory: Path
         ]
         for at in (NOW, NOW + timedelta(days=1))
     )
-    assert now == tomorrow or inputs(case.observed, has_plan=decision.plan is not None) is None
+    assert now == tomorrow or inputs_of(case.observed, has_plan=decision.plan is not None) is None
 
 
 def test_a_pass_that_raised_is_not_remembered_as_rest() -> None:

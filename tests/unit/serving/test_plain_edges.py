@@ -89,6 +89,12 @@ def chat(port: int, credential: str, **fields: object) -> Answer:
     return ask(port, "POST", CHAT, bearer(credential), body=body)
 
 
+def test_the_edge_names_no_logger_of_serves() -> None:
+    modules = list((ROOT / "serving/conclave_openai").rglob("*.py"))
+    assert len(modules) > 20
+    assert [module.name for module in modules if "ray.serve" in module.read_text()] == []
+
+
 def test_each_edge_answers_its_own_callers(edge: tuple[int, str]) -> None:
     port, credential = edge
     answer = chat(port, credential)

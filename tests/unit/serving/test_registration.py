@@ -77,3 +77,4 @@ def test_the_wheel_names_the_plugin_and_holds_it(tmp_path: Path) -> None:
     assert dict(groups["vllm.general_plugins"]) == {"conclave": "conclave_models:register"}
     files = {target.partition(":")[0].replace(".", "/") for target in CLASSES.values()}
     assert {f"{file}.py" for file in files} | {"conclave_models/__init__.py"} <= names
+    assert {"conclave_openai/edge.py", "conclave_openai/limits/request_limits.yaml"} <= names

@@ -286,7 +286,7 @@ def test_the_command_tells_what_it_made(
     assert "of them kept from before" in told.out
     assert told.err == ""
     carry_out(plan(source, tmp_path / "two"))
-    assert "no tokenizer lies with the source" in capsys.readouterr().err
+    assert "the source has no tokenizer: copy" in capsys.readouterr().err
 
 
 # What is not the release

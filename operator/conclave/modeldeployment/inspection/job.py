@@ -10,6 +10,7 @@ from conclave import names
 from conclave.api.modeldeployment import ModelDeployment
 from conclave.kubernetes.jobs import build_job, job_pod, job_spec, reporting_container
 from conclave.kubernetes.objects import JsonObject, content_hash
+from conclave.kubernetes.peers import build_policy
 from conclave.kubernetes.reports import REPORT_PATH
 from conclave.modeldeployment.objects import metadata
 from conclave.modeldeployment.pods import image, model_files, placement, pull_secrets
@@ -26,15 +27,12 @@ def inspection_key(deployment: ModelDeployment, cache: JsonObject | None) -> str
 def build_inspection_policy(deployment: ModelDeployment) -> JsonObject:
     """No peer and no port: the pod reads a volume and ends."""
     name = deployment.metadata.name
-    return {
-        "apiVersion": "networking.k8s.io/v1",
-        "kind": "NetworkPolicy",
-        "metadata": metadata(deployment, names.inspection_network_policy(name), "inspection"),
-        "spec": {
-            "podSelector": {"matchLabels": names.inspection_selector(name)},
-            "policyTypes": ["Ingress", "Egress"],
-        },
-    }
+    return build_policy(
+        metadata(deployment, names.inspection_network_policy(name), "inspection"),
+        names.inspection_selector(name),
+        egress=[],
+        is_closed=True,
+    )
 
 
 def build_inspection_job(deployment: ModelDeployment, settings: OperatorSettings, key: str) -> JsonObject:

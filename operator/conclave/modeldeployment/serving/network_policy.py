@@ -8,7 +8,7 @@ from __future__ import annotations
 from conclave import names
 from conclave.api.modeldeployment import ModelDeployment
 from conclave.kubernetes.objects import JsonObject
-from conclave.kubernetes.peers import address_peers, dns_rule, namespace_peer, target_of, tcp
+from conclave.kubernetes.peers import address_peers, build_policy, dns_rule, namespace_peer, target_of, tcp
 from conclave.modeldeployment.objects import metadata
 from conclave.settings import OperatorSettings
 
@@ -22,9 +22,8 @@ def _pods(deployment: ModelDeployment, settings: OperatorSettings) -> JsonObject
     name = deployment.metadata.name
     own_pods = {"podSelector": {"matchLabels": names.pod_selector(name)}}
     callers = sorted({settings.gateway_namespace, *deployment.spec.access.allowed_namespaces})
-    return _policy(
-        deployment,
-        names.network_policy(name),
+    return build_policy(
+        metadata(deployment, names.network_policy(name), "network-policy"),
         names.pod_selector(name),
         ingress=[
             {"from": [own_pods]},
@@ -70,25 +69,8 @@ def _head(deployment: ModelDeployment, settings: OperatorSettings) -> JsonObject
     api_server: JsonObject = {"ports": [tcp(port) for port in names.API_SERVER_PORTS]}
     if settings.api_server_cidrs:
         api_server["to"] = address_peers(settings.api_server_cidrs)
-    return _policy(
-        deployment, names.head_network_policy(name), names.head_selector(name), ingress=None, egress=[api_server]
+    return build_policy(
+        metadata(deployment, names.head_network_policy(name), "network-policy"),
+        names.head_selector(name),
+        egress=[api_server],
     )
-
-
-def _policy(
-    deployment: ModelDeployment,
-    name: str,
-    selector: dict[str, str],
-    *,
-    ingress: list[JsonObject] | None,
-    egress: list[JsonObject],
-) -> JsonObject:
-    spec: JsonObject = {"podSelector": {"matchLabels": selector}, "policyTypes": ["Egress"], "egress": egress}
-    if ingress is not None:
-        spec |= {"policyTypes": ["Ingress", "Egress"], "ingress": ingress}
-    return {
-        "apiVersion": "networking.k8s.io/v1",
-        "kind": "NetworkPolicy",
-        "metadata": metadata(deployment, name, "network-policy"),
-        "spec": spec,
-    }

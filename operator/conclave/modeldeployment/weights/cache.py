@@ -5,7 +5,7 @@ from __future__ import annotations
 from conclave import names
 from conclave.api.modeldeployment import Cache, ModelDeployment, ObjectStoreSource
 from conclave.kubernetes.objects import JsonObject, without_empty
-from conclave.kubernetes.peers import address_peers, dns_rule, namespace_peer, target_of, tcp
+from conclave.kubernetes.peers import address_peers, build_policy, dns_rule, namespace_peer, target_of, tcp
 from conclave.kubernetes.quantities import BINARY, DECIMAL, parse_quantity
 from conclave.modeldeployment.objects import metadata
 from conclave.settings import OperatorSettings
@@ -52,16 +52,13 @@ def build_download_policy(
     """Download pods reach DNS and the store, nothing else. Nobody reaches download pods."""
     name = deployment.metadata.name
     dns = dns_rule(settings.dns_namespace, settings.dns_cidrs)
-    return {
-        "apiVersion": "networking.k8s.io/v1",
-        "kind": "NetworkPolicy",
-        "metadata": metadata(deployment, names.download_network_policy(name), "weights"),
-        "spec": {
-            "podSelector": {"matchLabels": names.weights_selector(name)},
-            "policyTypes": ["Ingress", "Egress"],
-            "egress": [dns, _store_rule(store, deployment.metadata.namespace, settings.cluster_domain)],
-        },
-    }
+    store_rule = _store_rule(store, deployment.metadata.namespace, settings.cluster_domain)
+    return build_policy(
+        metadata(deployment, names.download_network_policy(name), "weights"),
+        names.weights_selector(name),
+        egress=[dns, store_rule],
+        is_closed=True,
+    )
 
 
 def _store_rule(store: ObjectStoreSource, own_namespace: str, cluster_domain: str) -> JsonObject:
