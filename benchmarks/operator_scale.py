@@ -61,7 +61,7 @@ def control_plane(tree: Path) -> Iterator[tuple[Kube, OperatorAccount]]:
     with tempfile.TemporaryDirectory(prefix="conclave-bench-") as directory, ControlPlane(Path(directory)) as plane:
         kube = Kube(plane)
         KubeRay(kube).install_crds()
-        kube.install_crds(*sorted((tree / "crds").glob("*.yaml")))
+        kube.install_crds(*sorted((tree / "charts/conclave/files/crds").glob("*.yaml")))
         load.prepare(kube)
         yield kube, install_account(kube)
 
