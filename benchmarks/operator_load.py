@@ -38,11 +38,11 @@ def namespace_of(number: int) -> str:
 
 def prepare(kube: Kube) -> None:
     """Namespaces, each with a bound claim that holds the weights of its models."""
-    for number in range(NAMESPACES):
-        namespace = namespace_of(number)
-        kube.ensure_namespace(namespace)
-        kube.apply(claim(), namespace=namespace)
-        kube.apply(volume_for("weights", namespace))
+    namespaces = [namespace_of(number) for number in range(NAMESPACES)]
+    kube.apply(*({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}} for name in namespaces))
+    claims = [{**claim(), "metadata": {**claim()["metadata"], "namespace": name}} for name in namespaces]
+    kube.apply(*claims, *(volume_for("weights", name) for name in namespaces))
+    eventually(lambda: kube.get("v1", "ServiceAccount", "default", namespaces[0]))  # pods need it
 
     def is_bound() -> bool:
         claims = kube.list("v1", "PersistentVolumeClaim")

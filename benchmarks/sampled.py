@@ -30,6 +30,7 @@ class Sampler:
 
     def stop(self) -> None:
         signal.setitimer(signal.ITIMER_PROF, 0)
+        signal.signal(signal.SIGPROF, signal.SIG_IGN)  # one may be on its way
 
     def write(self, path: Path) -> None:
         itself, with_callees = (

@@ -1,7 +1,7 @@
 """A kind that is not shipped: what a second one costs. One record for the operator's table, and rooms of its own here.
 
 A Greeting wants one ConfigMap with its words, and tells in its status how often it has them. As a program it is an
-operator of this kind alone: `python -m tests.toy_kind operator run --kubeconfig=... --lease-namespace=...`.
+operator of this kind and of ModelDeployment: `python -m tests.toy_kind operator run --kubeconfig=... --namespace=...`.
 """
 
 from __future__ import annotations
@@ -17,11 +17,13 @@ from pydantic import BaseModel, ConfigDict, Field
 from conclave.api.reasons import ConditionType
 from conclave.kubernetes.desired import Desired
 from conclave.kubernetes.failures import ApiFailure, Outcome
+from conclave.settings import OperatorSettings
 from conclave_cluster.cache import whole
 from conclave_cluster.cluster import Cluster
 from conclave_cluster.resources import CONFIG_MAP, Resource
 from conclave_operator.kinds import Key, Kind, Known, Watch
 from conclave_operator.logs import set_up_logs
+from conclave_operator.model_deployments import model_deployments
 from conclave_operator.process import ProcessOptions, run_kinds
 
 Json = dict[str, Any]
@@ -130,20 +132,22 @@ def greeting(name: str, words: str) -> Json:
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    for option in ("kubeconfig", "lease-namespace", "lease"):
+    for option in ("kubeconfig", "lease-namespace", "lease", "namespace"):
         parser.add_argument(f"--{option}", required=True)
     parser.add_argument("--http-port", type=int, required=True)
     parser.add_argument("--resync-seconds", type=float, default=60)
     given, _ = parser.parse_known_args()
     set_up_logs("json")
     options = ProcessOptions(
+        namespaces=(given.namespace,),
         kubeconfig=given.kubeconfig,
         lease_namespace=given.lease_namespace,
         lease_name=f"{given.lease}-toy",
         http_port=given.http_port,
         resync_s=given.resync_seconds,
     )
-    asyncio.run(run_kinds(options, (GREETINGS,)))
+    settings = OperatorSettings(image="images.test/conclave-serving:toy")
+    asyncio.run(run_kinds(options, (model_deployments(settings), GREETINGS)))
 
 
 if __name__ == "__main__":

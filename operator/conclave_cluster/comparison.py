@@ -7,6 +7,7 @@ Pure. Field ownership comes from `metadata.managedFields`, whose format is that 
 from __future__ import annotations
 
 import json
+from functools import lru_cache
 from typing import Any
 
 from conclave.kubernetes.objects import JsonObject
@@ -102,8 +103,14 @@ def _names(key: str, item: Any) -> bool:
     """Whether an entry of an ownership tree is about this item of a list."""
     kind, _, rest = key.partition(":")
     if kind == "k":
-        return all(item.get(name, value) == value for name, value in json.loads(rest).items())
-    return kind == "v" and bool(json.loads(rest) == item)
+        return all(item.get(name, value) == value for name, value in _read(rest).items())
+    return kind == "v" and bool(_read(rest) == item)
+
+
+@lru_cache(maxsize=1024)
+def _read(key: str) -> Any:
+    """Not to be changed. The same few keys are in each object of a kind."""
+    return json.loads(key)
 
 
 def _exceeds(fields: JsonObject, others: JsonObject, live: Any, desired: Any) -> bool:

@@ -56,7 +56,7 @@ class Capacity:
         """Free is what no pod holds; pods whose uid is in `own_uids` hold nothing."""
         tolerated = tuple(tolerations)
         own: Counter[tuple[str, str]] = Counter()
-        for uid in own_uids:
+        for uid in set(own_uids) - {""}:
             node, held = self._held.get(uid, ("", Counter()))
             own.update({(node, resource): gpus for resource, gpus in held.items()})
         if own:

@@ -5,8 +5,6 @@ Made by `process`; the simulations of the unit tests drive it against the fake c
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 import re
 import time
@@ -20,11 +18,10 @@ from pydantic import ValidationError
 from conclave.kubernetes.desired import Seen
 from conclave.kubernetes.failures import ApiFailure
 from conclave.kubernetes.objects import JsonObject
-from conclave_cluster.cache import content_of
 from conclave_cluster.cluster import Cluster
 from conclave_cluster.lease import LeadershipLost
 from conclave_cluster.resources import Resource
-from conclave_operator.fleet import Fleet
+from conclave_operator.fleet import Fleet, digest
 from conclave_operator.kinds import AnyKind, Key, Kinds, Known
 from conclave_operator.metrics import Metrics
 from conclave_operator.reconcile import Pass, observe, reconcile
@@ -132,7 +129,7 @@ class Controller:
                 return await self._report(key, item, status, now)
             observed = await observe(kind, parent, self._cluster)
             rest = self._at_rest.get(key)
-            if rest and rest.item == _digest(item) and rest.inputs == rest.inputs_of(observed):
+            if rest and rest.item == digest(item) and rest.inputs == rest.inputs_of(observed):
                 self._metrics.unchanged.inc()
                 return rest.is_done
             self._at_rest.pop(key, None)
@@ -149,8 +146,8 @@ class Controller:
             return False
         inputs = done.desired.inputs_of(done.observed)
         if inputs is not None:
-            digest = _digest({**item, "status": status})
-            self._at_rest[key] = _Rest(digest, done.desired.inputs_of, inputs, done.desired.resync_after_s is None)
+            was = digest({**item, "status": status})
+            self._at_rest[key] = _Rest(was, done.desired.inputs_of, inputs, done.desired.resync_after_s is None)
         return done.desired.resync_after_s is None
 
     async def _report(self, key: Key, item: JsonObject, status: JsonObject, now: datetime) -> bool:
@@ -197,10 +194,6 @@ def _result(is_refused: bool, failures: tuple[ApiFailure, ...]) -> str:
     if failures:
         return "failed"
     return "refused" if is_refused else "ok"
-
-
-def _digest(item: JsonObject) -> bytes:
-    return hashlib.sha256(json.dumps(content_of(item), sort_keys=True).encode()).digest()
 
 
 def _snake(kind: str) -> str:

@@ -39,6 +39,8 @@ LONGEST_RESYNC_S = 60.0
 def sync(deployment: ModelDeployment, observed: Observed, settings: OperatorSettings, token: str) -> Desired[Observed]:
     """`token` is a fresh random value; it is used only where the endpoint has no token yet."""
     decision = decide(deployment, observed, settings, token)
+    # A refused spec may have an older spec's plan, which keeps running: it still waits for nodes of its own.
+    has_plan = decision.plan is not None and decision.refusal is None
 
     def status(observed: Observed, outcome: Outcome, now: datetime) -> JsonObject:
         return derive_status(deployment, observed, decision, outcome, now).to_wire()
@@ -50,8 +52,8 @@ def sync(deployment: ModelDeployment, observed: Observed, settings: OperatorSett
         delete=decision.delete,
         resync_after_s=LONGEST_RESYNC_S if _waits_for_unwatched(deployment, observed, decision) else None,
         is_refused=decision.refusal is not None,
-        is_waiting_for_nodes=decision.plan is None,
-        inputs_of=partial(inputs_of, has_plan=decision.plan is not None),
+        is_waiting_for_nodes=not has_plan,
+        inputs_of=partial(inputs_of, has_plan=has_plan),
     )
 
 

@@ -96,3 +96,19 @@ def test_a_label_that_changes_is_selected_by_its_new_value_only() -> None:
         cache.learn(item)
     assert list(cache.select("llm", {"owner": "one"})) == []
     assert len(list(cache.select("llm", {"owner": "other"}))) == 1
+
+
+def test_all_objects_are_the_same_tuple_until_one_changes_in_what_is_kept_of_it() -> None:
+    cache = packed(keep_ours)
+    first = policy("mixtral", OURS)
+    cache.learn(first)
+    seen = cache.all()
+    again = {**policy("mixtral", OURS)}
+    again["metadata"]["resourceVersion"] = "4"
+    cache.learn(again)
+    assert cache.all() is seen
+    changed = policy("mixtral", OURS, size=11)
+    changed["metadata"]["resourceVersion"] = "5"
+    cache.learn(changed)
+    assert cache.all() is not seen
+    assert [len(item["spec"]["x"]) for item in cache.all()] == [11]

@@ -149,6 +149,21 @@ def test_where_nothing_fits_any_node_and_any_foreign_pod_costs_a_pass() -> None:
     assert world.condition("PlanReady")["status"] == "True"
 
 
+def test_where_an_edit_fits_nowhere_and_the_old_spec_runs_on_a_node_costs_a_pass_too() -> None:
+    world = at_rest()
+    world.edit(hardware={"accelerators": ["NVIDIA-H200"]})
+    world.settle()
+    assert world.condition("PlanReady")["reason"] == "NothingFits"
+    before = passes(world)
+    world.step()
+    assert passes(world) == before
+    node = world.put(gpu_node("better", product="NVIDIA-H200", memory_mib=143771))
+    world.controller.heard(NODE, node)
+    assert len(world.controller.queue) == 1
+    world.step()
+    assert world.condition("PlanReady")["status"] == "True"
+
+
 def test_while_a_pod_is_in_trouble_each_look_is_a_pass_since_time_alone_can_change_the_status() -> None:
     world = at_rest()
     world.put(make_event(world.put(make_pod("head", ready=False, phase="Pending")), "Failed", "no such image"))
