@@ -9,15 +9,19 @@ from contextlib import ExitStack, contextmanager
 from enum import StrEnum
 from pathlib import Path
 from threading import Lock
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 
+from conclave.api.formats import RegionName, StoreEndpoint
+from conclave.api.rules import Format
 from conclave.errors import InvalidInput
 from conclave.visible_text import one_line
 from conclave_cli.terminal import progress_bar, say, say_data
 from conclave_weights.errors import WeightsUnfit
+from conclave_weights.files.regular_files import check_directory
 from conclave_weights.inspection.directory import DtypeSum, Inspection, inspect_weights
+from conclave_weights.verify.adapter import is_adapter
 from conclave_weights.verify.digest import (
     WeightsFile,
     digest_of,
@@ -120,7 +124,7 @@ def digest(
             f"--manifest {manifest}: is inside the directory of the weights, and would count as one "
             "of its files; choose a path outside"
         )
-    check_weights(path)
+    _check_weights(path)
     with _progress("hashing", _size_bytes(path)) as on_progress:
         files = hash_files(path, on_progress=on_progress)
     if manifest is not None:
@@ -146,10 +150,10 @@ def verify_command(
     _check_digest(digest)
     expected = None if manifest is None else _read_manifest(manifest)
     if expected is None:
-        check_weights(path)
+        _check_weights(path)
     with _progress("hashing", _size_bytes(path)) as on_progress:
         files = verify(path, digest, manifest=expected, on_progress=on_progress)
-    check_weights(path)
+    _check_weights(path)
     say(f"{path}: {len(files)} files, {sum(file.size_bytes for file in files)} bytes: {digest_of(files)}")
 
 
@@ -174,6 +178,8 @@ def download_command(
     from conclave_weights.transfer.object_store import ObjectStore
 
     _check_digest(digest)
+    _check_option("--endpoint", endpoint, StoreEndpoint)
+    _check_option("--region", region, RegionName)
     store = ObjectStore(uri, endpoint=endpoint, region=region)
     with ExitStack() as stack:
         advance: list[Callable[[int], None]] = []
@@ -231,6 +237,17 @@ def carry_out(plan: ConversionPlan) -> None:
         say(f"the source has no tokenizer: copy the model's tokenizer files into {plan.target}", err=True)
 
 
+def _check_weights(path: Path) -> None:
+    """The first fault; another command lists all."""
+    check_directory(path)
+    try:
+        check_weights(path)
+    except WeightsUnfit as error:
+        if is_adapter(path):
+            raise
+        raise type(error)(f"{error}. `conclave weights inspect {path}` lists all problems.") from error
+
+
 def _check_digest(digest: str | None) -> None:
     if digest is not None and not re.fullmatch("sha256:[0-9a-f]{64}", digest):
         raise InvalidInput(f"--digest {digest!r}: expected sha256: and 64 hex digits (0-9a-f), as `digest` prints it")
@@ -238,11 +255,24 @@ def _check_digest(digest: str | None) -> None:
 
 def _read_manifest(manifest: Path) -> tuple[WeightsFile, ...]:
     try:
-        return read_manifest(manifest.read_text(encoding="utf-8"))
+        text = manifest.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise InvalidInput(
             f"--manifest {manifest}: cannot be read: {error}; give the file that `digest --manifest` wrote"
         ) from error
+    try:
+        return read_manifest(text)
+    except WeightsUnfit as error:
+        raise InvalidInput(
+            f"--manifest {manifest}: {error}. Give the file that `conclave weights digest --manifest` wrote."
+        ) from error
+
+
+def _check_option(option: str, value: str, type_: Any) -> None:
+    """An option follows the rule of the field that has the same meaning in a ModelDeployment."""
+    rule = next(part for part in get_args(type_) if isinstance(part, Format))
+    if value and not rule.matches(value):
+        raise InvalidInput(f'{option} "{value}" is not {rule.allowed}')
 
 
 def _write_whole(path: Path, text: str) -> None:

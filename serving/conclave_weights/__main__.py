@@ -14,8 +14,9 @@ import sys
 from pathlib import Path
 from typing import TextIO
 
+from conclave.errors import InvalidInput
 from conclave.visible_text import one_line
-from conclave_weights.errors import WeightsUnfit
+from conclave_weights.errors import DownloadFailed, WeightsUnfit
 from conclave_weights.transfer.download import Download, download
 from conclave_weights.transfer.object_store import ObjectStore
 from conclave_weights.verify.awaiting import LOOK_EVERY_S, READ_EVERY_S, await_all, verify_or_note, verify_whole
@@ -101,8 +102,12 @@ def _failure(error: WeightsUnfit) -> dict[str, object]:
 
 def _download(arguments: argparse.Namespace) -> dict[str, object]:
     lines = _Lines()
+    try:
+        store = ObjectStore(arguments.uri, endpoint=arguments.endpoint, region=arguments.region)
+    except InvalidInput as error:
+        raise DownloadFailed(str(error)) from error
     done = download(
-        ObjectStore(arguments.uri, endpoint=arguments.endpoint, region=arguments.region),
+        store,
         arguments.path,
         arguments.digest,
         keep=arguments.keep,

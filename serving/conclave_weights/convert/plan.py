@@ -23,6 +23,7 @@ from conclave_weights.convert.torch_files import Storage, StridedTensor, find_te
 from conclave_weights.convert.values import TargetType, bands, stored_bands
 from conclave_weights.errors import WeightsUnfit
 from conclave_weights.files.headers import REMEDY
+from conclave_weights.files.regular_files import check_directory
 from conclave_weights.verify.adapter import TENSORS as ADAPTER_TENSORS
 from conclave_weights.verify.adapter import is_adapter
 from conclave_weights.verify.soundness import (
@@ -57,6 +58,7 @@ def plan_conversion(
     """
     if target.exists():
         raise InvalidInput(f"{target}: exists; remove it, or choose another target")
+    check_directory(source, "the pickled weights")
     if not is_release_of_grok_1(source):
         if pickled := pickled_weights(source):
             if dtype is not None:

@@ -46,6 +46,15 @@ def open_to_write(path: Path) -> BufferedRandom:
     return os.fdopen(_open(path, os.O_RDWR | os.O_CREAT, follows_links=False), "r+b")
 
 
+def check_directory(root: Path, contents: str = "config.json") -> None:
+    """Raises WeightsUnfit where the path is not a directory; `contents` is what the right one holds."""
+    if root.is_dir():
+        return
+    if root.exists():
+        raise WeightsUnfit(f"{root} is a file; expected the directory that holds {contents}")
+    raise WeightsUnfit(f"{root}: no such directory; give the directory that holds {contents}")
+
+
 def _raise(error: OSError) -> None:
     raise error
 

@@ -16,11 +16,12 @@ from conclave.catalogue.facts import known_architectures, read_config
 from conclave.errors import InvalidInput
 from conclave_weights.errors import WeightsUnfit
 from conclave_weights.files.headers import REMEDY, TensorHeader, read_header
-from conclave_weights.files.regular_files import entries_below
+from conclave_weights.files.regular_files import check_directory, entries_below
 from conclave_weights.inspection.engine_config import config_faults, has_engine_class
 from conclave_weights.inspection.layouts import ExpectedTensors, expected_tensors
 from conclave_weights.verify.soundness import (
     INDEX_NAME,
+    NO_TOKENIZER,
     PICKLE_PATTERNS,
     TOKENIZER_FILES,
     no_safetensors,
@@ -49,7 +50,7 @@ class Inspection:
     path: str
     architecture: str | None = None
     config_dtype: str | None = None
-    compared_with: str = "nothing: config.json cannot be read"
+    compared_with: str = "nothing: the problem with config.json is below"
     """What the tensors were compared with, or why they could not be compared."""
     shards: int = 0
     dtypes: dict[str, DtypeSum] = field(default_factory=dict)
@@ -66,8 +67,7 @@ class Inspection:
 
 def inspect_weights(root: Path) -> Inspection:
     """Check everything. Raises WeightsUnfit only where there is no directory."""
-    if not root.is_dir():
-        raise WeightsUnfit(f"weights {root}: no such directory; give the directory that holds config.json")
+    check_directory(root)
     inspection = Inspection(str(root))
     config = _read_config(root, inspection)
     tensors, is_whole = _read_tensors(root, inspection)
@@ -77,7 +77,7 @@ def inspect_weights(root: Path) -> Inspection:
         _look_for_code(root, config, inspection)
     _look_for_pickles(root, bool(tensors), inspection)
     if not any(any(root.glob(pattern)) for pattern in TOKENIZER_FILES):
-        inspection.problems.append(f"no tokenizer, expected one of {', '.join(TOKENIZER_FILES)}; copy the model's")
+        inspection.problems.append(NO_TOKENIZER)
     return inspection
 
 
@@ -187,7 +187,6 @@ def _compare(
         facts = read_config(config)
         expected = expected_tensors(architecture, config, facts)
     except (InvalidInput, WeightsUnfit) as error:
-        inspection.compared_with = "nothing: config.json contradicts itself"
         inspection.problems.append(str(error))
         return
     if facts.weight_format is not None:

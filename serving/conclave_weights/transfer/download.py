@@ -126,7 +126,8 @@ def download(
                 raise DigestMismatch(f"{target}: {_changed(digest)}; remove it, then repeat to download them anew")
             if keep is None:
                 raise DownloadFailed(
-                    f"{target}: exists and is not {store.uri} with digest {digest}; remove it, or name another"
+                    f"{target} exists and was not downloaded from {_named(store, digest)}; remove it, or name another "
+                    "directory"
                 )
             _begin_anew(target)
             mended = (f"{target}: {_changed(digest) if is_asked_for else 'held something else'}; downloaded anew",)
@@ -137,6 +138,13 @@ def download(
 
 def _changed(digest: str | None) -> str:
     return f"its files were changed since they were downloaded, they are not those of {digest}"
+
+
+def _named(store: ObjectStore, digest: str | None) -> str:
+    """What a target was asked to be, as far as it was said."""
+    return "".join(
+        (store.uri, f" at {store.endpoint}" if store.endpoint else "", f" with digest {digest}" if digest else "")
+    )
 
 
 def _is_intact(directory: Path, digest: str | None) -> bool:

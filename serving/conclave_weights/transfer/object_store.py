@@ -12,7 +12,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
+from conclave.errors import InvalidInput
 from conclave_weights.errors import DownloadFailed
 
 if TYPE_CHECKING:
@@ -22,9 +24,12 @@ CHUNK_BYTES = 4 * 1024**2
 _RETRIES = 4
 _RETRY_S = 60
 _SILENCE_S = 60
-_URI = re.compile(r"s3://([a-z0-9][a-z0-9.-]{1,61}[a-z0-9])(?:/(.*))?")
+_URI = re.compile("s3://([^/]+)(?:/(.*))?")
+_BUCKET = re.compile("[a-z0-9][a-z0-9.-]*[a-z0-9]|[a-z0-9]")
+_BUCKET_LENGTHS = range(3, 64)
 _CREDENTIALS = {"access_key_id": "AWS_ACCESS_KEY_ID", "secret_access_key": "AWS_SECRET_ACCESS_KEY"}
 _SESSION_TOKEN = "AWS_SESSION_TOKEN"  # noqa: S105 - a variable's name
+_KEY = re.compile("[!-~]*")
 _ERROR_CODE, _ERROR_MESSAGE = re.compile("<Code>([^<]+)</Code>"), re.compile("<Message>([^<]+)</Message>")
 _SAID = re.compile(r'(?:message|error): "([^"]+)"|\b(Invalid\w+)\(')
 _REFUSED_KEYS = ("InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken", "TokenRefreshRequired")
@@ -40,18 +45,51 @@ class StoredObject:
     """The ETag with its quotes. It changes whenever the content changes."""
 
 
+def read_address(uri: str) -> tuple[str, str]:
+    """Bucket and prefix of `s3://bucket/prefix`. Raises InvalidInput, which names the part that is wrong."""
+    match = _URI.fullmatch(uri)
+    if match is None:
+        raise InvalidInput(f"{uri!r} is not an object store's address, expected s3://bucket/path; correct the address")
+    bucket, prefix = match[1], match[2] or ""
+    if len(bucket) not in _BUCKET_LENGTHS:
+        characters = "1 character" if len(bucket) == 1 else f"{len(bucket)} characters"
+        raise InvalidInput(
+            f'{uri}: the bucket name "{bucket}" has {characters}; S3 bucket names have {_BUCKET_LENGTHS[0]} to '
+            f"{_BUCKET_LENGTHS[-1]}. Correct the bucket."
+        )
+    if not _BUCKET.fullmatch(bucket):
+        raise InvalidInput(
+            f'{uri}: the bucket name is "{bucket}"; S3 bucket names have lower-case letters, digits, dots and dashes, '
+            "and begin and end with a letter or digit. Correct the bucket."
+        )
+    return bucket, prefix.strip("/")
+
+
+def _check_endpoint(endpoint: str) -> None:
+    """The store's library panics where it can make no request of the endpoint."""
+    try:
+        parts = urlsplit(endpoint)
+        is_url = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # no number of a port
+        is_url = False
+    if not is_url:
+        raise InvalidInput(
+            f'endpoint "{endpoint}" is not the URL of an object store, expected http:// or https://, a host, and where '
+            "needed a port from 1 to 65535, such as https://minio.storage.svc:9000"
+        )
+
+
 class ObjectStore:
-    """The objects below `s3://bucket/prefix`."""
+    """The objects below `s3://bucket/prefix`. Raises InvalidInput for an address or endpoint that cannot be one."""
 
     def __init__(
         self, uri: str, *, endpoint: str = "", region: str = "", environment: Mapping[str, str] = os.environ
     ) -> None:
-        match = _URI.fullmatch(uri)
-        if match is None:
-            raise DownloadFailed(f"{uri!r} is no object store's address; expected s3://bucket/path")
+        self._bucket, self._prefix = read_address(uri)
+        if endpoint:
+            _check_endpoint(endpoint)
         self.uri = uri
         self.endpoint = endpoint
-        self._bucket, self._prefix = match[1], (match[2] or "").strip("/")
         self._where = f"{uri} at {endpoint}" if endpoint else uri
         self._store = self._connect(region, environment)
 
@@ -68,6 +106,13 @@ class ObjectStore:
                 f"{self._where}: {' and '.join(missing)} not set, expected in the environment; set them, or in a "
                 "cluster add the keys of these names to the Secret that objectStore.secretName names"
             )
+        for variable in (*_CREDENTIALS.values(), _SESSION_TOKEN):
+            if not _KEY.fullmatch(environment.get(variable, "")):
+                raise DownloadFailed(
+                    f"{self._where}: {variable} has a space, a line break or another character that no key has, "
+                    "expected printable ASCII; set it again "
+                    "(in a cluster, in the Secret that objectStore.secretName names)"
+                )
         config: S3Config = {
             "access_key_id": environment[_CREDENTIALS["access_key_id"]],
             "secret_access_key": environment[_CREDENTIALS["secret_access_key"]],

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from conclave_weights.errors import DigestMismatch, WeightsUnfit, WeightsUnreadable
-from conclave_weights.files.regular_files import open_to_read
+from conclave_weights.files.regular_files import check_directory, open_to_read
 
 CHUNK_BYTES = 4 * 1024**2
 MAX_THREADS = 16
@@ -38,8 +38,7 @@ class WeightsFile:
 
 def list_files(root: Path) -> tuple[tuple[str, int], ...]:
     """Relative path and size of every file, sorted. Refuses links, devices and names that are not UTF-8."""
-    if not root.is_dir():
-        raise WeightsUnfit(f"weights {root}: no such directory; give the directory that holds config.json")
+    check_directory(root)
     try:
         found = sorted(_walk(root))
     except OSError as error:
@@ -220,8 +219,8 @@ def read_manifest(text: str) -> tuple[WeightsFile, ...]:
         sha256, _, rest = line.partition(" ")
         size, _, path = rest.partition(" ")
         if not _SHA256.fullmatch(sha256) or not _SIZE.fullmatch(size) or not path:
-            raise WeightsUnfit(f"weights manifest, line {number}: {line[:80]!r}, expected `sha256 size path`")
+            raise WeightsUnfit(f"line {number} is {line[:80]!r}, expected `sha256 size path`")
         if path in files:
-            raise WeightsUnfit(f"weights manifest, line {number}: {path} for the second time; keep one line of it")
+            raise WeightsUnfit(f"line {number} has {path} for the second time, expected each file once")
         files[path] = WeightsFile(path, int(size), sha256)
     return tuple(files.values())

@@ -11,12 +11,13 @@ from pathlib import Path
 
 from conclave_weights.errors import WeightsUnfit, WeightsUnreadable
 from conclave_weights.files.headers import REMEDY, read_header
-from conclave_weights.files.regular_files import LONGEST_JSON_BYTES, read_at_most
+from conclave_weights.files.regular_files import LONGEST_JSON_BYTES, check_directory, read_at_most
 from conclave_weights.verify.adapter import RANKS, check_adapter, is_adapter
 
 INDEX_NAME = "model.safetensors.index.json"
 PICKLED_INDEX_NAME = "pytorch_model.bin.index.json"
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "tekken.json", "vocab.json", "*.tiktoken")
+NO_TOKENIZER = f"no tokenizer, expected one of {', '.join(TOKENIZER_FILES)}; copy the model's tokenizer"
 PICKLE_PATTERNS = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 _PICKLED_WEIGHTS = ("pytorch_model*.bin", *PICKLE_PATTERNS)
 """The first pattern that matches finds the model. Files of the later patterns then hold something else."""
@@ -26,8 +27,7 @@ _OF_TRAINING = ("training_args.bin", "optimizer", "scheduler", "scaler", "rng_st
 
 def check_weights(root: Path) -> None:
     """Raise WeightsUnfit at the first fault. A LoRA adapter is checked as an adapter."""
-    if not root.is_dir():
-        raise WeightsUnfit(f"weights {root}: no such directory; give the directory that holds config.json")
+    check_directory(root)
     if is_release_of_grok_1(root):
         raise WeightsUnfit(no_safetensors(root))
     if is_adapter(root):
@@ -35,7 +35,7 @@ def check_weights(root: Path) -> None:
         return
     read_config(root)
     if not any(any(root.glob(pattern)) for pattern in TOKENIZER_FILES):
-        raise WeightsUnfit(f"weights {root}: no tokenizer, expected one of {', '.join(TOKENIZER_FILES)}")
+        raise WeightsUnfit(f"weights {root}: {NO_TOKENIZER}")
     shards = sorted(root.glob("*.safetensors"))
     index = root / INDEX_NAME
     if not shards and not index.exists():

@@ -256,5 +256,5 @@ def test_a_malformed_manifest_line_is_named(line: str) -> None:
 
 def test_a_file_named_twice_in_a_manifest_is_refused() -> None:
     line = "0" * 64 + " 1 config.json\n"
-    with pytest.raises(WeightsUnfit, match=r"line 2: config\.json for the second time"):
+    with pytest.raises(WeightsUnfit, match=r"line 2 has config\.json for the second time"):
         read_manifest(line + line)
