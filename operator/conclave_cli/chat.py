@@ -55,6 +55,7 @@ def chat(
         if key_file == "-" and prompt is None:
             raise InvalidInput("--key-file - needs standard input for the key: give the message as an argument")
         key = read_key(key_file)
+        _check_url(url)
     conversation: list[Message] = []
     for message in [prompt] if prompt is not None else _typed():
         conversation.append({"role": "user", "content": message})
@@ -64,6 +65,12 @@ def chat(
             answer += text
         say()
         conversation.append({"role": "assistant", "content": answer})
+
+
+def _check_url(url: str) -> None:
+    if not re.fullmatch(r"https?://[^/\s]+(/\S*)?", url):
+        seen = "is not a URL of HTTP" if "://" in url else "has no scheme"
+        raise InvalidInput(f"--url {url} {seen}; expected a URL such as http://127.0.0.1:8000/v1")
 
 
 def read_key(key_file: str | None) -> str:
@@ -116,6 +123,11 @@ def stream_chat(url: str, key: str, model: str, conversation: list[Message], max
                     yield from _texts(json.loads(line.removeprefix(b"data: ")))
     except urllib.error.HTTPError as error:
         raise EnvironmentUnfit(f"{url}: status {error.code}: {_message(error.read())}") from error
+    except urllib.error.URLError as error:
+        if isinstance(error.reason, ConnectionRefusedError):
+            base = "/".join(url.split("/")[:3])
+            raise EnvironmentUnfit(f"nothing listens at {base}; check that the endpoint runs") from error
+        raise EnvironmentUnfit(f"{url}: {error.reason}; check that the endpoint runs") from error
     except (OSError, http.client.HTTPException) as error:
         raise EnvironmentUnfit(f"{url}: {error}; check that the endpoint runs") from error
 

@@ -5,8 +5,10 @@ Used by `status` and `explain`, inside their functions: it imports the Kubernete
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import NamedTuple
 
 from conclave.errors import EnvironmentUnfit
@@ -36,10 +38,20 @@ class Access(NamedTuple):
 @asynccontextmanager
 async def open_cluster(kubeconfig: str | None, context: str | None, namespace: str | None) -> AsyncIterator[Access]:
     """Raises EnvironmentUnfit if no cluster is configured."""
+    _require_kubeconfig(kubeconfig)
     configuration = await load_configuration(kubeconfig, context)
     chosen = namespace or current_namespace(kubeconfig, context)
     async with Client(configuration) as client:
         yield Access(KubernetesCluster(client), chosen, server_address(configuration))
+
+
+def _require_kubeconfig(kubeconfig: str | None) -> None:
+    """The library logs a line of its own where no file exists. In a pod the service account needs none."""
+    if kubeconfig is not None or os.environ.get("KUBERNETES_SERVICE_HOST"):
+        return
+    files = os.environ.get("KUBECONFIG") or str(Path.home() / ".kube" / "config")
+    if not any(Path(file).expanduser().exists() for file in files.split(os.pathsep) if file):
+        raise EnvironmentUnfit(f"no cluster: {files} does not exist. Give --kubeconfig, or set KUBECONFIG.")
 
 
 def refusal(failure: ApiFailure, server: str) -> EnvironmentUnfit:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import re
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -52,11 +52,20 @@ class UnreadableFileError(InvalidInput):
         self.reason = reason
 
 
+class NotReadError(UnreadableFileError):
+    """A file of which nothing could be read, and so no line."""
+
+    def __init__(self, file: str, reason: str) -> None:
+        super().__init__(file, 1, reason)
+        self.args = (f"{file}: {reason}",)
+
+
 class EmptyFileError(UnreadableFileError):
     """A file without a document, such as one of comments only."""
 
     def __init__(self, file: str) -> None:
-        super().__init__(file, 1, "holds no document, expected a ModelDeployment")
+        seen = "standard input is empty" if file == "-" else "holds no document"
+        super().__init__(file, 1, f"{seen}, expected a ModelDeployment")
 
 
 @dataclass(frozen=True)
@@ -80,6 +89,15 @@ class Document:
     def located(self, problem: Problem) -> str:
         """A problem as `file:line: field: message`."""
         return f"{self.file}:{self.line_of(problem.path)}: {problem}"
+
+
+def only_file(files: Sequence[str], command: str) -> str:
+    """The file of a command that takes one ModelDeployment; raises InvalidInput where -f names several."""
+    if len(files) != 1:
+        raise InvalidInput(
+            f"-f is given {len(files)} times ({', '.join(files)}), expected once: {command} takes one ModelDeployment"
+        )
+    return files[0]
 
 
 def read_documents(file: str) -> tuple[Document, ...]:
@@ -143,6 +161,12 @@ def read_model_config(file: str | None) -> dict[str, Any] | None:
     return None if file is None else read_object(file)[0]
 
 
+def in_config(config: str, error: InvalidInput) -> str:
+    """The message of a reader of config.json, with the file's name as the user gave it, and what to do."""
+    said = str(error).removeprefix("config.json: ")
+    return f"{config}: {said}. Correct the file, or give the config.json of a model that Conclave plans."
+
+
 def read_object(file: str) -> tuple[dict[str, Any], Document]:
     """The only document of a file, which must be an object, and the document with its lines; raises InvalidInput."""
     documents = read_documents(file)
@@ -189,9 +213,11 @@ def _read_text(file: str, most_bytes: int) -> str:
             with Path(file).open("rb") as stream:
                 content = stream.read(most_bytes + 1)
     except IsADirectoryError as error:
-        raise UnreadableFileError(file, 1, "is a directory, expected a file: name one of its files") from error
+        raise NotReadError(file, "is a directory, expected a file: name one of its files") from error
+    except FileNotFoundError as error:
+        raise NotReadError(file, "no such file; correct the path") from error
     except OSError as error:
-        raise UnreadableFileError(file, 1, f"cannot be read: {error.strerror}") from error
+        raise NotReadError(file, f"cannot be read: {error.strerror}") from error
     if len(content) > most_bytes:
         raise UnreadableFileError(
             file, 1, f"is larger than {most_bytes} bytes, which is more than a cluster stores: split the file"

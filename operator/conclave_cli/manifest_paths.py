@@ -10,7 +10,7 @@ from glob import glob, has_magic
 from pathlib import Path
 from typing import NamedTuple
 
-from conclave_cli.manifest_files import UnreadableFileError, is_url
+from conclave_cli.manifest_files import NotReadError, is_url
 
 EXTENSIONS = (".json", ".yaml", ".yml")
 """Of files that are read when a directory is given; a file that is named itself may have any."""
@@ -25,11 +25,11 @@ class ManifestFile(NamedTuple):
 
 
 def find_files(name: str, *, recursive: bool) -> tuple[ManifestFile, ...]:
-    """The files of one `-f`, those of a directory in the order of their names; raises UnreadableFileError."""
+    """The files of one `-f`, those of a directory in the order of their names; raises NotReadError."""
     try:
         return _find(name, recursive=recursive)
     except OSError as error:
-        raise UnreadableFileError(name, 1, f"cannot be read: {error.strerror}") from error
+        raise NotReadError(name, f"cannot be read: {error.strerror}") from error
 
 
 def _find(name: str, *, recursive: bool) -> tuple[ManifestFile, ...]:
@@ -38,7 +38,7 @@ def _find(name: str, *, recursive: bool) -> tuple[ManifestFile, ...]:
     if has_magic(name) and not Path(name).exists():
         matches = sorted(glob(name))  # noqa: PTH207 - Path.glob takes no absolute pattern
         if not matches:
-            raise UnreadableFileError(name, 1, "matches no file: check the pattern and the directory it starts from")
+            raise NotReadError(name, "matches no file: check the pattern and the directory it starts from")
         found = (file for match in matches for file in _find(match, recursive=recursive))
         return tuple(file._replace(is_found=True) for file in found)
     if not Path(name).is_dir():
@@ -46,7 +46,7 @@ def _find(name: str, *, recursive: bool) -> tuple[ManifestFile, ...]:
     files = tuple(ManifestFile(str(path), is_found=True) for path in _walk(Path(name), recursive=recursive))
     if not files:
         below = "" if recursive else "; -R reads its subdirectories too"
-        raise UnreadableFileError(name, 1, f"is a directory without a file that ends with {_EXTENSIONS}{below}")
+        raise NotReadError(name, f"is a directory without a file that ends with {_EXTENSIONS}{below}")
     return files
 
 

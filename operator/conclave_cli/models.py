@@ -6,22 +6,38 @@ Prints only; facts come from `conclave.catalogue`, what one GPU carries from `co
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.table import Table
+from typer.core import TyperGroup
 
 from conclave.catalogue.facts import ModelFacts, read_config
 from conclave.catalogue.licences import LicenceTerms
-from conclave.catalogue.models import ModelEntry, all_models, find_model
-from conclave.catalogue.servable import check_servable
-from conclave.errors import UnknownModel
+from conclave.catalogue.models import ModelEntry, all_models, find_model, suggest_models
+from conclave.errors import InvalidInput, UnknownModel
 from conclave.planning.kv_cache import kv_bytes_per_token
 from conclave.planning.parallelism import tensor_sizes
 from conclave_cli.terminal import say, say_data, say_table
 
+_SUGGESTED = 6
+
+
+class _Models(TyperGroup):
+    """Says which command a user meant who wrote `conclave models list` or `conclave models ID`."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        name = args[0]
+        if self.get_command(ctx, name) is not None:
+            return super().resolve_command(ctx, args)
+        if name == "list":
+            raise InvalidInput("models list: no such command; `conclave models` alone lists the models")
+        raise InvalidInput(f"models {name}: no such command; to show a model: conclave models show {name}")
+
+
 app = typer.Typer(
     name="models",
+    cls=_Models,
     invoke_without_command=True,
     rich_markup_mode=None,
     help="List the models of the catalogue, or show one.",
@@ -59,6 +75,8 @@ def list_models(
     if context.invoked_subcommand is not None:
         return
     entries = [entry for entry in all_models() if _has_text(entry, filter_text.lower())]
+    if not entries:
+        say(f'no model matches "{filter_text}"', err=True)
     if output is Output.TABLE:
         _print_table(entries)
         return
@@ -73,7 +91,7 @@ def show(
     """Show one model: its shape, its memory, its licence and how it is served."""
     entry = find_model(model_id)
     if entry is None:
-        raise UnknownModel(check_servable(model_id, None, has_config=False)[0])
+        raise UnknownModel(_unknown(model_id))
     details = _details(entry)
     if output is not Output.TABLE:
         say_data(details, output)
@@ -85,6 +103,17 @@ def show(
         if key != "config":
             table.add_row(key, ", ".join(map(str, value)) if isinstance(value, list) else str(value))
     say_table(table)
+
+
+def _unknown(model_id: str) -> str:
+    text = model_id.lower().rpartition("/")[2]
+    named = [name for entry in all_models() for name in entry.names if entry.has_weights and text in name.lower()]
+    near = list(dict.fromkeys((*suggest_models(model_id), *named)))[:_SUGGESTED]
+    meant = f" (did you mean {' or '.join(near)}?)" if near else ""
+    return (
+        f'model "{model_id}" is not in the catalogue{meant}. `conclave models` lists the known ids. For a model of '
+        "your own: conclave plan --config config.json"
+    )
 
 
 def _has_text(entry: ModelEntry, text: str) -> bool:
@@ -148,6 +177,8 @@ def _shape(facts: ModelFacts) -> dict[str, object]:
 
 def _print_table(entries: list[ModelEntry]) -> None:
     """One line a model, never folded, so that it can be searched with other tools."""
+    if not entries:
+        return
     rows = [("MODEL", "PARAMETERS", "ACTIVE", "LICENCE", "SERVED")]
     for entry in sorted(entries, key=lambda entry: not entry.has_weights):
         count = entry.parameters

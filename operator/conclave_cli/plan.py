@@ -27,10 +27,11 @@ from conclave.planning.settings import CPU, DEFAULT_GPU_MEMORY_UTILIZATION
 from conclave.policy.admission import explain
 from conclave.policy.arguments import engine_arguments
 from conclave_cli.inventory_file import MOST_MEMORY_GIB, product_memory, read_inventory
-from conclave_cli.manifest_files import load_deployment, read_model_config
+from conclave_cli.manifest_files import in_config, load_deployment, only_file, read_model_config
 from conclave_cli.terminal import say, say_data, say_styled, say_table, styled
 
 _GIB = 2**30
+_GPUS_PER_NODE = 8
 _BAR_WIDTH = 48
 _SHOWN_REJECTIONS = 8
 _PARTS = (
@@ -52,8 +53,15 @@ class Output(StrEnum):
 
 
 def plan(
-    file: Annotated[
-        str | None, typer.Option("--file", "-f", help="File with the ModelDeployment to plan; - is standard input.")
+    files: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--filename",
+            "--file",
+            "-f",
+            metavar="FILE",
+            help="File with the ModelDeployment to plan; - is standard input.",
+        ),
     ] = None,
     inventory: Annotated[
         str | None,
@@ -74,8 +82,12 @@ def plan(
             help="Accelerator, as the node label spells it (NVIDIA-H100-80GB-HBM3), or its short name (H100)."
         ),
     ] = None,
-    gpus_per_node: Annotated[int, typer.Option(min=1, max=64, help="GPUs of each node.")] = 8,
-    nodes: Annotated[int, typer.Option(min=1, max=512, help="Nodes with that accelerator.")] = 1,
+    gpus_per_node: Annotated[
+        int | None, typer.Option(min=1, max=64, help=f"GPUs of each node; {_GPUS_PER_NODE} by default.")
+    ] = None,
+    nodes: Annotated[
+        int | None, typer.Option(min=1, max=512, help="Nodes with that accelerator; 1 by default.")
+    ] = None,
     gpu_memory_gib: Annotated[
         float | None,
         typer.Option(
@@ -130,21 +142,35 @@ def plan(
     Give a ModelDeployment with -f, or a model with --model or --config; and the hardware with --inventory, or with
     --accelerator, --gpus-per-node and --nodes. If no layout fits, the command exits 2 and says why, and what would fit.
     """
-    if (file is not None and model is not None) or not (file or model or config):
+    file = only_file(files, "plan") if files else None
+    for first, second, is_double in (
+        ("--model", "-f", model is not None and file is not None),
+        ("--accelerator", "--inventory", accelerator is not None and inventory is not None),
+    ):
+        if is_double:
+            raise InvalidInput(f"{first} and {second} are both given, expected one: leave one out")
+    if not (file or model or config):
         raise InvalidInput(
             "give the model with -f FILE, with --model ID or with --config FILE (-f and --config "
             "together for a configRef)"
         )
-    if (inventory is None) == (accelerator is None):
+    if inventory is None and accelerator is None:
         raise InvalidInput(
             "give the hardware with --inventory FILE, or with --accelerator PRODUCT (and --gpus-per-node, --nodes)"
         )
     deployment = load_deployment(file) if file is not None else None
     tolerations = deployment.spec.hardware.tolerations if deployment else ()
     if inventory is not None:
+        sizes_of_nodes = {"nodes": nodes, "gpus-per-node": gpus_per_node, "gpu-memory-gib": gpu_memory_gib}
+        for option, value in sizes_of_nodes.items():
+            if value is not None:
+                raise InvalidInput(
+                    f"--{option} {value:g} with --inventory: the inventory gives the nodes. Leave out --{option}, or "
+                    f"change {inventory}."
+                )
         hardware = read_inventory(inventory, tolerations)
     else:
-        hardware = _hardware(accelerator, gpus_per_node, nodes, gpu_memory_gib)
+        hardware = _hardware(accelerator, gpus_per_node or _GPUS_PER_NODE, nodes or 1, gpu_memory_gib)
     fields = {
         "quantization": quantization,
         "dtype": dtype,
@@ -180,6 +206,14 @@ def plan(
             )
         )
     _print(name, facts, outcome, every_option=every_option, output=output)
+    if config is not None and (entry := find_model(name)) is not None and not _names_a_config(deployment):
+        say(f"note: the model is planned from {config}, not from the catalogue's entry {entry.id}", err=True)
+    if data > 1:
+        say(f"note: data parallel {data}: Conclave plans this and does not serve it yet", err=True)
+
+
+def _names_a_config(deployment: ModelDeployment | None) -> bool:
+    return deployment is not None and deployment.spec.model.config_ref is not None
 
 
 def _engine(fields: Mapping[str, object], arguments: Mapping[str, object]) -> Engine:
@@ -211,14 +245,24 @@ def _facts(model: str | None, config: str | None) -> ModelFacts:
         entry = find_model(model)
         terms = entry.terms if entry else None
         _refuse(check_servable(model, terms.id if terms else None, has_config=False))
-    return facts_for(model or "", read_model_config(config))
+    return _read_facts(model or "", config)
 
 
 def _facts_of(deployment: ModelDeployment, config: str | None) -> ModelFacts:
     wanted = deployment.spec.model
     accepted = wanted.licence.accepted if wanted.licence else None
     _refuse(check_servable(wanted.id, accepted, has_config=config is not None))
-    return facts_for(wanted.id, read_model_config(config))
+    return _read_facts(wanted.id, config)
+
+
+def _read_facts(model_id: str, config: str | None) -> ModelFacts:
+    content = read_model_config(config)
+    try:
+        return facts_for(model_id, content)
+    except InvalidInput as error:
+        if config is None:
+            raise
+        raise type(error)(in_config(config, error)) from error
 
 
 def _refuse(problems: tuple[str, ...]) -> None:

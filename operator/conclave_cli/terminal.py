@@ -21,6 +21,8 @@ from rich.text import Text
 
 from conclave.visible_text import visible, visible_prose
 
+_ANY_WIDTH = 2**20
+
 
 def say(text: str = "", *, err: bool = False) -> None:
     """Lines of text, on stdout or stderr."""
@@ -39,8 +41,16 @@ def say_data(value: Any, output: str) -> None:
 
 
 def say_table(table: Table) -> None:
-    """A table, its cells strings or `styled`."""
-    _VisibleConsole().print(table)
+    """A table, its cells strings or `styled`. Without a terminal no cell is folded and no line is padded."""
+    console = _VisibleConsole()
+    if console.is_terminal:
+        console.print(table)
+        return
+    console.width = _ANY_WIDTH
+    with console.capture() as printed:
+        console.print(table)
+    for line in printed.get().splitlines():
+        typer.echo(_encodable(line.rstrip(" "), err=False))
 
 
 def say_styled(text: Text) -> None:

@@ -29,7 +29,7 @@ from conclave_cli.local.machine import check_packages, check_platform, has_cpu_e
 from conclave_cli.local.ports import check_port
 from conclave_cli.local.progress import Progress
 from conclave_cli.local.serving import LocalRun, local_ray
-from conclave_cli.manifest_files import load_deployment
+from conclave_cli.manifest_files import load_deployment, only_file
 from conclave_cli.terminal import say
 from conclave_weights.verify.digest import list_files, verify
 
@@ -38,7 +38,12 @@ INTERRUPTED = 130
 
 
 def up(
-    file: Annotated[Path, typer.Option("--file", "-f", help="File with one ModelDeployment; - is standard input.")],
+    files: Annotated[
+        list[str],
+        typer.Option(
+            "--filename", "--file", "-f", metavar="FILE", help="File with one ModelDeployment; - is standard input."
+        ),
+    ],
     weights: Annotated[Path, typer.Option(help="Directory of the weights, used instead of spec.model.source.")],
     adapter: Annotated[
         list[str] | None,
@@ -53,6 +58,7 @@ def up(
     logs: Annotated[bool, typer.Option(help="Print the engine's logs after the start.")] = True,
 ) -> None:
     """Run a model on this machine and answer OpenAI requests until Ctrl-C."""
+    file = only_file(files, "up")
     check_platform()
     check_packages()
     deployment = load_deployment(file)

@@ -13,6 +13,7 @@ from typing import Annotated
 
 import typer
 
+from conclave.api.group import VERSION
 from conclave.api.modeldeployment import GROUP, KIND, ModelDeployment
 from conclave.catalogue.servable import to_be_inspected
 from conclave.errors import InvalidInput, UnknownModel
@@ -24,8 +25,10 @@ from conclave.visible_text import one_line
 from conclave_cli.manifest_files import (
     Document,
     EmptyFileError,
+    NotReadError,
     UnreadableFileError,
     check_document,
+    in_config,
     read_documents,
     read_model_config,
 )
@@ -46,6 +49,7 @@ def validate(
         list[str],
         typer.Option(
             "--filename",
+            "--file",
             "-f",
             help="File, directory (its .json, .yaml and .yml files), quoted pattern, or - for standard input. "
             "May be repeated.",
@@ -67,8 +71,9 @@ def validate(
 ) -> None:
     """Check ModelDeployments in files as the API server and the operator will, without a cluster.
 
-    Prints every problem with file, line, field and what to do. Objects of other kinds are skipped, with a line on
-    standard error. Exits 0 when all ModelDeployments are valid and 2 when any is refused.
+    Prints every problem with file, line, field and what to do. Objects of other kinds are skipped if there is at least
+    one ModelDeployment, with a line on standard error. Exits 0 when all ModelDeployments are valid and 2 when any is
+    refused.
 
     \b
     conclave validate -f model.yaml
@@ -77,12 +82,14 @@ def validate(
     """
     if names.count("-") > 1:
         raise InvalidInput("-f - is given twice, and standard input can be read once: give it once")
-    judge = Judge(read_data_classes(data_classes), read_model_config(config))
+    judge = Judge(read_data_classes(data_classes), read_model_config(config), config or "")
     sources = [source for name in names for source in _read_sources(name, recursive=recursive)]
     reports = [report for source in _without_other_kinds(sources) for report in _check_source(source, judge)]
     refused = sum(1 for report in reports if report["problems"])
+    _note_replaced(sources)
     if output is Output.TABLE:
-        _print_lines(reports, refused)
+        not_read = [str(source.unreadable) for source in sources if isinstance(source.unreadable, NotReadError)]
+        _print_lines(reports, refused, not_read)
     else:
         say_data({"valid": not refused, "documents": reports}, output)
     if refused:
@@ -96,6 +103,7 @@ class Judge:
     data_classes: DataClasses
     config: Mapping[str, object] | None
     """The model's own config.json, when --config names it."""
+    config_file: str
 
     def beyond_admission(self, deployment: ModelDeployment) -> tuple[Problem, ...]:
         """Problems that the operator would report as PlanReady=False.
@@ -110,9 +118,10 @@ class Judge:
         except UnknownModel as error:
             if self.config is None:  # check_deployment has said so, or only the weights can tell what the model is
                 return tuple(found)
-            return (*found, Problem(("spec", "model"), str(error)))
+            return (*found, Problem(("spec", "model"), in_config(self.config_file, error)))
         except InvalidInput as error:
-            return (*found, Problem(("spec", "model", "configRef"), str(error)))
+            said = str(error) if self.config is None else in_config(self.config_file, error)
+            return (*found, Problem(("spec", "model", "configRef"), said))
         return (*found, *map(_problem, check_shape(deployment, facts)))
 
     def note(self, deployment: ModelDeployment) -> str | None:
@@ -196,8 +205,37 @@ def _other_kind(document: Document) -> str:
     return ""
 
 
+def _misfit(document: Document) -> str:
+    """Why a document is no object of Conclave's; empty where the rules of a ModelDeployment say what is wrong."""
+    expected = f"expected apiVersion: {GROUP}/{VERSION} and kind: {KIND}"
+    if document.problems:
+        return ""
+    if kind := _other_kind(document):
+        return f"{kind} is not a {KIND}, and no other document is one; {expected}"
+    value = document.value
+    if isinstance(value, dict) and not {"apiVersion", "kind"} & value.keys():
+        return f"no apiVersion and no kind; {expected}"
+    return ""
+
+
+def _note_replaced(sources: list[Source]) -> None:
+    """`kubectl apply` takes both documents, and the later one wins."""
+    seen = set()
+    for document in (document for source in sources for document in source.documents):
+        match document.value:
+            case {"kind": str(kind), "metadata": {"name": str(name), **metadata}} if kind == KIND:
+                namespace = metadata.get("namespace")
+                full_name = f"{namespace}/{name}" if isinstance(namespace, str) else name
+                if full_name in seen:
+                    note = f"note: {full_name} is in two documents; the later one replaces the first"
+                    say(one_line(f"{document.file}:{document.line}: {note}"), err=True)
+                seen.add(full_name)
+
+
 def _check(document: Document, judge: Judge) -> Report:
     deployment, problems = check_document(document)
+    if misfit := _misfit(document):
+        problems = (Problem((), misfit),)
     if deployment is not None:
         problems = judge.beyond_admission(deployment)
         if note := judge.note(deployment):
@@ -213,13 +251,17 @@ def _check(document: Document, judge: Judge) -> Report:
     }
 
 
-def _print_lines(reports: list[Report], refused: int) -> None:
+def _print_lines(reports: list[Report], refused: int, not_read: list[str]) -> None:
     for report in reports:
         problems = report["problems"]
         for problem in problems if isinstance(problems, list) else []:
             field = f"{problem['field']}: " if problem["field"] else ""
-            say(one_line(f"{report['file']}:{problem['line']}: {field}{problem['message']}"))
+            whole = f"{report['file']}: {problem['message']}"
+            is_read = whole not in not_read
+            say(one_line(f"{report['file']}:{problem['line']}: {field}{problem['message']}" if is_read else whole))
         if not problems:
             say(one_line(f"{report['file']}:{report['line']}: ModelDeployment {report['name']} is valid"))
-    if refused:
-        say(f"{refused} of {len(reports)} documents refused")
+    if refused > len(not_read):
+        say(f"{refused - len(not_read)} of {len(reports) - len(not_read)} documents refused")
+    if not_read:
+        say(f"{len(not_read)} {'file' if len(not_read) == 1 else 'files'} not read")

@@ -71,9 +71,9 @@ def find_endpoint(model: str | None) -> Endpoint:
     running = running_endpoints()
     matching = [endpoint for endpoint in running if model in (None, endpoint.model)]
     if not matching:
-        names = ", ".join(endpoint.model for endpoint in running) or "none"
-        raise InvalidInput(
-            f"model {model or '(any)'}: no endpoint runs on this machine (running: {names}); start one with "
-            "`conclave up`, or give --url, --model and --key-file"
-        )
+        remedy = "Start one with `conclave up`, or give --url, --model and --key-file."
+        if not running:
+            raise InvalidInput(f"No model runs on this machine. {remedy}")
+        names = ", ".join(endpoint.model for endpoint in running)
+        raise InvalidInput(f"model {model}: no endpoint runs on this machine (running: {names}). {remedy}")
     return matching[0]

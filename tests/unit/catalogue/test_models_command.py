@@ -6,7 +6,7 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from conclave.errors import UnknownModel
+from conclave.errors import InvalidInput, UnknownModel
 from conclave_cli.main import app
 
 RUNNER = CliRunner()
@@ -61,3 +61,28 @@ def test_show_says_how_to_reach_what_only_its_provider_serves(model: str) -> Non
 def test_show_of_a_wrong_id_suggests_the_right_one() -> None:
     with pytest.raises(UnknownModel, match="did you mean databricks/dbrx-instruct"):
         RUNNER.invoke(app, ["models", "show", "databricks/dbrx-instrct"], catch_exceptions=False)
+
+
+def test_show_suggests_aliases_and_only_options_that_the_command_has() -> None:
+    with pytest.raises(UnknownModel) as refusal:
+        RUNNER.invoke(app, ["models", "show", "mixtral"], catch_exceptions=False)
+    assert "mixtral-8x7b-instruct" in str(refusal.value)
+    with pytest.raises(UnknownModel) as refusal:
+        RUNNER.invoke(app, ["models", "show", "nope"], catch_exceptions=False)
+    assert str(refusal.value) == (
+        'model "nope" is not in the catalogue. `conclave models` lists the known ids. For a model of your own: '
+        "conclave plan --config config.json"
+    )
+
+
+@pytest.mark.parametrize(
+    ("word", "said"), [("list", "`conclave models` alone lists"), ("acme/own", "conclave models show acme/own")]
+)
+def test_a_command_that_there_is_not_names_the_one_that_was_meant(word: str, said: str) -> None:
+    with pytest.raises(InvalidInput, match=said):
+        RUNNER.invoke(app, ["models", word], catch_exceptions=False)
+
+
+def test_a_filter_without_a_match_says_so() -> None:
+    result = RUNNER.invoke(app, ["models", "--filter", "zzz"])
+    assert (result.exit_code, result.stdout, result.stderr) == (0, "", 'no model matches "zzz"\n')

@@ -89,7 +89,7 @@ def test_a_file_that_cannot_be_judged_says_why(tmp_path: Path, content: str | by
 
 
 def test_a_file_that_does_not_exist_says_so(tmp_path: Path) -> None:
-    with pytest.raises(UnreadableFileError, match="cannot be read: No such file or directory"):
+    with pytest.raises(UnreadableFileError, match="no such file; correct the path"):
         read_documents(str(tmp_path / "absent.yaml"))
 
 

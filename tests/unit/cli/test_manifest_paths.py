@@ -94,10 +94,10 @@ def test_what_a_directory_holds_besides_is_skipped_by_name(directory: Path) -> N
 REFUSED: dict[str, tuple[list[str], str]] = {
     "a directory without manifests": (
         ["-f", "docs"],
-        "docs:1: is a directory without a file that ends with .json, .yaml or .yml; -R reads its subdirectories too",
+        "docs: is a directory without a file that ends with .json, .yaml or .yml; -R reads its subdirectories too",
     ),
-    "a pattern that matches nothing": (["-f", "models/*.toml"], "models/*.toml:1: matches no file: check the pattern"),
-    "a file that does not exist": (["-f", "absent.yaml"], "absent.yaml:1: cannot be read: No such file or directory"),
+    "a pattern that matches nothing": (["-f", "models/*.toml"], "models/*.toml: matches no file: check the pattern"),
+    "a file that does not exist": (["-f", "absent.yaml"], "absent.yaml: no such file; correct the path"),
     "an empty file that is named": (["-f", "models/comments.yaml"], "models/comments.yaml:1: holds no document"),
     "a directory of empty files": (["-f", "empty"], "empty:1: holds no document, expected a ModelDeployment"),
     "a name that no file can have": (["-f", "x" * 300], "cannot be read: File name too long"),
@@ -105,7 +105,10 @@ REFUSED: dict[str, tuple[list[str], str]] = {
         ["-f", "https://example.com/model.yaml"],
         "is a URL, which is not fetched. Pipe its content: curl -fsSL https://example.com/model.yaml | conclave",
     ),
-    "a Namespace alone": (["-f", "models/namespace.yaml"], 'kind "Namespace" are not a ModelDeployment'),
+    "a Namespace alone": (
+        ["-f", "models/namespace.yaml"],
+        "Namespace llm is not a ModelDeployment, and no other document is one",
+    ),
 }
 
 
@@ -154,7 +157,7 @@ def test_a_list_that_only_a_file_can_break_is_refused_whole() -> None:
 
 
 ONE: dict[str, tuple[str, str]] = {
-    "a directory": ("models", "models:1: is a directory, expected a file: name one of its files"),
+    "a directory": ("models", "models: is a directory, expected a file: name one of its files"),
     "a URL": ("https://example.com/a.yaml", "is a URL, which is not fetched"),
 }
 

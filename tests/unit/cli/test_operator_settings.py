@@ -69,7 +69,7 @@ def test_what_is_wrong_with_the_file_is_told_with_its_line(tmp_path: Path, conte
 
 
 def test_a_file_that_does_not_exist_is_named(tmp_path: Path) -> None:
-    with pytest.raises(InvalidInput, match=r"absent\.yaml:1: cannot be read: No such file"):
+    with pytest.raises(InvalidInput, match=r"absent\.yaml: no such file; correct the path"):
         load_settings(tmp_path / "absent.yaml", None, None)
 
 

@@ -194,7 +194,7 @@ def test_a_model_that_only_the_cluster_can_judge_is_valid_with_a_note(tmp_path: 
     config.write_text('{"architectures": ["Nobody"]}', encoding="utf-8")
     code, output = _run("-f", "-", "--config", str(config), stdin=text)
     assert code == 2
-    assert "spec.model: config.json: architectures is 'Nobody', which no reader knows" in output
+    assert f"spec.model: {config}: architectures is 'Nobody', which no reader knows" in output
     assert "note" not in output
 
 
@@ -203,3 +203,30 @@ def test_the_clusters_own_data_classes_are_asked() -> None:
     assert _run("-f", "-", "--data-classes", "open,secret", stdin=text)[0] == 0
     with pytest.raises(InvalidInput, match=r'--data-classes "a,a": a data class is listed twice in a, a; give'):
         _run("-f", "-", "--data-classes", "a,a", stdin=text)
+
+
+def test_what_was_not_read_is_no_refused_document() -> None:
+    assert _run("-f", "nope.yaml") == (2, "nope.yaml: no such file; correct the path\n1 file not read\n")
+
+
+EXPECTED = "expected apiVersion: conclave.dev/v1alpha1 and kind: ModelDeployment"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("\nnodes: []\n", f"-:2: no apiVersion and no kind; {EXPECTED}"),
+        (NAMESPACE, f"-:1: Namespace llm is not a ModelDeployment, and no other document is one; {EXPECTED}"),
+        ("", "-:1: standard input is empty, expected a ModelDeployment"),
+    ],
+    ids=["no object of Kubernetes", "a Namespace alone", "nothing on standard input"],
+)
+def test_a_file_without_a_model_says_what_was_expected(text: str, said: str) -> None:
+    code, output = _run("-f", "-", stdin=text)
+    assert (code, output.splitlines()[0]) == (2, said)
+
+
+def test_a_name_that_is_given_twice_is_noted() -> None:
+    result = CliRunner().invoke(APP, ["-f", "-"], input=f"{_model({})}---\n{_model({})}")
+    assert result.exit_code == 0
+    assert "in two documents; the later one replaces the first" in result.stderr

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import typer
+from typer.testing import CliRunner
 
 from conclave.errors import EnvironmentUnfit, InvalidInput
 from conclave_cli import main
@@ -205,3 +206,31 @@ def test_the_example_of_up_hands_curl_the_key_in_a_private_file(capsys: pytest.C
     assert given.key not in example
     assert header.read_text() == f"Authorization: Bearer {given.key}\n"
     assert stat.S_IMODE(header.stat().st_mode) == 0o600
+
+
+def test_nothing_runs() -> None:
+    with pytest.raises(InvalidInput, match=r"^No model runs on this machine\. Start one with `conclave up`, or"):
+        find_endpoint(None)
+
+
+def test_a_closed_port_is_named() -> None:
+    with pytest.raises(EnvironmentUnfit, match=r"^nothing listens at http://127\.0\.0\.1:1; check"):
+        list(stream_chat("http://127.0.0.1:1/v1", "key", "mixtral", [], 16))
+
+
+@pytest.mark.parametrize("url", ["127.0.0.1:1", "ftp://x/v1", "localhost"])
+def test_what_is_no_url_is_refused(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CONCLAVE_API_KEY", "key")
+    with pytest.raises(InvalidInput, match=r"--url .* expected a URL such as http://127\.0\.0\.1:8000/v1"):
+        chat("Hello", url=url, model="mixtral", max_tokens=1)
+
+
+def test_no_kubeconfig_is_said_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "none"))
+    for arguments in (["status"], ["explain", "x"]):
+        refused = CliRunner().invoke(main.app, arguments)
+        assert str(refused.exception) == (
+            f"no cluster: {tmp_path / 'none'} does not exist. Give --kubeconfig, or set KUBECONFIG."
+        )
+        assert refused.output == ""

@@ -123,7 +123,7 @@ def test_a_config_of_ones_own_is_planned(tmp_path: Path) -> None:
 MIXTRAL_ON_H100 = ("--model", "mistralai/Mixtral-8x7B-v0.1", "--accelerator", "H100")
 BAD = [
     ("neither a file nor a model", ("--accelerator", "H100"), "give the model with -f FILE"),
-    ("both", ("-f", "x.yaml", "--model", "y", "--accelerator", "H100"), "give the model with -f FILE"),
+    ("both", ("-f", "x.yaml", "--model", "y", "--accelerator", "H100"), "--model and -f are both given"),
     (
         "no hardware",
         ("--model", "mistralai/Mixtral-8x7B-v0.1"),
@@ -158,7 +158,11 @@ BAD = [
         (*MIXTRAL_ON_H100, "--gpu-memory-utilization", "0.99"),
         "gpu_memory_utilization is '0.99': a number from 0.1 to 0.98 is needed",
     ),
-    ("a file that is not there", ("-f", "nowhere.yaml", "--accelerator", "H100"), "cannot be read: No such file"),
+    (
+        "a file that is not there",
+        ("-f", "nowhere.yaml", "--accelerator", "H100"),
+        "nowhere.yaml: no such file; correct the path",
+    ),
     (
         "a size that vLLM refuses",
         ("--model", "microsoft/Phi-3-medium-128k-instruct", "--accelerator", "NVIDIA-A100-SXM4-80GB", "--tensor", "8"),
@@ -353,3 +357,65 @@ HELP = {
 @pytest.mark.parametrize(("arguments", "words"), HELP.values(), ids=HELP)
 def test_what_would_help_is_what_the_plan_would_be(arguments: tuple[str, ...], words: str) -> None:
     assert f"would help: {words}" in str(run(*arguments).exception)
+
+
+MODEL = MIXTRAL_ON_H100[:2]
+
+
+def test_a_second_file_is_refused(tmp_path: Path) -> None:
+    file = write(tmp_path, "model.yaml", DEPLOYMENT)
+    for name in ("plan", "up"):
+        options = ("--weights", "w") if name == "up" else ("--accelerator", "H100")
+        refused = CliRunner().invoke(app, [name, "-f", file, "--filename", "b.yaml", *options])
+        assert str(refused.exception) == (
+            f"-f is given 2 times ({file}, b.yaml), expected once: {name} takes one ModelDeployment"
+        )
+
+
+@pytest.mark.parametrize("option", ["--filename", "--file", "-f"])
+def test_the_file_has_the_same_names_in_every_command(tmp_path: Path, option: str) -> None:
+    file = write(tmp_path, "model.yaml", DEPLOYMENT)
+    assert run(option, file, "--accelerator", "NVIDIA-A100-SXM4-80GB").exit_code == 0
+    assert CliRunner().invoke(app, ["validate", option, file]).exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("option", "value"), [("--nodes", "3"), ("--gpus-per-node", "8"), ("--gpu-memory-gib", "24")], ids=lambda text: text
+)
+def test_sizes_of_nodes_beside_an_inventory_are_refused(tmp_path: Path, option: str, value: str) -> None:
+    nodes = write(tmp_path, "nodes.yaml", SHORT)
+    refused = run(*MODEL, "--inventory", nodes, option, value)
+    assert str(refused.exception) == (
+        f"{option} {value} with --inventory: the inventory gives the nodes. Leave out {option}, or change {nodes}."
+    )
+
+
+def test_two_hardwares_are_refused() -> None:
+    refused = run(*MODEL, "--accelerator", "H100", "--inventory", "nodes.yaml")
+    assert str(refused.exception) == "--accelerator and --inventory are both given, expected one: leave one out"
+
+
+def test_a_config_that_replaces_the_catalogues_entry_is_named(tmp_path: Path) -> None:
+    config = write(tmp_path, "mx.json", OWN_CONFIG)
+    shown = run(*MODEL, "--config", config, "--accelerator", "H100")
+    assert shown.stderr == f"note: the model is planned from {config}, not from the catalogue's entry {MODEL[1]}\n"
+    assert run("--model", "acme/own", "--config", config, "--accelerator", "H100").stderr == ""
+
+
+def test_data_parallel_is_planned_with_a_note() -> None:
+    shown = run(*MODEL, "--accelerator", "H100", "--data", "2")
+    assert shown.stderr == "note: data parallel 2: Conclave plans this and does not serve it yet\n"
+
+
+def test_a_wrong_config_is_named_as_the_user_names_it(tmp_path: Path) -> None:
+    config = write(tmp_path, "bert.json", {"architectures": ["BertModel"]})
+    said = str(run("--config", config, "--accelerator", "H100").exception)
+    assert said.startswith(f"{config}: architectures is 'BertModel'")
+    assert said.endswith("give the config.json of a model that Conclave plans.")
+
+
+def test_a_table_in_a_pipe_is_neither_wrapped_nor_padded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    lines = run(*MODEL, "--accelerator", "H100").stdout.splitlines()
+    assert any(line.startswith("concurrency  ") and line.endswith(" tokens") for line in lines)
+    assert [line for line in lines if line != line.rstrip()] == []
