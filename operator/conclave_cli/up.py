@@ -81,9 +81,9 @@ def up(
                 progress.say("  engine.kvCacheDtype fp8 is ignored here: not every CPU supports it")
             model = deployment.spec.model
             digests = [(weights, model.digest), *((adapters[each.name], each.digest) for each in model.adapters)]
-            for files, digest in digests:
+            for place, digest in digests:
                 if digest is not None:
-                    _verify(files, digest, progress)
+                    _verify(place, digest, progress)
             directory = make_state_directory(name)
             endpoint = Endpoint(
                 f"http://127.0.0.1:{port}/v1", secrets.token_urlsafe(32), deployment.served_name, os.getpid()
