@@ -23,7 +23,7 @@ test-unit: ## only what needs neither Kubernetes nor an engine: seconds
 	@tools/environment.sh dev
 	$(PYTEST) tests/unit tests/golden
 
-test-testbed: ## only the test bed's own, of make cluster and make images; not where they have passed on this content
+test-testbed: ## only the test bed's own, of make cluster and make images; only where its files have changed since they last passed
 	@tools/environment.sh dev
 	@$(PYTHON_BIN) -m tools.suites testbed $(if $(FORCE),--force)
 
@@ -36,11 +36,11 @@ test-serving: ## only what needs the real engine
 	@tools/environment.sh dev
 	$(PYTEST) tests/serving
 
-e2e: ## from apply to tokens in real pods: all parts that have not passed on this content; PART=models, ONLY=words, FORCE=1, KEEP=1
+e2e: ## from apply to tokens in real pods: every part whose files have changed since it last passed; PART=models, ONLY=words, FORCE=1, KEEP=1
 	@tools/environment.sh dev
 	@$(PYTHON_BIN) -m tools.suites e2e --part "$(PART)" --only "$(ONLY)" $(if $(FORCE),--force) $(if $(KEEP),--keep)
 
-e2e-smoke: ## of it the one model that CI runs too
+e2e-smoke: ## the one model of e2e that CI runs too
 	@tools/environment.sh dev
 	$(if $(KEEP),CONCLAVE_E2E_KEEP=1) $(PYTHON_BIN) -m pytest -v --durations=0 --durations-min=20 e2e/test_smoke.py
 
@@ -76,7 +76,7 @@ bench-models: ## our DBRX and Grok-1 against vLLM's Mixtral of the same shapes
 	@tools/environment.sh dev
 	$(PYTHON_BIN) -m benchmarks.models
 
-bench-operator: ## the operator of 1,000 models on a real API server, before issue 13 and now; OPTIONS="--count 300" passes options on
+bench-operator: ## the operator of 1,000 models on a real API server, the release before and now; OPTIONS="--count 300" passes options on
 	@tools/environment.sh dev
 	@$(PYTHON_BIN) tools/build_tools.py etcd controlplane kuberay
 	$(PYTHON_BIN) -m benchmarks.operator_scale $(OPTIONS)
@@ -89,7 +89,7 @@ cluster: ## a real Kubernetes on this machine: two nodes with fake GPUs, KubeRay
 	@tools/environment.sh dev
 	@$(PYTHON_BIN) -m tools.cluster up $(CLUSTER)
 
-cluster-down: ## end it, and check that nothing of it is left
+cluster-down: ## end the cluster, and check that nothing of it is left
 	@tools/environment.sh dev
 	@$(PYTHON_BIN) -m tools.cluster down
 

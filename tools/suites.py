@@ -215,7 +215,9 @@ def main(arguments: Iterable[str] | None = None) -> None:
     parser.add_argument("suite", choices=["e2e", "testbed"])
     parser.add_argument("--part", default="", help="some parts of e2e, by name; all where none is named")
     parser.add_argument("--only", default="", help="only tests with these words in their names, as pytest's -k")
-    parser.add_argument("--force", action="store_true", help="also what has passed on this content")
+    parser.add_argument(
+        "--force", action="store_true", help="also the parts whose files have not changed since they passed"
+    )
     parser.add_argument("--keep", action="store_true", help="on the cluster that is there, which stays")
     given = parser.parse_args(None if arguments is None else list(arguments))
     memory = Memory(cache_dir() / "passed")

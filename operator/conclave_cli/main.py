@@ -14,6 +14,7 @@ import typer
 from conclave import __version__
 from conclave.errors import ConclaveError
 from conclave_cli import chat, explain, models, operator, plan, status, up, validate, weights
+from conclave_cli.manifest_files import FileCommand
 from conclave_cli.terminal import say
 
 app = typer.Typer(
@@ -28,10 +29,10 @@ app = typer.Typer(
 
 app.add_typer(operator.app, name="operator")
 app.add_typer(weights.app, name="weights")
-app.command()(up.up)
+app.command(cls=FileCommand)(up.up)
 app.command()(chat.chat)
-app.command()(plan.plan)
-app.command()(validate.validate)
+app.command(cls=FileCommand)(plan.plan)
+app.command(cls=FileCommand)(validate.validate)
 app.add_typer(models.app, name="models")
 app.command()(status.status)
 app.command()(explain.explain)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from typer.core import TyperCommand
 
 from conclave.api.modeldeployment import ModelDeployment
 from conclave.api.occurrences import Path as FieldPath
@@ -40,6 +41,15 @@ _TAGS = _TEXT_TAGS | {f"tag:yaml.org,2002:{name}" for name in ("map", "seq", "nu
 _HALF = (
     "holds half a surrogate pair (an escape of \\ud800 to \\udfff), which is no character: write the character itself"
 )
+
+
+class FileCommand(TyperCommand):
+    """A command whose files are options, as kubectl's; says so to a user who gives a file as an argument."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if args and not args[0].startswith("-"):
+            raise InvalidInput(f"{args[0]} without -f; write: {ctx.command_path} -f {args[0]}")
+        return super().parse_args(ctx, args)
 
 
 class UnreadableFileError(InvalidInput):

@@ -419,3 +419,11 @@ def test_a_table_in_a_pipe_is_neither_wrapped_nor_padded(monkeypatch: pytest.Mon
     lines = run(*MODEL, "--accelerator", "H100").stdout.splitlines()
     assert any(line.startswith("concurrency  ") and line.endswith(" tokens") for line in lines)
     assert [line for line in lines if line != line.rstrip()] == []
+
+
+@pytest.mark.parametrize("name", ["plan", "up", "validate"])
+def test_a_file_as_an_argument_is_answered_with_the_command_to_write(name: str) -> None:
+    refused = CliRunner().invoke(app, [name, "examples/mixtral.yaml"], prog_name="conclave")
+    assert str(refused.exception) == (
+        f"examples/mixtral.yaml without -f; write: conclave {name} -f examples/mixtral.yaml"
+    )
