@@ -33,7 +33,7 @@ def claim_unusable(scene: Scene) -> Finding | None:
 
 
 def claim_pending(scene: Scene) -> Finding | None:
-    """After the pods' own troubles, since a claim may wait for its first pod to be placed."""
+    """A claim that is not bound. Checked after the pods, since a claim may wait until its first pod has a node."""
     phases = scene.observed.claims
     claim = next((claim for claim in scene.deployment.spec.model.claims if phases.get(claim) == "Pending"), None)
     if claim is None:

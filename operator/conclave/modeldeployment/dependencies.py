@@ -16,7 +16,7 @@ _EVENTS = "events"
 
 
 def request_refused(scene: StatusScene) -> Finding | None:
-    """A read or a write of ours failed; without events there is only less to explain."""
+    """A request of the operator failed. A failed read of events is ignored: it only leaves less to explain."""
     failures = (*scene.outcome.failures, *scene.observed.failures)
     failure = next((failure for failure in failures if failure.resource != _EVENTS), None)
     if failure is None:

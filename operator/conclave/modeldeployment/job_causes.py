@@ -23,7 +23,7 @@ _POD_CHECKS = (
 
 
 def job_waits(scene: Scene, work: Work, condition: ConditionType) -> Finding | None:
-    """What the Job waits for, as a finding of this condition; None where its pod runs or has run."""
+    """What the Job waits for, as a finding of this condition; None if its pod runs or has run."""
     found = _job_rejected(scene, work, condition) or _pod_waits(scene, work)
     return found and found.model_copy(update={"condition": condition})
 
@@ -62,5 +62,5 @@ def _pod_waits(scene: Scene, work: Work) -> Finding | None:
 
 
 def names_of_undone_jobs(scene: Scene, work: Work) -> tuple[str, ...]:
-    """For the evidence of findings."""
+    """The names of Jobs that have not succeeded, as evidence of a finding."""
     return tuple(scene.name_of("Job", job["metadata"]["name"]) for job in work.jobs if not is_complete(job))

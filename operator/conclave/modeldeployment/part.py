@@ -43,25 +43,25 @@ class PartScene(Scene):
 
     @property
     def current(self) -> Record | None:
-        """The record that counts, whichever spec it was made for."""
+        """The latest valid record, of this spec or of an earlier one."""
         return self.history.current
 
     @property
     def is_blind(self) -> bool:
-        """Whether something that decisions depend on could not be read: it is unknown, not absent."""
+        """Whether a read that decisions depend on has failed, so that an object is unknown, not absent."""
         return any(failure.resource not in _ONLY_EXPLAINS for failure in self.observed.failures)
 
     @property
     def is_in_doubt(self) -> bool:
-        """Whether a refused record may be what runs: no older record was made for this spec."""
+        """Whether the running model may come from a refused record: no valid record is for this spec."""
         return bool(self.history.refused) and not (self.current and self.is_for_this_spec(self.current))
 
     def is_for_this_spec(self, record: Record) -> bool:
-        """Whether the record's pods are those of the spec as it is now."""
+        """Whether the record describes the pods of the present spec."""
         return record.shape == self.keys.shape and self.asks_nothing_new(record)
 
     def asks_nothing_new(self, record: Record) -> bool:
-        """Whether the refresh annotation has the value that the record answered."""
+        """Whether the record was made for the present value of the refresh annotation."""
         return self.keys.refresh in ("", record.refresh)
 
     def refusal(self, reason: Reason, message: str, remedy: str = "") -> Finding:

@@ -24,7 +24,7 @@ class Waiting:
 
 
 def choose_plan(scene: PartScene, inspection: Inspection) -> Plan | Finding | Waiting:
-    """A recorded plan is used until the spec changes or its owner asks for a refresh.
+    """Returns the recorded plan until the spec or the refresh annotation changes.
 
     A fresh plan is asked to stay as the last plan for the same question was. Plans of other specs are ignored, so that
     A -> B -> A ends with A's plan.
@@ -49,7 +49,7 @@ def choose_plan(scene: PartScene, inspection: Inspection) -> Plan | Finding | Wa
 
 
 def refusal_of(scene: PartScene, problems: tuple[Unfit, ...]) -> Finding | None:
-    """One finding for all problems, with the reason of the first."""
+    """One finding with all problems and the reason of the first problem."""
     if not problems:
         return None
     return scene.refusal(problems[0].reason, "; ".join(problem.message for problem in problems))

@@ -1,6 +1,6 @@
-"""Checks of pods that have not started: each is one fact about the first pod that shows it.
+"""Checks of pods that have not started. Each check reports one fact about the first pod that shows it.
 
-`Scene.pods` are the pods that are looked at: the model's own, or those of a Job.
+`Scene.pods` are the pods to check: those of the model, or those of a Job.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _MISSING_OBJECT = re.compile(r'(secret|configmap|persistentvolumeclaim) "([^"]+)
 
 
 def volume_not_mounted(scene: Scene) -> Finding | None:
-    """A Secret, claim or volume that a pod waits for."""
+    """A pod waits for a Secret, a claim or a volume."""
     for pod in in_trouble(scene.pods):
         events = [] if is_mounted(pod) else events_about(scene.observed.events, pod, *VOLUME_FAILURES)
         for event in events[:1]:

@@ -1,6 +1,6 @@
-"""Derives the whole status from what was observed, decided and done; the operator writes it once at the end.
+"""Derives the whole status from what was observed, decided and done. The operator writes it once, at the end of a pass.
 
-Nothing of the old status is believed, except since when a condition has been as it is.
+Only the transition times of the old status are reused.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _LONGEST_MESSAGE = 4096
 def derive_status(
     deployment: ModelDeployment, observed: Observed, decision: Decision, outcome: Outcome, now: datetime
 ) -> ModelDeploymentStatus:
-    """Pure and idempotent: with nothing new, the status as it is."""
+    """The new status. Pure and idempotent: without a change, the result equals the present status."""
     if decision.refusal is not None and decision.refusal.reason is Reason.RECORD_TOO_NEW:
         return _unread(deployment, decision.refusal, now)
     scene = StatusScene(deployment=deployment, observed=observed, decision=decision, outcome=outcome, now=now)
@@ -65,7 +65,7 @@ def derive_status(
 
 
 def _unread(deployment: ModelDeployment, refusal: Finding, now: datetime) -> ModelDeploymentStatus:
-    """Of a deployment whose records a newer version wrote: its status stays, but for whether this operator acts."""
+    """For records of a newer version: the old status, with conditions that say that this operator does not act."""
     verdicts = {
         ConditionType.READY: Verdict("Unknown", refusal.reason, refusal.message),
         ConditionType.PLAN_READY: Verdict("False", refusal.reason, refusal.message),
@@ -80,7 +80,7 @@ def _unread(deployment: ModelDeployment, refusal: Finding, now: datetime) -> Mod
 
 
 def _ready(scene: StatusScene, causes: tuple[Finding, ...], parts: dict[ConditionType, Verdict]) -> Verdict:
-    """The root cause where there is one; without one, still no better than its parts."""
+    """The root cause if there is one. Without a root cause, Ready is not better than its parts."""
     if causes:
         return Verdict("False", causes[0].reason, causes[0].message)
     if scene.deployment.spec.suspend:
@@ -134,9 +134,9 @@ def _weights_ready(scene: StatusScene, causes: tuple[Finding, ...]) -> Verdict:
 
 
 def _compared(digest: str | None, workers: list[JsonObject]) -> tuple[bool, str]:
-    """Whether every pod that serves has compared the files itself, and what is known of them.
+    """Whether every worker pod has compared the files itself, and a sentence about the comparison.
 
-    What a download found does not count: the volume may have been written to since.
+    The comparison of the download does not count: somebody may have written to the volume since then.
     """
     if digest is None:
         return False, "nothing was compared, since spec.model.digest is not set"
@@ -214,7 +214,7 @@ def _suspended() -> Verdict:
 
 
 def _unknown(causes: tuple[Finding, ...], message: str, status: Status = "Unknown") -> Verdict:
-    """Of a condition that only follows from another one's trouble: that trouble's reason, which Ready explains."""
+    """A condition that follows from the root cause has the reason of the root cause, and refers to Ready."""
     if causes:
         return Verdict(status, causes[0].reason, f"{message}; condition Ready has the reason")
     return Verdict(status, Reason.PODS_STARTING, message)

@@ -37,7 +37,7 @@ LONGEST_RESYNC_S = 60.0
 def sync(
     deployment: ModelDeployment, observed: Observed, settings: OperatorSettings, *, token: str, now: datetime
 ) -> Desired:
-    """`token` is a fresh random value; it is used only where the endpoint has no token yet."""
+    """`token` is a fresh random value. It is used only if the endpoint has no token yet."""
     decision = decide(deployment, observed, settings, token)
 
     def status(outcome: Outcome) -> JsonObject:
@@ -55,7 +55,7 @@ def sync(
 
 
 def _waits_for_unwatched(deployment: ModelDeployment, observed: Observed, decision: Decision) -> bool:
-    """ConfigMaps and claims are read by request, so that no watch tells when one is created or changes."""
+    """Whether the decision waits for a ConfigMap or a claim, which the operator reads without a watch."""
     model = deployment.spec.model
     is_bound = all(observed.claims.get(claim) == "Bound" for claim in model.claims)
     if model.cache is not None:
@@ -64,7 +64,7 @@ def _waits_for_unwatched(deployment: ModelDeployment, observed: Observed, decisi
 
 
 def decide(deployment: ModelDeployment, observed: Observed, settings: OperatorSettings, token: str) -> Decision:
-    """What should exist, and why the rest does not."""
+    """The objects that should exist, and why other objects do not exist yet."""
     history = read_history(deployment, observed, settings)
     scene = PartScene(deployment=deployment, observed=observed, settings=settings, history=history)
     if history.newer:
@@ -111,7 +111,7 @@ def _serving(serving: serving_part.Serving, plan: Plan | None) -> Decision:
 
 
 def _kept(scene: PartScene, token: str) -> Decision:
-    """What runs keeps running, repaired where somebody changed it, until there is something to run instead."""
+    """Keeps the running model, and repairs its objects, until a new build can replace it."""
     if scene.current is None or scene.is_in_doubt:
         return Decision()
     record = with_suspension(scene, scene.current)
@@ -152,7 +152,7 @@ def _recorded_plan(scene: PartScene) -> Plan | None:
 
 
 def _without_objects(decision: Decision) -> Decision:
-    """Without KubeRay nothing is written: no record binds the plan to nodes that may be others by then."""
+    """Writes nothing when KubeRay's CRD is missing: the nodes may change before KubeRay is installed."""
     return decision.model_copy(
         update={
             "waits_for": tuple(each for each in decision.waits_for if each.condition is ConditionType.PLAN_READY),

@@ -37,7 +37,7 @@ def too_many_gpus(layout: Layout, limit: int | None, nodes: Sequence[Node]) -> s
 
 
 def too_few_gpus(layout: Layout, nodes: Sequence[Node]) -> str:
-    """Not enough are free, or not together."""
+    """Too few GPUs are free, or too few on one node."""
     free, total = sum(node.free_gpus for node in nodes), sum(node.gpus for node in nodes)
     most = max(node.free_gpus for node in nodes)
     needed = f"needs {layout.gpus} {'GPUs' if layout.gpus > 1 else 'GPU'}"
@@ -46,7 +46,7 @@ def too_few_gpus(layout: Layout, nodes: Sequence[Node]) -> str:
 
 
 def why_not(layout: Layout, fit: Fit, best: Layout, best_fit: Fit) -> str:
-    """Why an option that fits is not the one taken."""
+    """Why an option that fits was not chosen."""
     if fit.max_model_len < best_fit.max_model_len and layout.gpus <= best.gpus:
         return f"fits, but only with a context of {fit.max_model_len} tokens instead of {best_fit.max_model_len}"
     if layout.pipeline > best.pipeline:
@@ -70,7 +70,7 @@ def because(
     fixed: Sequence[str],
     kept: bool,
 ) -> tuple[str, ...]:
-    """The reasons for the option taken; `fixed` are the sizes that were asked for, in words."""
+    """The reasons for the chosen option. `fixed` are the sizes that the spec sets, in words."""
     reasons = ["the recorded plan is still valid and is kept"] if kept else []
     reasons.append(_size(weights, settings, device, fit))
     if not kept:

@@ -1,4 +1,4 @@
-"""What is to be planned: a model, the settings of its engine, what the owner fixed, and the hardware."""
+"""The request of a plan: a model, the settings of its engine, the sizes that the spec sets, and the hardware."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class PlanRequest(BaseModel):
 
     @cached_property
     def weights(self) -> WeightFormat | None:
-        """How the weights lie in memory."""
+        """The format of the weights in memory."""
         return weight_format(self.facts, self.settings)
 
     @property
@@ -54,13 +54,13 @@ class PlanRequest(BaseModel):
 
     @property
     def fixed_sizes(self) -> tuple[str, ...]:
-        """The sizes that the owner chose, in words; how many stages there are follows from them or is planned."""
+        """The sizes that the spec sets, in words."""
         sizes = {"tensor": self.tensor, "pipeline": self.pipeline}
         return tuple(f"{name} {size}" for name, size in sizes.items() if size is not None)
 
     @property
     def least_layout(self) -> Layout:
-        """What the request fixes, and no more."""
+        """The smallest layout that the request allows."""
         return Layout(
             tensor=self.tensor or 1,
             pipeline=self.pipeline or 1,
@@ -96,9 +96,9 @@ def request_for(
 
 
 def facts_for(model_id: str, config: Mapping[str, object] | None) -> ModelFacts:
-    """Facts from the model's own config.json where there is one, else from the catalogue.
+    """Facts from the model's own config.json if it is given, otherwise from the catalogue.
 
-    Raises UnknownModel where neither describes the model.
+    Raises UnknownModel if neither describes the model.
     """
     if config is not None:
         return read_config(config)
@@ -116,7 +116,7 @@ def facts_for(model_id: str, config: Mapping[str, object] | None) -> ModelFacts:
 
 
 def engine_settings(engine: Engine, adapters: Sequence[Adapter] = ()) -> EngineSettings:
-    """The settings that bear on memory; extra arguments are read by vLLM's names."""
+    """The settings that change the use of memory. Extra arguments have vLLM's names."""
     extra = {name.removeprefix("--").replace("-", "_"): value for name, value in engine.extra_args.items()}
     named = {name: _number(name, extra[name]) for name in _SIZED_ARGUMENTS if name in extra}
     return EngineSettings(

@@ -28,7 +28,7 @@ _GPTQ_USUAL = WeightFormat(method="gptq", bits=4, group=128, zero_points=True)
 
 
 class EngineSettings(BaseModel):
-    """What the owner set; None is left to vLLM or to the plan."""
+    """The settings of the spec. None leaves a setting to vLLM or to the plan."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -50,7 +50,7 @@ class EngineSettings(BaseModel):
 
 
 def has_bfloat16(accelerator: Accelerator | None) -> bool:
-    """Whether it computes in bfloat16; an unknown one counts as new."""
+    """Whether the accelerator computes in bfloat16. An unknown accelerator counts as new."""
     return accelerator is None or accelerator.vendor == "amd" or float(accelerator.compute) >= _AMPERE
 
 
@@ -78,7 +78,7 @@ def weight_dtype(facts: ModelFacts, settings: EngineSettings, accelerator: Accel
 
 
 def weight_format(facts: ModelFacts, settings: EngineSettings) -> WeightFormat | None:
-    """How the weights lie in memory: as the checkpoint has them, or as the owner says that they are."""
+    """The format of the weights in memory: that of the checkpoint, or that of engine.quantization."""
     stored = facts.weight_format
     wanted = {
         Quantization.NONE: None,
@@ -150,7 +150,7 @@ def block_tokens(facts: ModelFacts, settings: EngineSettings, *, on_cpu: bool) -
 
 
 def expert_tiles(accelerator: Accelerator | None, *, on_cpu: bool) -> ExpertTiles:
-    """How the mxfp4 kernel of an accelerator pads experts; an unknown one counts as the widest."""
+    """How the mxfp4 kernel of an accelerator pads experts. An unknown accelerator counts as the widest."""
     if on_cpu:
         return ExpertTiles(hidden=32, intermediate=32)
     if accelerator is None:

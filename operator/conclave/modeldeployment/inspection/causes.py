@@ -18,7 +18,7 @@ from conclave.modeldeployment.weights.keys import find_download
 
 
 def not_inspected(scene: Scene) -> Finding:
-    """The first fact that keeps the operator from the model's config.json, be it only time."""
+    """The first reason why the operator has not read the model's config.json yet; the Job may only need more time."""
     if scene.deployment.spec.suspend:
         return Finding(
             condition=ConditionType.PLAN_READY,
@@ -34,7 +34,7 @@ def not_inspected(scene: Scene) -> Finding:
 
 
 def _container_failed(scene: Scene, work: Work) -> Finding | None:
-    """Whatever is no verdict on the files: memory, an image without the command, a volume that cannot be read."""
+    """Failures that say nothing about the files: memory, an image without the command, a volume that cannot be read."""
     for pod in undone_pods(work):
         for container in dead_containers(pod):
             subject = scene.name_of("Pod", pod["metadata"]["name"])

@@ -23,7 +23,7 @@ from conclave.modeldeployment.weights.keys import find_download
 
 
 class Inspection(NamedTuple):
-    """What the weights themselves say of the model. Without weights and without refusal, the plan has to wait."""
+    """What the weights say about the model. The plan waits while there is neither a report nor a refusal."""
 
     result: PartResult = PartResult()
     weights: InspectedWeights | None = None
@@ -32,7 +32,7 @@ class Inspection(NamedTuple):
 
 
 def needs(scene: PartScene) -> Inspection:
-    """The Job and its policy. The Job waits for the policy, so that its pod reaches nobody, and for a download."""
+    """The Job and its policy. The Job waits for the download, and for the policy, so that its pod can reach nobody."""
     deployment, work = scene.deployment, scene.observed.inspection
     if not needs_inspection(deployment):
         return Inspection(PartResult(delete=work.jobs))

@@ -8,7 +8,7 @@ from conclave.catalogue.models import find_model
 
 
 def needs_inspection(deployment: ModelDeployment) -> bool:
-    """Whether only the weights themselves say what the model is."""
+    """Whether the model is unknown, so that only its weights describe it."""
     model = deployment.spec.model
     return model.config_ref is None and find_model(model.id) is None
 

@@ -1,7 +1,7 @@
-"""Which records count: those that a build of ours can have written for this deployment (docs/adr/0014).
+"""Which records are valid: those that a version of the operator can have written for this deployment (docs/adr/0014).
 
-The operator applies what is recorded with its own rights, so that whoever can write ControllerRevisions would otherwise
-have these rights too. Called by `decision`; pure.
+The operator applies records with its own rights. Without this check, everybody who can write ControllerRevisions would
+have these rights too. Called by `sync`; pure.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _LONGEST_DIFFERENCE = 600
 
 
 class History(NamedTuple):
-    """What is recorded of a deployment."""
+    """The records of a deployment: the valid ones, and the objections to the others."""
 
     records: tuple[Record, ...] = ()
     """Oldest first; the last one counts."""
@@ -51,7 +51,7 @@ class History(NamedTuple):
 
 
 def read_history(deployment: ModelDeployment, observed: Observed, settings: OperatorSettings) -> History:
-    """Skips what is refused: a forged record beside a real one changes only the condition that names it."""
+    """Skips refused records. A forged record beside a real one changes only condition WithinPolicy."""
     newer = newer_records(observed.revisions)
     unread = {record.name for record in newer}
     records = list(read_records(item for item in observed.revisions if item["metadata"]["name"] not in unread))
@@ -81,7 +81,7 @@ def find_token_secret(rayservice: JsonObject) -> str | None:
 def find_difference(
     deployment: ModelDeployment, record: Record, settings: OperatorSettings, running: JsonObject | None
 ) -> str | None:
-    """What a build of ours would not have recorded for this deployment; None where all of it may be one's."""
+    """The first part of a record that no version of the operator writes for this deployment, or None."""
     try:
         recorded = RecordedRayService.model_validate(record.rayservice)
     except ValidationError as error:

@@ -1,6 +1,6 @@
-"""What was decided, kept in ControllerRevisions that the deployment owns: status only mirrors it.
+"""The operator's decisions, in ControllerRevisions that the deployment owns. The status only shows them.
 
-The data of a ControllerRevision never changes; a new decision is a new one, and the one with the highest number counts.
+The data of a ControllerRevision never changes. Each new decision is a new one; the highest number counts.
 """
 
 from __future__ import annotations
@@ -55,18 +55,18 @@ class Record(BaseModel):
 
 
 def spec_hash(deployment: ModelDeployment) -> str:
-    """Defaults are left out, so that a field that a newer version adds changes no hash."""
+    """Hash of the spec without defaults, so that a field that a newer version adds does not change it."""
     return content_hash(_spec(deployment))
 
 
 def shape_hash(deployment: ModelDeployment) -> str:
-    """Of the spec without what changes in place: load bounds, suspension, data class and callers."""
+    """Hash of the spec without the fields that change in place: load bounds, suspension, data class and callers."""
     spec = {key: value for key, value in _spec(deployment).items() if key not in ("scaling", "suspend", "access")}
     return content_hash([spec, list(deployment.spec.access.regions)])
 
 
 def planned_hash(deployment: ModelDeployment) -> str:
-    """Of what a plan is made for: another image or volume is no reason to think again."""
+    """Hash of the fields that a plan depends on. Another image or volume does not change it."""
     model, access = deployment.spec.model, deployment.spec.access
     parts = {part: _spec(deployment).get(part) for part in ("engine", "hardware", "parallelism")}
     asked = [model.id, model.config_ref and model.config_ref.name, parts, list(access.regions)]
@@ -75,7 +75,7 @@ def planned_hash(deployment: ModelDeployment) -> str:
 
 
 class Keys(NamedTuple):
-    """What a spec is recognised by; each key is the `Record` field of that name."""
+    """The hashes that identify a spec. Each key is the `Record` field of that name."""
 
     spec: str
     shape: str
@@ -108,7 +108,7 @@ def make_record(keys: Keys, plan: roles.Plan, rayservice: JsonObject, token_secr
 
 
 def build_revision(deployment: ModelDeployment, record: Record) -> JsonObject:
-    """The ControllerRevision of a record; equal decisions have equal names, whatever their number."""
+    """The ControllerRevision of a record. Equal decisions have equal names, even with different numbers."""
     data = record.model_dump(mode="json", by_alias=True, exclude={"number", "name", "version"})
     name = names.revision(deployment.metadata.name, content_hash(data))
     return {
@@ -121,7 +121,7 @@ def build_revision(deployment: ModelDeployment, record: Record) -> JsonObject:
 
 
 def read_records(revisions: Iterable[JsonObject]) -> tuple[Record, ...]:
-    """Oldest first. What an edit made unreadable counts as absent."""
+    """The records, oldest first. A record that cannot be read counts as absent."""
     records = []
     for revision in revisions:
         data = revision.get("data")
@@ -137,9 +137,9 @@ def read_records(revisions: Iterable[JsonObject]) -> tuple[Record, ...]:
 
 
 def superseded(revisions: Iterable[JsonObject], current: JsonObject) -> tuple[JsonObject, ...]:
-    """Revisions beyond the history, the current one not counted; no more than one pass may delete.
+    """Revisions older than the history, at most as many as one pass may delete.
 
-    Each deletion is heard and leads to another pass, so that a flood of forged ones holds up no other deployment.
+    Each deletion causes another pass, so that many forged revisions do not delay other deployments.
     """
     name = current["metadata"]["name"]
     others = [revision for revision in revisions if revision["metadata"]["name"] != name]

@@ -240,7 +240,7 @@ class _ImageVolume(_Recorded):
 
 
 class Volume(_Recorded):
-    """Of the kinds that builders make."""
+    """A volume of a kind that a version of the operator writes."""
 
     name: str
     empty_dir: _EmptyDir | None = None
@@ -301,7 +301,7 @@ class _Toleration(_Recorded):
 
 
 class PodSpec(_Recorded):
-    """Of a head or a worker."""
+    """The pod of a head or a worker."""
 
     containers: Annotated[list[Engine], Field(min_length=1, max_length=1)]
     init_containers: list[Step] = []

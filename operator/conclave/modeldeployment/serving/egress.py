@@ -1,6 +1,6 @@
-"""Whether somebody enforces the NetworkPolicy of the worker pods: what their canaries found, as a condition of its own.
+"""Condition EgressEnforced: whether the cluster enforces the NetworkPolicy of the worker pods, as their canaries found.
 
-Called by `derive`. A canary (`conclave_serving.egress_canary`) tries to reach the API server once, when its pod starts.
+Called by `status`. A canary (`conclave_serving.egress_canary`) tries to reach the API server once, when its pod starts.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class _Report(NamedTuple):
 
 
 def egress_enforced(scene: StatusScene) -> Verdict:
-    """True once a pod was refused and none was not; Unknown where nothing was tried, or an attempt shows nothing."""
+    """True if every canary was refused, False if a canary reached its target, Unknown without a valid test."""
     if scene.deployment.spec.suspend:
         words = "spec.suspend is true: no worker pod runs that could try to reach the API server"
         return Verdict("Unknown", Reason.SUSPENDED, words)
@@ -75,7 +75,7 @@ def egress_enforced(scene: StatusScene) -> Verdict:
 
 
 def _reports(pod: JsonObject) -> Iterator[_Report]:
-    """At most one. A pod may write anything: what is not of the canary's shape is no report."""
+    """At most one report. A pod may write anything: other text than a canary's report is ignored."""
     for status in pod.get("status", {}).get("initContainerStatuses", []):
         end = status.get("state", {}).get("terminated")
         if status["name"] != names.CANARY_CONTAINER or not end:

@@ -32,9 +32,9 @@ _REMEDIES_OF_WEIGHTS = {
 
 
 def weights_unfit(scene: StatusScene) -> Finding | None:
-    """Verification found other files than the digest's, or some that it could not read or no engine could.
+    """The init container that verifies the weights found files that differ from the digest or that cannot be read.
 
-    It ends well so that the pod stays, and what it told stands until the container behind it has found all sound.
+    The init container exits 0 so that the pod stays. Its report counts until the next container succeeds.
     """
     for pod in in_trouble(scene.pods):
         ended = list(ended_containers(pod))
@@ -59,7 +59,7 @@ def weights_unfit(scene: StatusScene) -> Finding | None:
 
 
 def _mending(scene: StatusScene, container: ContainerState, reason: Reason) -> str:
-    """Files of the cache are mended by the Job that put them there: nobody else has it mounted for writing."""
+    """How to repair the files. Only a download Job can write to the cache, so only a new Job repairs files there."""
     job = find_download(scene.deployment, scene.observed) if container.name == names.VERIFY_CONTAINER else None
     if job is None or reason is Reason.WEIGHTS_UNREADABLE:
         return _REMEDIES_OF_WEIGHTS[reason]
@@ -90,7 +90,7 @@ def _verdict_on_weights(container: ContainerState) -> tuple[Reason, str] | None:
 
 
 def evicted(scene: StatusScene) -> Finding | None:
-    """Ended by the kubelet: a volume of the pod was full, or its node had too little of something, whoever used it."""
+    """The kubelet ended the pod: a volume of the pod was full, or its node had too little of a resource."""
     for pod in (*in_trouble(scene.pods), *failed_pods(scene)):
         if not _was_evicted(pod):
             continue
@@ -158,7 +158,7 @@ def _output_of(scene: StatusScene, pod: JsonObject, container: str) -> str:
 
 
 def _selector_of(scene: StatusScene, pod: JsonObject) -> str:
-    """Finds the pod and those that are made in its place."""
+    """Selects the pod and its replacements."""
     kind = names.worker_selector if is_worker(pod) else names.head_selector
     return names.selector_string(kind(scene.deployment.metadata.name))
 

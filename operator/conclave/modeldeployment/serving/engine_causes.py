@@ -1,4 +1,4 @@
-"""Checks of what runs inside the pods: Serve applications and their replicas, and what is merely not done yet."""
+"""Checks of Ray Serve inside the pods: applications, their replicas, and steps that only need more time."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class _Report(NamedTuple):
 
 
 def replica_failed(scene: StatusScene) -> Finding | None:
-    """The exception that killed an engine or kept it from starting, out of Serve's messages."""
+    """The exception in Ray Serve's messages that ended an engine or prevented its start."""
     reports = list(islice(_reports(scene), MOST_REPORTS))
     for report in reports:
         cause = find_cause(report.message)
@@ -119,7 +119,7 @@ def _logs_hint(scene: StatusScene) -> str:
 
 
 def pods_missing(scene: StatusScene) -> Finding | None:
-    """KubeRay has been told and has made nothing."""
+    """The RayService exists, and KubeRay has created no pods."""
     rayservice = scene.observed.rayservice
     if rayservice is None or scene.observed.pods:
         return None
@@ -152,7 +152,7 @@ def pods_starting(scene: StatusScene) -> Finding | None:
 
 
 def not_acted_upon(scene: StatusScene) -> Finding | None:
-    """A write that KubeRay has not looked at, or that we have only just made."""
+    """KubeRay has not seen the last write, or the operator has only just made it."""
     if scene.decision.refusal is not None or not scene.observed.kuberay.installed:
         return None
     is_new = not (scene.observed.rayservice or {}).get("status")
@@ -179,7 +179,7 @@ def _has_just_written(scene: StatusScene) -> bool:
 
 
 def rolling_out(scene: StatusScene) -> Finding | None:
-    """An older generation answers while the new one starts."""
+    """The RayCluster of an older generation answers while the new RayCluster starts."""
     condition = serve_condition(scene, "UpgradeInProgress")
     if condition is None or condition.get("status") != "True":
         return None

@@ -19,7 +19,7 @@ _LONGEST_WAIT_FOR_HEAD = timedelta(minutes=2)
 
 
 def head_replaced(scene: StatusScene) -> Finding | None:
-    """With its head a Ray cluster ends: KubeRay makes another, and Serve starts anew on workers that are new too."""
+    """The Ray head was replaced. A Ray cluster ends with its head: KubeRay creates a new head and new workers."""
     heads, workers = active_pods(scene)
     left = [pod for pod in workers if outlived_its_head(pod, heads)]
     if not left:
@@ -40,7 +40,7 @@ def head_replaced(scene: StatusScene) -> Finding | None:
 
 
 def head_unreachable(scene: StatusScene) -> Finding | None:
-    """KubeRay's init container of a worker asks for the head's control store, without an end and without a word."""
+    """A worker cannot reach its ready head. KubeRay's init container waits without a limit and without a log."""
     ready_heads = {
         pod["metadata"]["labels"].get(names.RAY_CLUSTER): pod
         for pod in scene.pods

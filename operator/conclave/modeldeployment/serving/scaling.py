@@ -1,6 +1,6 @@
-"""How many replicas are wanted, how many answer, and what keeps the others: a condition of its own, no part of Ready.
+"""Condition Scaled: how many replicas are wanted, how many are ready, and why the others are not. Not a part of Ready.
 
-Called by `derive`. While the least replicas answer, a pod beyond them is no trouble of the deployment.
+Called by `status`. While scaling.minReplicas replicas are ready, a further pod that fails does not make Ready false.
 """
 
 from __future__ import annotations
@@ -33,8 +33,9 @@ class Replicas(NamedTuple):
 
 
 def count_replicas(scene: StatusScene) -> Replicas:
-    """Wanted are those that Serve's autoscaling has worker pods made for, be they running or not, and no less than the
-    floor; of the pods of a replica, only the one with the engine's own process is ever ready.
+    """Wanted: the replicas for which Ray Serve's autoscaler asks for worker pods, at least scaling.minReplicas.
+
+    Of the pods of one replica, only the pod with the engine's own process becomes ready.
     """
     if scene.deployment.spec.suspend:
         return Replicas(0, 0)
@@ -62,7 +63,7 @@ def _asked_of_kuberay(scene: StatusScene, cluster: str) -> int:
 
 
 def scaled(scene: StatusScene, replicas: Replicas, causes: tuple[Finding, ...]) -> Verdict:
-    """Whether all wanted replicas answer; else what the first pod that is missing waits for."""
+    """True if all wanted replicas are ready; otherwise, what the first missing pod waits for."""
     verdict = _scaled(scene, replicas, causes)
     if scene.deployment.spec.scaling.min_replicas:
         return verdict
@@ -88,7 +89,7 @@ def _scaled(scene: StatusScene, replicas: Replicas, causes: tuple[Finding, ...])
 
 
 def _without_trouble(most: int) -> str:
-    """What a pod without an engine may be after: Ray tells no observer of the cluster which."""
+    """The two possible states of a pod without an engine. Ray does not report which of them it is."""
     starts = f"an engine is starting (scaling.maxReplicas is {most})"
     return f"{starts}, or an engine has ended, and its pod will end after {IDLE_TIMEOUT_S} s without work"
 

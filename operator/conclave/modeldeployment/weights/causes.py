@@ -1,6 +1,6 @@
-"""Why the weights are not in the cache yet: what the download Job's pod waits for, died of, or has reached.
+"""Why the weights are not in the cache yet: what the download pod waits for, how it failed, or how far it is.
 
-The pod's own words are in the termination messages of its containers, as JSON of `conclave_weights download --report`.
+The pod's reports are in the termination messages of its containers, as JSON of `conclave_weights download --report`.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _REMEDIES = {
 
 
 def not_downloaded(scene: Scene) -> Finding | None:
-    """The first fact that keeps the weights from the cache, be it only time; None where the pods can mount them."""
+    """The first reason why the weights are not in the cache yet; None if the pods can mount them."""
     if scene.deployment.spec.model.source.object_store is None:
         return None
     if find_download(scene.deployment, scene.observed) is not None:
@@ -106,7 +106,7 @@ def _is_size(value: object) -> bool:
 
 
 def _failure(status: JsonObject) -> JsonObject | None:
-    """How a container's last try ended, where it ended badly and the next one has not begun."""
+    """How a container's last try failed, if the next try has not begun."""
     state = status.get("state", {})
     end = state.get("terminated") or ("waiting" in state and status.get("lastState", {}).get("terminated"))
     return end if end and end.get("exitCode") else None
