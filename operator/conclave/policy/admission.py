@@ -107,7 +107,7 @@ def _broken_change_rules(deployment: ModelDeployment, before: ModelDeployment | 
 
 
 def value_at(path: tuple[str, ...], value: Any) -> Any:
-    """The value at a path of an object's field names; None where there is no object."""
+    """The value at a path of an object's field names; None if there is no such value."""
     for name in path:
         value = None if value is None else getattr(value, to_snake(name))
     return value

@@ -37,7 +37,7 @@ class DataClasses(BaseModel):
     names: DataClassOrder = ("public", "internal", "confidential", "restricted")
 
     def problem(self, name: str) -> str | None:
-        """Why a class cannot be used, None where it is listed."""
+        """Why a class cannot be used; None if it is listed."""
         if name in self.names:
             return None
         return (

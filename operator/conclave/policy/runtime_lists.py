@@ -69,7 +69,7 @@ class RuntimeLists(BaseModel):
         return not {name, f"{namespace}/{name}"}.isdisjoint(self.service_accounts)
 
     def image_problem(self, reference: str | None) -> str | None:
-        """Why an image cannot be used, None where it can or where none is named."""
+        """Why an image cannot be used; None if it can, or if the spec names none."""
         if reference is None or self.allows_image(reference):
             return None
         return (
@@ -79,7 +79,7 @@ class RuntimeLists(BaseModel):
         )
 
     def account_problem(self, namespace: str, name: str | None) -> str | None:
-        """Why an account cannot be used, None where it can or where none is named."""
+        """Why an account cannot be used; None if it can, or if the spec names none."""
         if name is None or self.allows_account(namespace, name):
             return None
         listed = ", ".join(self.service_accounts)
