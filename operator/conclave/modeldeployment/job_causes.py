@@ -48,8 +48,8 @@ def _job_rejected(scene: Scene, work: Work, condition: ConditionType) -> Finding
                 condition=condition,
                 reason=Reason.QUOTA_EXCEEDED if is_quota else Reason.POD_REJECTED,
                 subject=subject,
-                seen=f"its pod cannot be created: {words}",
-                remedy="raise the namespace's quota" if is_quota else "change what the message names",
+                seen=f"the API server refuses its pod: {words}",
+                remedy="raise the namespace's quota" if is_quota else "correct the setting that the message names",
                 evidence=(*names_of_undone_jobs(scene, work), subject),
             )
     return None

@@ -103,7 +103,7 @@ def _given_config(scene: PartScene) -> dict[str, object] | Finding | None:
         seen = "has no key config.json" if name in scene.observed.config_maps else "does not exist"
         return scene.refusal(
             Reason.CONFIG_MISSING,
-            f"{where}, named by spec.model.configRef, {seen}",
+            f"{where}: spec.model.configRef names this ConfigMap, and it {seen}",
             f"create it with `kubectl -n {namespace} create configmap {name} --from-file=config.json`",
         )
     try:
@@ -112,9 +112,11 @@ def _given_config(scene: PartScene) -> dict[str, object] | Finding | None:
     except RecursionError:
         is_too_deep = True
     except ValueError as error:
-        return scene.refusal(Reason.CONFIG_INVALID, f"{where}: config.json is no JSON: {error}")
+        return scene.refusal(Reason.CONFIG_INVALID, f"{where}: config.json is not valid JSON: {error}")
     if is_too_deep:
-        return scene.refusal(Reason.CONFIG_INVALID, f"{where}: config.json is nested too deeply, expected a model's")
+        return scene.refusal(
+            Reason.CONFIG_INVALID, f"{where}: config.json is nested too deeply, expected the config.json of a model"
+        )
     if not isinstance(config, dict):
         return scene.refusal(
             Reason.CONFIG_INVALID, f"{where}: config.json is a {type(config).__name__}, expected an object"

@@ -98,7 +98,7 @@ def _plan_ready(scene: StatusScene, causes: tuple[Finding, ...]) -> Verdict:
         return Verdict("False", refused.reason, refused.message)
     if scene.decision.plan is None or scene.decision.waits(ConditionType.PLAN_READY):
         if scene.deployment.spec.suspend and not causes:
-            return Verdict("Unknown", Reason.SUSPENDED, "spec.suspend is true: the weights are not looked at")
+            return Verdict("Unknown", Reason.SUSPENDED, "spec.suspend is true: the weights are not inspected")
         return _unknown(causes, "no plan has been made yet")
     return Verdict("True", Reason.PLANNED, summary(scene.decision.plan.flat()))
 
@@ -125,10 +125,10 @@ def _weights_ready(scene: StatusScene, causes: tuple[Finding, ...]) -> Verdict:
     workers = [pod for pod in scene.observed.pods if is_worker(pod) and is_running(pod)]
     if not is_stored and not workers:
         return _unknown(causes, "no worker pod has mounted the weights yet")
-    where, reason = "mounted read-only", Reason.MOUNTED
+    where, reason = "the pods mount the weights read-only", Reason.MOUNTED
     if is_stored:
         claim = scene.name_of("PersistentVolumeClaim", names.cache_claim(scene.name))
-        where, reason = f"the cache holds them in {claim}", Reason.DOWNLOADED
+        where, reason = f"the weights are downloaded into {claim}", Reason.DOWNLOADED
     verified, compared = _compared(scene.deployment.spec.model.digest, workers)
     return Verdict("True", Reason.VERIFIED if verified else reason, f"{where}; {compared}")
 
@@ -139,16 +139,16 @@ def _compared(digest: str | None, workers: list[JsonObject]) -> tuple[bool, str]
     What a download found does not count: the volume may have been written to since.
     """
     if digest is None:
-        return False, "no spec.model.digest to compare with"
+        return False, "nothing was compared, since spec.model.digest is not set"
     if not workers:
-        return False, f"each pod compares them with {digest} before its engine starts"
+        return False, f"each pod will compare the weights with {digest} before its engine starts"
     blind = sum(not has_verified(pod, digest) for pod in workers)
     if blind:
         return False, (
-            f"{blind} of {len(workers)} worker pods did not compare them with {digest}, as they were made for an "
-            "earlier spec or by an earlier version; the condition UpdateAvailable says how to replace them"
+            f"{blind} of {len(workers)} worker pods have not compared the weights with {digest}: they belong to an "
+            "earlier spec or version; condition UpdateAvailable says how to replace these pods"
         )
-    return True, f"the files were those of {digest} when each pod compared them, before its engine started"
+    return True, f"each worker pod has compared the weights with {digest} before its engine started"
 
 
 def _provisioned(scene: StatusScene, causes: tuple[Finding, ...]) -> Verdict:
@@ -161,21 +161,21 @@ def _provisioned(scene: StatusScene, causes: tuple[Finding, ...]) -> Verdict:
     counted = f"{heads} head and {workers} worker pods run"
     if not heads or workers < scene.least_workers:
         return _unknown(
-            causes, f"{counted}, expected 1 head and at least {scene.least_workers} workers", status="False"
+            causes, f"{counted}; expected 1 head and at least {scene.least_workers} worker pods", status="False"
         )
     waiting = sum(1 for _ in in_trouble(scene.pods))
-    return Verdict("True", Reason.PODS_READY, counted + (f", {waiting} more are waited for" if waiting else ""))
+    return Verdict("True", Reason.PODS_READY, counted + (f"; {waiting} more pods are starting" if waiting else ""))
 
 
 def _serving(scene: StatusScene, causes: tuple[Finding, ...]) -> Verdict:
     if is_serving(scene) and not scene.deployment.spec.suspend:
-        return Verdict("True", Reason.SERVING, "KubeRay counts healthy endpoints")
+        return Verdict("True", Reason.SERVING, "KubeRay reports healthy endpoints")
     found = _first(causes, ConditionType.SERVING)
     if found is not None:
         return Verdict("False", found.reason, found.message)
     if scene.deployment.spec.suspend:
         return _suspended()
-    return _unknown(causes, "nothing answers", status="False")
+    return _unknown(causes, "no replica answers", status="False")
 
 
 def _within_policy(scene: StatusScene, causes: tuple[Finding, ...]) -> Verdict:
@@ -183,29 +183,30 @@ def _within_policy(scene: StatusScene, causes: tuple[Finding, ...]) -> Verdict:
     if objections:
         return Verdict("False", objections[0].reason, "; ".join(objection.message for objection in objections))
     if any(failure.resource in ("controllerrevisions", "rayservices") for failure in scene.observed.failures):
-        return _unknown(causes, "what is recorded and what runs could not be read")
-    return Verdict("True", Reason.AS_WANTED, "the operator's lists allow what the spec and its records name")
+        return _unknown(causes, "the operator could not read its records (ControllerRevisions) or the RayService")
+    allowed = "the operator's lists allow all images and service accounts of the spec and of its records"
+    return Verdict("True", Reason.AS_WANTED, allowed)
 
 
 def _update_available(scene: StatusScene) -> Verdict:
     if scene.decision.update_available:
         return Verdict("True", Reason.BUILDER_CHANGED, scene.decision.update_available)
-    return Verdict("False", Reason.UP_TO_DATE, "what runs is what would be built now")
+    return Verdict("False", Reason.UP_TO_DATE, "no update is available")
 
 
 def _reconciling(scene: StatusScene, causes: tuple[Finding, ...], ready: Verdict) -> Verdict:
     is_suspended = scene.deployment.spec.suspend
     if is_suspended and not causes and scene.observed.pods:
-        return Verdict("True", Reason.SUSPENDED, f"{len(scene.observed.pods)} pods are still there and go")
+        return Verdict("True", Reason.SUSPENDED, f"{len(scene.observed.pods)} pods are ending")
     if ready.status != "True" and not is_suspended and not (causes and causes[0].is_stalled):
         return ready._replace(status="True")
-    return Verdict("False", Reason.AS_WANTED, "nothing is under way")
+    return Verdict("False", Reason.AS_WANTED, "no change is in progress")
 
 
 def _stalled(causes: tuple[Finding, ...]) -> Verdict:
     if causes and causes[0].is_stalled:
         return Verdict("True", causes[0].reason, causes[0].message)
-    return Verdict("False", Reason.AS_WANTED, "nothing waits for a person")
+    return Verdict("False", Reason.AS_WANTED, "nobody has to act")
 
 
 def _suspended() -> Verdict:
@@ -215,7 +216,7 @@ def _suspended() -> Verdict:
 def _unknown(causes: tuple[Finding, ...], message: str, status: Status = "Unknown") -> Verdict:
     """Of a condition that only follows from another one's trouble: that trouble's reason, which Ready explains."""
     if causes:
-        return Verdict(status, causes[0].reason, f"{message}; the condition Ready says why")
+        return Verdict(status, causes[0].reason, f"{message}; condition Ready has the reason")
     return Verdict(status, Reason.PODS_STARTING, message)
 
 

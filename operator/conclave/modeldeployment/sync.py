@@ -131,7 +131,7 @@ def _left_alone(scene: PartScene, running: JsonObject) -> Decision:
     first = scene.history.objections[0]
     serving = serving_part.left_alone(scene, running)
     decision = _serving(serving, _recorded_plan(scene))
-    remedy = "until then what runs is left as it is, and then the model is planned anew"
+    remedy = "until then the operator leaves the running model unchanged; after that it plans the model again"
     return decision.model_copy(update={"refusal": scene.refusal(first.reason, first.message, remedy)})
 
 

@@ -37,7 +37,7 @@ def kernel_refusal(
     name = accelerator.name
     if settings.dtype is Dtype.BFLOAT16 and not has_bfloat16(accelerator):
         instead = "float32" if facts.model_type in NO_FLOAT16 else "float16"
-        return f"{name} has no bfloat16; engine.dtype {instead} would do"
+        return f"{name} has no bfloat16; set engine.dtype to {instead}"
     if settings.kv_cache_dtype is KvCacheDtype.FP8 and not _has_fp8_cache(accelerator):
         return f"{name} has no fp8 KV cache"
     if weights is None:

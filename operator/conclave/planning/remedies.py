@@ -196,7 +196,7 @@ def _more_gpus(request: PlanRequest) -> list[str]:
         limit = ""
         if request.max_gpus is not None and layout.gpus > request.max_gpus:
             limit = f" (hardware.maxGpusPerReplica is {request.max_gpus})"
-        sentences.append(f"{_words(layout, device, fit)} would fit; {_free(request, device)} may be taken now{limit}")
+        sentences.append(f"{_words(layout, device, fit)} would fit; {_free(request, device)} are free now{limit}")
     return sentences
 
 

@@ -106,8 +106,9 @@ def facts_for(model_id: str, config: Mapping[str, object] | None) -> ModelFacts:
     if entry is None:
         near = ", ".join(suggest_models(model_id))
         raise UnknownModel(
-            f"model.id is {model_id!r}, which the catalogue does not know{f' (did you mean {near}?)' if near else ''}; "
-            "give its config.json with --config (in a cluster it is read from the weights, or from model.configRef)"
+            f"model.id is {model_id!r}, which the catalogue does not know"
+            f"{f' (did you mean {near}?)' if near else ''}; give its config.json with --config (in a cluster, the "
+            "operator reads it beside the weights, or from model.configRef)"
         )
     if not entry.has_weights:
         raise UnknownModel(f"model.id is {model_id!r}: {entry.served.reason}")
@@ -165,6 +166,6 @@ def _left_out(inventory: Inventory, deployment: ModelDeployment) -> Iterator[str
         if out := [label for label in labels if label not in values]:
             seen = ", ".join(sorted({label or "unset" for label in out}))
             yield (
-                f"{field} wants the label {key} to be {' or '.join(values)}, which leaves out {len(out)} of "
-                f"{len(labels)} nodes, where it is {seen}"
+                f"{field} needs nodes whose label {key} is {' or '.join(values)}; on {len(out)} of {len(labels)} nodes "
+                f"this label is {seen}"
             )

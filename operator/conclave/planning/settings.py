@@ -58,7 +58,7 @@ def half_precision_refusal(facts: ModelFacts, settings: EngineSettings) -> str |
     """vLLM refuses float16 for models that overflow in it."""
     if settings.dtype is not Dtype.FLOAT16 or facts.model_type not in NO_FLOAT16:
         return None
-    return f"engine.dtype is float16, in which {facts.model_type} overflows; bfloat16 or float32 would do"
+    return f"engine.dtype is float16, in which {facts.model_type} overflows; set bfloat16 or float32"
 
 
 def weight_dtype(facts: ModelFacts, settings: EngineSettings, accelerator: Accelerator | None = None) -> FloatType:
@@ -95,7 +95,10 @@ def quantization_conflict(facts: ModelFacts, settings: EngineSettings) -> str | 
     stored, wanted = facts.weight_format, settings.quantization
     if stored is None or wanted is Quantization.NONE or stored.declared == wanted.value:
         return None
-    return f"engine.quantization is {wanted.value}, but the checkpoint's weights are {stored.declared}; leave it out"
+    return (
+        f"engine.quantization is {wanted.value}, but the checkpoint's weights are {stored.declared}; remove "
+        "engine.quantization"
+    )
 
 
 def kv_entry_bytes(facts: ModelFacts, settings: EngineSettings, accelerator: Accelerator | None = None) -> int:

@@ -68,8 +68,8 @@ def read_deployment(
         return None, (
             Problem(
                 ("kind",),
-                f"apiVersion {_json(kind[0])} and kind {_json(kind[1])} are not a ModelDeployment: "
-                f"apiVersion: {API_VERSION} and kind: {KIND} are needed",
+                f"apiVersion {_json(kind[0])} and kind {_json(kind[1])} are not those of a ModelDeployment: "
+                f"write apiVersion: {API_VERSION} and kind: {KIND}",
             ),
         )
     candidate = {name: value for name, value in document.items() if name != "status"}  # the server drops it as well

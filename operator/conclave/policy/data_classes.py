@@ -41,8 +41,8 @@ class DataClasses(BaseModel):
         if name in self.names:
             return None
         return (
-            f'spec.access.dataClass "{name}" is none of {" < ".join(self.names)}: '
-            "use one of these, or have the operator's list of data classes extended"
+            f'spec.access.dataClass "{name}" is not one of {" < ".join(self.names)}: use one of these, '
+            f"or add {name} to the chart's value dataClasses"
         )
 
 

@@ -105,7 +105,7 @@ REFUSED: dict[str, tuple[list[str], str]] = {
         ["-f", "https://example.com/model.yaml"],
         "is a URL, which is not fetched. Pipe its content: curl -fsSL https://example.com/model.yaml | conclave",
     ),
-    "a Namespace alone": (["-f", "models/namespace.yaml"], 'kind "Namespace" are not a ModelDeployment'),
+    "a Namespace alone": (["-f", "models/namespace.yaml"], 'kind "Namespace" are not those of a ModelDeployment'),
 }
 
 

@@ -274,10 +274,15 @@ REFUSED: dict[str, tuple[dict[str, Any], dict[str, Any], Reason, str]] = {
         OWN,
         {},
         Reason.CONFIG_MISSING,
-        "ConfigMap llm/own, named by spec.model.configRef, does not exist",
+        "ConfigMap llm/own: spec.model.configRef names this ConfigMap, and it does not exist",
     ),
     "no key in it": (OWN, {"config_maps": {"own": {"x": "{}"}}}, Reason.CONFIG_MISSING, "has no key config.json"),
-    "no JSON": (OWN, {"config_maps": {"own": {"config.json": "{"}}}, Reason.CONFIG_INVALID, "config.json is no JSON"),
+    "no JSON": (
+        OWN,
+        {"config_maps": {"own": {"config.json": "{"}}},
+        Reason.CONFIG_INVALID,
+        "config.json is not valid JSON",
+    ),
     "a list": (OWN, {"config_maps": {"own": {"config.json": "[]"}}}, Reason.CONFIG_INVALID, "is a list"),
     "an unknown architecture": (
         OWN,
@@ -285,7 +290,12 @@ REFUSED: dict[str, tuple[dict[str, Any], dict[str, Any], Reason, str]] = {
         Reason.MODEL_REFUSED,
         "Nobody",
     ),
-    "a model without weights": ({"model": {"id": "openai/gpt-4o"}}, {}, Reason.MODEL_REFUSED, "by its provider only"),
+    "a model without weights": (
+        {"model": {"id": "openai/gpt-4o"}},
+        {},
+        Reason.MODEL_REFUSED,
+        "a ModelDeployment cannot serve this model",
+    ),
     "an unaccepted licence": (
         {"model": {"id": "meta-llama/Meta-Llama-3-8B-Instruct"}},
         {},

@@ -24,7 +24,7 @@ def not_inspected(scene: Scene) -> Finding:
             condition=ConditionType.PLAN_READY,
             reason=Reason.SUSPENDED,
             subject=scene.subject,
-            seen="spec.suspend is true: the weights are not looked at",
+            seen="spec.suspend is true: the weights are not inspected",
             is_stalled=False,
         )
     work = scene.observed.inspection
@@ -41,10 +41,10 @@ def _container_failed(scene: Scene, work: Work) -> Finding | None:
             lines = [line.strip() for line in container.message.splitlines() if line.strip()]
             if container.reason == "OOMKilled":
                 reason, words = Reason.OUT_OF_MEMORY, "it used more than its memory limit"
-                remedy = "report this, and give the model's config.json by spec.model.configRef meanwhile"
+                remedy = "please report this; until then, give the model's config.json in spec.model.configRef"
             else:
                 reason, words = Reason.INSPECTION_FAILED, lines[-1] if lines else f"exit code {container.exit_code}"
-                remedy = "it is tried again, at the latest after five minutes; spec.model.configRef does without it"
+                remedy = "the Job tries again within five minutes; with spec.model.configRef no Job is needed"
             return Finding(
                 condition=ConditionType.PLAN_READY,
                 reason=reason,
@@ -61,7 +61,7 @@ def _inspecting(scene: Scene) -> Finding:
     near = " or ".join(suggest_models(model_id))
     is_stored = scene.deployment.spec.model.source.object_store is not None
     if is_stored and find_download(scene.deployment, scene.observed) is None:
-        step = "once the weights are downloaded, config.json is read from"
+        step = "after the download, config.json will be read from"
     else:
         step = "config.json is being read from"
     return Finding(

@@ -17,7 +17,7 @@ from conclave.modeldeployment.inspection.source import files_of
 from conclave.modeldeployment.part import PartScene
 
 _LONGEST_WORDS = 1500
-_AGAIN = "it is looked at again, at the latest after five minutes"
+_AGAIN = "the Job reads the weights again within five minutes"
 _FAULTS = {
     "ConfigMissing": Reason.CONFIG_MISSING,
     "ConfigInvalid": Reason.CONFIG_INVALID,

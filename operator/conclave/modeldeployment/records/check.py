@@ -101,16 +101,16 @@ def _differences(
     if (metadata.name, metadata.namespace) != (names.rayservice(name), namespace):
         yield f"its RayService is {metadata.namespace}/{metadata.name}, expected {namespace}/{names.rayservice(name)}"
     if not _is_owner(metadata.owner_references, name, uid):
-        yield f"the owner of its RayService is not {KIND} {namespace}/{name} alone"
+        yield f"its RayService has another owner than {KIND} {namespace}/{name}"
     if metadata.labels != names.labels(name, "rayservice"):
         yield f"metadata.labels: {metadata.labels} are not this deployment's"
     if foreign := sorted(metadata.annotations.keys() - _ANNOTATIONS):
-        yield f"metadata.annotations: no build has set {', '.join(foreign)}"
+        yield f"metadata.annotations: no version of the operator sets {', '.join(foreign)}"
     for component, template in templates.items():
         if template.metadata.labels != names.labels(name, component):
             yield f"the labels of its {component} pods are not this deployment's: {template.metadata.labels}"
         if component != "head" and any(volume.projected for volume in template.spec.volumes):
-            yield f"its {component} pods have a token for the API server, which only the head has"
+            yield f"its {component} pods have a token for the API server; only the head may have one"
         for volume in template.spec.volumes:
             if volume.secret is not None and volume.secret.secret_name != record.token_secret:
                 yield f"its {component} pods mount Secret {volume.secret.secret_name}, expected {record.token_secret}"
@@ -121,7 +121,7 @@ def _differences(
     if record.version and not is_version(record.version):
         yield f"metadata.annotations: {names.RECORD_VERSION} is {record.version}, expected a version of Conclave"
     if not 0 <= record.number < _HIGHEST_NUMBER:
-        yield f"revision {record.number} is more than any history has"
+        yield f"its revision {record.number} is larger than any that the operator writes"
     if difference := serve_config_difference(recorded.spec.serve_config_v2, name):
         yield f"in its RayService, spec.serveConfigV2: {difference}"
     if record.shape == shape_hash(deployment):
@@ -138,7 +138,7 @@ def _outside_of_regions(regions: tuple[str, ...], templates: dict[str, Template]
             for term in terms
         ]
         if not (bound and all(bound)):
-            yield f"its {component} pods are not bound to the regions {', '.join(regions)} of spec.access.regions"
+            yield f"its {component} pods may run outside of spec.access.regions {', '.join(regions)}"
 
 
 def _token_secrets(name: str, uid: str, running: JsonObject | None) -> tuple[str, ...]:

@@ -25,8 +25,8 @@ from conclave.modeldeployment.weights.reasons import REASONS_OF_WEIGHTS
 
 _REMEDIES_OF_WEIGHTS = {
     Reason.DIGEST_MISMATCH: "",
-    Reason.WEIGHTS_CORRUPT: "mend what it names; ",
-    Reason.WEIGHTS_UNREADABLE: f"the pods run as user and group {USER_ID}: let these read the files, or look at the "
+    Reason.WEIGHTS_CORRUPT: "repair the files that the message names; ",
+    Reason.WEIGHTS_UNREADABLE: f"let user or group {USER_ID}, as which the pods run, read the files, or check the "
     "volume; ",
 }
 
@@ -64,19 +64,19 @@ def _mending(scene: StatusScene, container: ContainerState, reason: Reason) -> s
     if job is None or reason is Reason.WEIGHTS_UNREADABLE:
         return _REMEDIES_OF_WEIGHTS[reason]
     return (
-        f"they were whole when they were downloaded: find out what has written to PersistentVolumeClaim "
-        f"{names.cache_claim(scene.name)} since; `kubectl -n {scene.deployment.metadata.namespace} delete job "
-        f"{job['metadata']['name']}` has the operator download them anew; "
+        "the files were complete after the download: find out what has written to PersistentVolumeClaim "
+        f"{names.cache_claim(scene.name)} since then. `kubectl -n {scene.deployment.metadata.namespace} delete job "
+        f"{job['metadata']['name']}` makes the operator download them again; "
     )
 
 
 def _what_follows_mending(scene: StatusScene, pod: JsonObject) -> str:
     if all(item.get("name") != names.AWAIT_CONTAINER for item in pod.get("spec", {}).get("initContainers", [])):
-        return "they are looked at again whenever the pod is made anew"  # of an older build
+        return "then delete the pod: its replacement reads the files again"  # of an older build
     command = f"kubectl -n {scene.deployment.metadata.namespace} logs {pod['metadata']['name']}"
     return (
-        "mended in place, they are read again within a minute and the model starts in this pod "
-        f"(`{command} -c {names.AWAIT_CONTAINER}` shows how far it is)"
+        "after you repair the files in place, this pod reads them again within a minute and starts the model "
+        f"(`{command} -c {names.AWAIT_CONTAINER}` shows the progress)"
     )
 
 
@@ -100,8 +100,9 @@ def evicted(scene: StatusScene) -> Finding | None:
             scene,
             pod,
             reason=Reason.POD_EVICTED,
-            seen=f"its kubelet evicted it: {words}",
-            remedy=f"KubeRay makes another one; {'free that on the node' if is_of_node else _growth_of(scene, pod)}",
+            seen=f"the kubelet evicted the pod: {words}",
+            remedy="KubeRay will create a replacement pod. "
+            + ("Free that resource on the node first" if is_of_node else _growth_of(scene, pod)),
             is_stalled=False,
         )
     return None
@@ -109,7 +110,7 @@ def evicted(scene: StatusScene) -> Finding | None:
 
 def _growth_of(scene: StatusScene, pod: JsonObject) -> str:
     command = f"kubectl -n {scene.deployment.metadata.namespace} get pods -l {_selector_of(scene, pod)}"
-    return f"`{command}` names it, and `du` in it shows what grows"
+    return f"`{command}` names the replacement, and `du` in that pod shows what grows"
 
 
 def out_of_memory(scene: StatusScene) -> Finding | None:
@@ -151,9 +152,9 @@ def container_crashed(scene: StatusScene) -> Finding | None:
 def _output_of(scene: StatusScene, pod: JsonObject, container: str) -> str:
     command = f"kubectl -n {scene.deployment.metadata.namespace} logs"
     if pod.get("spec", {}).get("restartPolicy") != "Never":
-        return f"`{command} {pod['metadata']['name']} -c {container}` shows its output"
+        return f"`{command} {pod['metadata']['name']} -c {container}` shows the container's output"
     selector = _selector_of(scene, pod)
-    return f"KubeRay makes another one; `{command} -f -l {selector} -c {container}` follows its output"
+    return f"KubeRay will create a replacement pod; `{command} -f -l {selector} -c {container}` follows its output"
 
 
 def _selector_of(scene: StatusScene, pod: JsonObject) -> str:

@@ -73,32 +73,33 @@ def _scaled(scene: StatusScene, replicas: Replicas, causes: tuple[Finding, ...])
     scaling = scene.deployment.spec.scaling
     if scene.deployment.spec.suspend:
         return Verdict("Unknown", Reason.SUSPENDED, "spec.suspend is true: no replica is wanted")
-    counted = f"{replicas.answering} of {replicas.wanted} replicas answer"
+    counted = f"{replicas.answering} of {replicas.wanted} replicas are ready"
     if replicas.answering >= replicas.wanted:
-        return Verdict("True", Reason.AS_WANTED, f"{counted}, {_why(scene, replicas)}")
+        return Verdict("True", Reason.AS_WANTED, f"{counted}; {_why(scene, replicas)}")
     if not has_enough(scene):
         reason = causes[0].reason if causes else Reason.PODS_STARTING
-        return Verdict("False", reason, f"{counted}; the condition Ready says why")
+        return Verdict("False", reason, f"{counted}; condition Ready has the reason")
     pod_causes = find_pod_causes(scene)
     found = next((cause for cause in pod_causes if cause.is_stalled), next(iter(pod_causes), None))
     words = found.message if found else _without_trouble(scaling.max_replicas)
     reason = found.reason if found else Reason.ENGINE_STARTING
-    return Verdict("False", reason, f"{counted}, {_why(scene, replicas)}; those that do go on; {words}")
+    kept = " The ready replicas keep serving." if replicas.answering else ""
+    return Verdict("False", reason, f"{counted}; {_why(scene, replicas)}.{kept} The missing replicas: {words}")
 
 
 def _without_trouble(most: int) -> str:
     """What a pod without an engine may be after: Ray tells no observer of the cluster which."""
-    starts = f"an engine is starting, up to scaling.maxReplicas {most}"
-    return f"{starts}, or has ended and its pod goes once it was idle for {IDLE_TIMEOUT_S} s"
+    starts = f"an engine is starting (scaling.maxReplicas is {most})"
+    return f"{starts}, or an engine has ended, and its pod will end after {IDLE_TIMEOUT_S} s without work"
 
 
 def _why(scene: StatusScene, replicas: Replicas) -> str:
     scaling = scene.deployment.spec.scaling
     if replicas.wanted == scaling.min_replicas:
-        return f"which is scaling.minReplicas {scaling.min_replicas}"
+        return f"scaling.minReplicas is {scaling.min_replicas}"
     target = scaling.target_concurrency
-    load = f"{target} requests in flight" if isinstance(target, int) else "as many requests in flight as the plan says"
+    load = f"{target} requests in flight" if isinstance(target, int) else "the plan's number of requests in flight"
     return (
-        f"more than scaling.minReplicas {scaling.min_replicas} for the load of now or of the last "
-        f"{scaling.idle_seconds} s: a replica is to carry {load}"
+        f"the load, now or in the last {scaling.idle_seconds} s, needs more than scaling.minReplicas "
+        f"{scaling.min_replicas}: one replica should carry {load}"
     )

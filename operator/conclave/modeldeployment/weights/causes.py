@@ -20,11 +20,11 @@ from conclave.modeldeployment.weights.keys import find_download
 from conclave.modeldeployment.weights.reasons import REASONS_OF_WEIGHTS
 
 _REMEDIES = {
-    Reason.DOWNLOAD_FAILED: "it is tried again, at the latest after five minutes",
-    Reason.DIGEST_MISMATCH: "the objects are compared again, at the latest after five minutes",
-    Reason.WEIGHTS_UNREADABLE: "look at the cache's volume; it is tried again, at the latest after five minutes",
-    Reason.WEIGHTS_CORRUPT: "upload whole weights; they are looked at again, at the latest after five minutes",
-    Reason.OUT_OF_MEMORY: "it is tried again; report this, since a download needs little memory",
+    Reason.DOWNLOAD_FAILED: "the Job tries again within five minutes",
+    Reason.DIGEST_MISMATCH: "the Job compares the objects again within five minutes",
+    Reason.WEIGHTS_UNREADABLE: "check the volume of the cache; the Job tries again within five minutes",
+    Reason.WEIGHTS_CORRUPT: "upload complete weights; the Job reads them again within five minutes",
+    Reason.OUT_OF_MEMORY: "the Job tries again; please report this, since a download needs little memory",
 }
 
 
@@ -73,11 +73,12 @@ def _container_failed(scene: Scene) -> Finding | None:
 def _downloading(scene: Scene) -> Finding:
     claim = scene.name_of("PersistentVolumeClaim", names.cache_claim(scene.name))
     if scene.observed.cache is None:
-        seen = "it is being made"
+        seen = "the claim is being created"
     else:
         reports = [report for pod in undone_pods(scene.observed.weights) for report in _progress(pod)]
         has_pod = any(map(has_begun, undone_pods(scene.observed.weights)))
-        seen = _amount(reports[-1]) if reports else "the download has begun" if has_pod else "the download is to begin"
+        began = "the download has begun" if has_pod else "the download has not begun yet"
+        seen = _amount(reports[-1]) if reports else began
         phase = scene.observed.cache.get("status", {}).get("phase")
         seen += f" (the claim's phase is {phase}, expected Bound)" if phase != "Bound" else ""
     return _finding(scene, reason=Reason.DOWNLOADING, subject=claim, seen=seen, remedy="", is_stalled=False)
