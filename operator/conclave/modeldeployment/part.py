@@ -69,3 +69,7 @@ class PartScene(Scene):
         return Finding(
             condition=ConditionType.PLAN_READY, reason=reason, subject=self.subject, seen=message, remedy=remedy
         )
+
+    def objection(self, reason: Reason, message: str) -> Finding:
+        """What the operator's lists do not allow, of what may run already."""
+        return Finding(condition=ConditionType.WITHIN_POLICY, reason=reason, subject=self.subject, seen=message)

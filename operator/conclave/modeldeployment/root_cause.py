@@ -1,6 +1,6 @@
 """The ordered chain of checks: what comes first is the cause of what comes after.
 
-Used by `derive` for conditions and by `conclave explain` for the whole chain.
+Used by `status` for conditions and by `conclave explain` for the whole chain.
 """
 
 from __future__ import annotations
@@ -91,7 +91,9 @@ def _decided(scene: Scene) -> Decision:
     unplanned = next((each for each in told if each.type == ConditionType.PLAN_READY and each.status == "False"), None)
     plan = Plan.of_flat(status.plan) if status and status.plan else None
     if unplanned is not None and unplanned.reason in REFUSALS:  # a newer operator may have other reasons
-        return Decision(plan=plan, refusal=reported(ConditionType.PLAN_READY, unplanned.reason, unplanned.message))
+        return Decision(
+            plan=plan, refusal=reported(ConditionType.PLAN_READY, unplanned.reason, scene.subject, unplanned.message)
+        )
     waits = []
     if scene.observed.weights.jobs:
         waits.append(not_downloaded(scene))

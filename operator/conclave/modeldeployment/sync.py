@@ -39,8 +39,7 @@ LONGEST_RESYNC_S = 60.0
 def sync(deployment: ModelDeployment, observed: Observed, settings: OperatorSettings, token: str) -> Desired[Observed]:
     """`token` is a fresh random value; it is used only where the endpoint has no token yet."""
     decision = decide(deployment, observed, settings, token)
-    # A refused spec may have an older spec's plan, which keeps running: it still waits for nodes of its own.
-    has_plan = decision.plan is not None and decision.refusal is None
+    rests_on_nodes = _rests_on_nodes(observed, decision)
 
     def status(observed: Observed, outcome: Outcome, now: datetime) -> JsonObject:
         return derive_status(deployment, observed, decision, outcome, now).to_wire()
@@ -52,9 +51,20 @@ def sync(deployment: ModelDeployment, observed: Observed, settings: OperatorSett
         delete=decision.delete,
         resync_after_s=LONGEST_RESYNC_S if _waits_for_unwatched(deployment, observed, decision) else None,
         is_refused=decision.refusal is not None,
-        is_waiting_for_nodes=not has_plan,
-        inputs_of=partial(inputs_of, has_plan=has_plan),
+        is_waiting_for_nodes=rests_on_nodes,
+        inputs_of=partial(inputs_of, rests_on_nodes=rests_on_nodes),
     )
+
+
+def _rests_on_nodes(observed: Observed, decision: Decision) -> bool:
+    """Whether another node could change the decision. A plan rests on no node once it is recorded.
+
+    A refused edit waits for nodes although an older spec's plan runs. A plan that waits for a download is not
+    recorded yet.
+    """
+    if decision.refusal is not None:
+        return decision.refusal.reason is not Reason.RECORD_TOO_NEW
+    return decision.plan is None or bool(decision.waits_for) or not observed.has_kuberay()
 
 
 def _waits_for_unwatched(deployment: ModelDeployment, observed: Observed, decision: Decision) -> bool:
@@ -73,13 +83,16 @@ def decide(deployment: ModelDeployment, observed: Observed, settings: OperatorSe
     if history.newer:
         return Decision(refusal=scene.refusal(Reason.RECORD_TOO_NEW, *too_new(history.newer)))
     unlisted = check_runtime(deployment, settings.runtime_lists)
-    objections = tuple(scene.refusal(problem.reason, problem.message) for problem in unlisted)
+    objections = tuple(scene.objection(problem.reason, problem.message) for problem in unlisted)
     if scene.is_blind or deployment.metadata.deletion_timestamp is not None:
         return Decision(plan=_recorded_plan(scene), objections=objections)
     running = observed.own_rayservice(deployment.metadata.uid)
-    decision = _left_alone(scene, running) if running and scene.is_in_doubt else _fold(scene, token)
-    decision = decision.model_copy(update={"objections": (*history.objections, *objections)})
-    return decision if observed.has_kuberay() else _without_objects(decision)
+    if running and scene.is_in_doubt:
+        decision = _left_alone(scene, running)
+    else:
+        decision = _fold(scene, token)
+        decision = decision if observed.has_kuberay() else _without_objects(decision)
+    return decision.model_copy(update={"objections": (*history.objections, *objections)})
 
 
 def _fold(scene: PartScene, token: str) -> Decision:
@@ -131,6 +144,8 @@ def _left_alone(scene: PartScene, running: JsonObject) -> Decision:
     first = scene.history.objections[0]
     serving = serving_part.left_alone(scene, running)
     decision = _serving(serving, _recorded_plan(scene))
+    if not scene.observed.has_kuberay():
+        decision = decision.model_copy(update={"apply": ()})
     remedy = "until then the operator leaves the running model unchanged; after that it plans the model again"
     return decision.model_copy(update={"refusal": scene.refusal(first.reason, first.message, remedy)})
 

@@ -1,7 +1,7 @@
 """Which records count: those that a build of ours can have written for this deployment (docs/adr/0014).
 
 The operator applies what is recorded with its own rights, so that whoever can write ControllerRevisions would otherwise
-have these rights too. Called by `decision`; pure.
+have these rights too. Called by `sync`; pure.
 """
 
 from __future__ import annotations

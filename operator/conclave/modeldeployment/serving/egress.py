@@ -1,6 +1,6 @@
 """Whether somebody enforces the NetworkPolicy of the worker pods: what their canaries found, as a condition of its own.
 
-Called by `derive`. A canary (`conclave_serving.egress_canary`) tries to reach the API server once, when its pod starts.
+Called by `status`. A canary (`conclave_serving.egress_canary`) tries to reach the API server once, when its pod starts.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Pods that have failed and are gone: KubeRay deletes them at once, and tells in an event how the Ray container ended.
 
-Called by `pod_causes`. Of a pod that failed before its Ray container ran (an init container, an early eviction) the
+Called by `ended_pods`. Of a pod that failed before its Ray container ran (an init container, an early eviction) the
 event says `nil`: nothing is told of it here.
 """
 

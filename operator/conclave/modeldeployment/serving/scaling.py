@@ -1,6 +1,6 @@
 """How many replicas are wanted, how many answer, and what keeps the others: a condition of its own, no part of Ready.
 
-Called by `derive`. While the least replicas answer, a pod beyond them is no trouble of the deployment.
+Called by `status`. While the least replicas answer, a pod beyond them is no trouble of the deployment.
 """
 
 from __future__ import annotations
