@@ -12,8 +12,9 @@ from conclave.api.reasons import ConditionType, Reason
 from conclave.finding import Finding
 from conclave.kubernetes.objects import JsonObject
 from conclave.modeldeployment.records.check import History
-from conclave.modeldeployment.records.record import Keys, Record, keys_of
+from conclave.modeldeployment.records.record import Keys, Record
 from conclave.modeldeployment.scene import Scene
+from conclave.planning.checks import Unfit, check_runtime
 from conclave.settings import OperatorSettings
 
 _ONLY_EXPLAINS = ("events", "persistentvolumeclaims")
@@ -34,12 +35,14 @@ class PartScene(Scene):
     """A scene with what was decided before. Facts are resolved once, when a part first asks for them."""
 
     settings: OperatorSettings
+    keys: Keys
+    """Of the spec as it is now, computed once a pass."""
     history: History
 
     @cached_property
-    def keys(self) -> Keys:
-        """Hashes of the spec as it is now."""
-        return keys_of(self.deployment)
+    def unlisted(self) -> tuple[Unfit, ...]:
+        """What the operator's lists do not allow of the spec's image and service account."""
+        return check_runtime(self.deployment, self.settings.runtime_lists)
 
     @property
     def current(self) -> Record | None:

@@ -12,7 +12,7 @@ from conclave.kubernetes.shapes import is_shallow
 from conclave.modeldeployment.inspection.part import Inspection
 from conclave.modeldeployment.inspection.source import files_of, needs_inspection
 from conclave.modeldeployment.part import PartScene
-from conclave.planning.checks import Unfit, check_deployment, check_runtime, check_shape
+from conclave.planning.checks import Unfit, check_deployment, check_shape
 from conclave.planning.plan import plan_deployment
 from conclave.planning.request import facts_for
 from conclave.planning.roles import Plan
@@ -34,7 +34,7 @@ def choose_plan(scene: PartScene, inspection: Inspection) -> Plan | Finding | Wa
         return refused
     if scene.current is not None and scene.is_for_this_spec(scene.current):
         return Plan.of_flat(scene.current.plan)
-    if refused := refusal_of(scene, check_runtime(deployment, scene.settings.runtime_lists)):
+    if refused := refusal_of(scene, scene.unlisted):
         return refused
     facts = _facts(scene, inspection)
     if not isinstance(facts, ModelFacts):

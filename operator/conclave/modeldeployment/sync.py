@@ -24,12 +24,12 @@ from conclave.modeldeployment.observed import Observed
 from conclave.modeldeployment.part import PartResult, PartScene
 from conclave.modeldeployment.plan import Waiting, choose_plan, refusal_of
 from conclave.modeldeployment.records.check import read_history
+from conclave.modeldeployment.records.record import keys_of
 from conclave.modeldeployment.records.version import too_new
 from conclave.modeldeployment.serving import part as serving_part
 from conclave.modeldeployment.serving.build import choose_build, with_suspension
 from conclave.modeldeployment.status import derive_status
 from conclave.modeldeployment.weights import part as weights_part
-from conclave.planning.checks import check_runtime
 from conclave.planning.roles import Plan
 from conclave.settings import OperatorSettings
 
@@ -78,12 +78,12 @@ def _waits_for_unwatched(deployment: ModelDeployment, observed: Observed, decisi
 
 def decide(deployment: ModelDeployment, observed: Observed, settings: OperatorSettings, token: str) -> Decision:
     """What should exist, and why the rest does not."""
-    history = read_history(deployment, observed, settings)
-    scene = PartScene(deployment=deployment, observed=observed, settings=settings, history=history)
+    keys = keys_of(deployment)
+    history = read_history(deployment, keys, observed, settings)
+    scene = PartScene(deployment=deployment, observed=observed, settings=settings, keys=keys, history=history)
     if history.newer:
         return Decision(refusal=scene.refusal(Reason.RECORD_TOO_NEW, *too_new(history.newer)))
-    unlisted = check_runtime(deployment, settings.runtime_lists)
-    objections = tuple(scene.objection(problem.reason, problem.message) for problem in unlisted)
+    objections = tuple(scene.objection(problem.reason, problem.message) for problem in scene.unlisted)
     if scene.is_blind or deployment.metadata.deletion_timestamp is not None:
         return Decision(plan=_recorded_plan(scene), objections=objections)
     running = observed.own_rayservice(deployment.metadata.uid)
@@ -108,7 +108,7 @@ def _fold(scene: PartScene, token: str) -> Decision:
     if isinstance(build, Finding):
         return _refused(scene, token, build, inspected)
     weights = weights_part.needs(scene, plan)
-    new_pods_refused = refusal_of(scene, check_runtime(scene.deployment, scene.settings.runtime_lists))
+    new_pods_refused = refusal_of(scene, scene.unlisted)
     if weights.create and new_pods_refused:
         return _refused(scene, token, new_pods_refused, inspected)
     if weights.blocked_by is None:

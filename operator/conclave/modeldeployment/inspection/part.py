@@ -19,7 +19,6 @@ from conclave.modeldeployment.inspection.report import fault_of, read_weights
 from conclave.modeldeployment.inspection.source import needs_inspection
 from conclave.modeldeployment.jobs import keep_working
 from conclave.modeldeployment.part import PartResult, PartScene
-from conclave.modeldeployment.weights.keys import find_download
 
 
 class Inspection(NamedTuple):
@@ -36,7 +35,7 @@ def needs(scene: PartScene) -> Inspection:
     deployment, work = scene.deployment, scene.observed.inspection
     if not needs_inspection(deployment):
         return Inspection(PartResult(delete=work.jobs))
-    if not _is_mountable(scene):
+    if not scene.is_downloaded:
         return Inspection(PartResult(blocked_by=not_inspected(scene), delete=work.jobs))
     policy, key = build_inspection_policy(deployment), inspection_key(deployment, scene.observed.cache)
     ours = [job for job in work.jobs if job["metadata"]["labels"].get(names.INSPECTION_KEY) == key]
@@ -52,11 +51,6 @@ def needs(scene: PartScene) -> Inspection:
     create = (job,) if is_closed and not made else ()
     refusal = fault_of(scene, made) if made else None
     return Inspection(result._replace(create=create, delete=work.others(job)), refusal=refusal)
-
-
-def _is_mountable(scene: PartScene) -> bool:
-    is_stored = scene.deployment.spec.model.source.object_store is not None
-    return not is_stored or find_download(scene.deployment, scene.observed) is not None
 
 
 def _read(scene: PartScene, done: JsonObject, policy: JsonObject) -> Inspection:

@@ -11,7 +11,7 @@ from conclave.modeldeployment.part import PartResult, PartScene
 from conclave.modeldeployment.weights.cache import build_cache_claim, build_download_policy
 from conclave.modeldeployment.weights.causes import not_downloaded
 from conclave.modeldeployment.weights.job import build_download_job
-from conclave.modeldeployment.weights.keys import find_download, is_for
+from conclave.modeldeployment.weights.keys import is_for
 from conclave.planning.roles import Plan
 from conclave.settings import OperatorSettings
 
@@ -31,7 +31,7 @@ def needs(scene: PartScene, plan: Plan | None) -> PartResult:
     )
     if scene.observed.cache is None:
         return result
-    done = find_download(deployment, scene.observed)
+    done = scene.download
     if done is not None:
         return result._replace(delete=work.others(done))
     if deployment.spec.suspend:
