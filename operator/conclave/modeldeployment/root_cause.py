@@ -14,7 +14,6 @@ from conclave.finding import Finding, reported
 from conclave.modeldeployment import claim_causes, dependencies, pod_causes
 from conclave.modeldeployment.decision import Decision
 from conclave.modeldeployment.inspection.causes import not_inspected
-from conclave.modeldeployment.inspection.source import needs_inspection
 from conclave.modeldeployment.observed import Observed
 from conclave.modeldeployment.scene import Scene, StatusScene
 from conclave.modeldeployment.serving import ended_pods, engine_causes, head_causes
@@ -97,6 +96,6 @@ def _decided(scene: Scene) -> Decision:
     waits = []
     if scene.observed.weights.jobs:
         waits.append(not_downloaded(scene))
-    if needs_inspection(scene.deployment) and (status is None or unplanned is not None):
+    if scene.needs_inspection and (status is None or unplanned is not None):
         waits.append(not_inspected(scene))
     return Decision(plan=plan, waits_for=tuple(filter(None, waits)))

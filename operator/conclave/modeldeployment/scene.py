@@ -9,6 +9,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from conclave.api.modeldeployment import ModelDeployment
+from conclave.catalogue.models import find_model
 from conclave.kubernetes.failures import Outcome
 from conclave.kubernetes.objects import JsonObject
 from conclave.modeldeployment.decision import Decision
@@ -40,6 +41,12 @@ class Scene(BaseModel):
     def is_downloaded(self) -> bool:
         """Whether pods can mount the weights: they are downloaded, or need no download."""
         return self.deployment.spec.model.source.object_store is None or self.download is not None
+
+    @cached_property
+    def needs_inspection(self) -> bool:
+        """Whether only the weights themselves say what the model is."""
+        model = self.deployment.spec.model
+        return model.config_ref is None and find_model(model.id) is None
 
     @property
     def name(self) -> str:

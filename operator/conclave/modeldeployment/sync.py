@@ -20,11 +20,12 @@ from conclave.kubernetes.objects import JsonObject
 from conclave.modeldeployment.decision import Decision
 from conclave.modeldeployment.inputs import inputs_of
 from conclave.modeldeployment.inspection import part as inspection_part
+from conclave.modeldeployment.inspection.report import inspect
 from conclave.modeldeployment.observed import Observed
 from conclave.modeldeployment.part import PartResult, PartScene
-from conclave.modeldeployment.plan import Waiting, choose_plan, refusal_of
+from conclave.modeldeployment.plan import choose_plan, refusal_of
 from conclave.modeldeployment.records.check import read_history
-from conclave.modeldeployment.records.record import keys_of
+from conclave.modeldeployment.records.record import Record, keys_of
 from conclave.modeldeployment.records.version import too_new
 from conclave.modeldeployment.serving import part as serving_part
 from conclave.modeldeployment.serving.build import choose_build, with_suspension
@@ -80,89 +81,77 @@ def decide(deployment: ModelDeployment, observed: Observed, settings: OperatorSe
     """What should exist, and why the rest does not."""
     keys = keys_of(deployment)
     history = read_history(deployment, keys, observed, settings)
-    scene = PartScene(deployment=deployment, observed=observed, settings=settings, keys=keys, history=history)
+    scene = PartScene(
+        deployment=deployment, observed=observed, settings=settings, keys=keys, history=history, token=token
+    )
     if history.newer:
         return Decision(refusal=scene.refusal(Reason.RECORD_TOO_NEW, *too_new(history.newer)))
     objections = tuple(scene.objection(problem.reason, problem.message) for problem in scene.unlisted)
     if scene.is_blind or deployment.metadata.deletion_timestamp is not None:
         return Decision(plan=_recorded_plan(scene), objections=objections)
     running = observed.own_rayservice(deployment.metadata.uid)
-    if running and scene.is_in_doubt:
-        decision = _left_alone(scene, running)
-    else:
-        decision = _fold(scene, token)
-        decision = decision if observed.has_kuberay() else _without_objects(decision)
+    decision = _left_alone(scene, running) if running and scene.is_in_doubt else _fold(scene)
+    decision = decision if observed.has_kuberay() else _without_objects(decision)
     return decision.model_copy(update={"objections": (*history.objections, *objections)})
 
 
-def _fold(scene: PartScene, token: str) -> Decision:
-    inspection = inspection_part.needs(scene)
-    inspected = inspection.result._replace(blocked_by=None, create=())  # a model that is planned needs no new look
-    plan = choose_plan(scene, inspection)
-    if isinstance(plan, Waiting):
-        # Without a plan, a volume of one node is where the deployment's own selector puts it.
-        return _folded(_kept(scene, token), weights_part.needs(scene, None), inspection.result)
+def _fold(scene: PartScene) -> Decision:
+    scene = scene.knowing(inspected=inspect(scene))
+    plan = choose_plan(scene)
     if isinstance(plan, Finding):
-        return _refused(scene, token, plan, inspected)
-    build = choose_build(scene, plan)
+        return _refused(scene, plan)
+    scene = scene.knowing(plan=plan)
+    build = choose_build(scene, plan) if plan else None
     if isinstance(build, Finding):
-        return _refused(scene, token, build, inspected)
-    weights = weights_part.needs(scene, plan)
-    new_pods_refused = refusal_of(scene, scene.unlisted)
-    if weights.create and new_pods_refused:
-        return _refused(scene, token, new_pods_refused, inspected)
-    if weights.blocked_by is None:
-        decision = _serving(serving_part.needs(scene, build.record, token), plan)
-    else:
-        decision = _kept(scene, token).model_copy(update={"plan": plan})
-    decision = decision.model_copy(update={"update_available": build.update_available})
-    return _folded(decision, weights, inspected)
+        return _refused(scene, build)
+    weights = weights_part.needs(scene)
+    if plan and weights.create and (new_pods_refused := refusal_of(scene, scene.unlisted)):
+        return _refused(scene, new_pods_refused)
+    is_next = build is not None and weights.blocked_by is None
+    scene = scene.knowing(record=build.record if build and is_next else _kept_record(scene))
+    decision = _folded(scene, serving_part.needs(scene), weights, inspection_part.needs(scene))
+    update_available = build.update_available if build else ""
+    return decision.model_copy(update={"plan": plan or decision.plan, "update_available": update_available})
 
 
-def _serving(serving: serving_part.Serving, plan: Plan | None) -> Decision:
-    result = serving.result
-    return Decision(
-        plan=plan, endpoint=serving.endpoint, create=result.create, apply=result.apply, delete=result.delete
-    )
-
-
-def _kept(scene: PartScene, token: str) -> Decision:
+def _kept_record(scene: PartScene) -> Record | None:
     """What runs keeps running, repaired where somebody changed it, until there is something to run instead."""
     if scene.current is None or scene.is_in_doubt:
-        return Decision()
-    record = with_suspension(scene, scene.current)
-    return _serving(serving_part.needs(scene, record, token), Plan.of_flat(record.plan))
+        return None
+    return with_suspension(scene, scene.current)
 
 
-def _refused(scene: PartScene, token: str, refusal: Finding, inspected: PartResult) -> Decision:
+def _refused(scene: PartScene, refusal: Finding) -> Decision:
     """No pod is made for this spec."""
-    return _folded(_kept(scene, token).model_copy(update={"refusal": refusal}), inspected)
+    inspected = scene.inspected._replace(refusal=scene.inspected.refusal or refusal)
+    scene = scene.knowing(plan=None, inspected=inspected, record=_kept_record(scene))
+    decision = _folded(scene, serving_part.needs(scene), inspection_part.needs(scene))
+    return decision.model_copy(update={"refusal": refusal})
 
 
 def _left_alone(scene: PartScene, running: JsonObject) -> Decision:
     """The RayService unchanged, until somebody has deleted the record that was refused."""
     first = scene.history.objections[0]
-    serving = serving_part.left_alone(scene, running)
-    decision = _serving(serving, _recorded_plan(scene))
-    if not scene.observed.has_kuberay():
-        decision = decision.model_copy(update={"apply": ()})
     remedy = "until then the operator leaves the running model unchanged; after that it plans the model again"
-    return decision.model_copy(update={"refusal": scene.refusal(first.reason, first.message, remedy)})
+    return Decision(
+        plan=_recorded_plan(scene),
+        refusal=scene.refusal(first.reason, first.message, remedy),
+        endpoint=serving_part.endpoint(scene, serving_part.mounted_token_secret(scene, running)),
+        apply=serving_part.needs_of_unchanged(scene).apply,
+    )
 
 
-def _folded(decision: Decision, *parts: PartResult) -> Decision:
-    """The decision with the objects of other parts before it, and with what its pods wait for."""
-    for part in parts:
-        blocked = () if part.blocked_by is None else (part.blocked_by,)
-        decision = decision.model_copy(
-            update={
-                "waits_for": (*decision.waits_for, *blocked),
-                "create": (*decision.create, *part.create),
-                "apply": (*part.apply, *decision.apply),
-                "delete": (*decision.delete, *part.delete),
-            }
-        )
-    return decision
+def _folded(scene: PartScene, *parts: PartResult) -> Decision:
+    """Objects of later parts are applied first: the pods of the first part need them."""
+    record = scene.record
+    return Decision(
+        plan=Plan.of_flat(record.plan) if record else None,
+        endpoint=serving_part.endpoint(scene, record.token_secret) if record else None,
+        waits_for=tuple(part.blocked_by for part in parts if part.blocked_by is not None),
+        create=tuple(manifest for part in parts for manifest in part.create),
+        apply=tuple(manifest for part in reversed(parts) for manifest in part.apply),
+        delete=tuple(manifest for part in parts for manifest in part.delete),
+    )
 
 
 def _recorded_plan(scene: PartScene) -> Plan | None:
