@@ -1,6 +1,6 @@
 # `make help` lists the targets. Everything that is slow is built once, into .venv and $(CONCLAVE_CACHE).
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-unit test-testbed test-integration test-serving lint verify golden bench bench-models e2e e2e-smoke e2e-parts images cluster cluster-down clean lock
+.PHONY: help demo test test-unit test-testbed test-integration test-serving lint verify golden bench bench-models bench-operator e2e e2e-smoke e2e-parts images cluster cluster-down clean lock
 
 PYTHON_BIN := .venv/bin/python
 PYTEST := $(PYTHON_BIN) -m pytest --durations=40 --durations-min=10
@@ -75,6 +75,11 @@ bench: ## the local path against bare vLLM, side by side
 bench-models: ## our DBRX and Grok-1 against vLLM's Mixtral of the same shapes
 	@tools/environment.sh dev
 	$(PYTHON_BIN) -m benchmarks.models
+
+bench-operator: ## the operator of 1,000 models on a real API server, before issue 13 and now; OPTIONS="--count 300" passes options on
+	@tools/environment.sh dev
+	@$(PYTHON_BIN) tools/build_tools.py etcd controlplane kuberay
+	$(PYTHON_BIN) -m benchmarks.operator_scale $(OPTIONS)
 
 images: ## images of the operator and of model pods (CPU), without a container engine: root on Debian
 	@tools/environment.sh dev

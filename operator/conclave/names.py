@@ -49,7 +49,6 @@ REFRESH = f"{PREFIX}/refresh"
 
 # Containers, volumes, paths.
 RAY_CONTAINER = "ray"
-AUTOSCALER_CONTAINER = "autoscaler"
 CANARY_CONTAINER = "egress-canary"
 """Tells whether NetworkPolicies are enforced where the pod runs."""
 HEAD_WAIT_CONTAINER = "wait-gcs-ready"

@@ -26,20 +26,24 @@ class ManifestFile(NamedTuple):
 
 def find_files(name: str, *, recursive: bool) -> tuple[ManifestFile, ...]:
     """The files of one `-f`, those of a directory in the order of their names; raises UnreadableFileError."""
+    try:
+        return _find(name, recursive=recursive)
+    except OSError as error:
+        raise UnreadableFileError(name, 1, f"cannot be read: {error.strerror}") from error
+
+
+def _find(name: str, *, recursive: bool) -> tuple[ManifestFile, ...]:
     if name == "-" or is_url(name):
         return (ManifestFile(name),)
     if has_magic(name) and not Path(name).exists():
         matches = sorted(glob(name))  # noqa: PTH207 - Path.glob takes no absolute pattern
         if not matches:
             raise UnreadableFileError(name, 1, "matches no file: check the pattern and the directory it starts from")
-        found = (file for match in matches for file in find_files(match, recursive=recursive))
+        found = (file for match in matches for file in _find(match, recursive=recursive))
         return tuple(file._replace(is_found=True) for file in found)
     if not Path(name).is_dir():
         return (ManifestFile(name),)
-    try:
-        files = tuple(ManifestFile(str(path), is_found=True) for path in _walk(Path(name), recursive=recursive))
-    except OSError as error:
-        raise UnreadableFileError(name, 1, f"cannot be listed: {error.strerror}") from error
+    files = tuple(ManifestFile(str(path), is_found=True) for path in _walk(Path(name), recursive=recursive))
     if not files:
         below = "" if recursive else "; -R reads its subdirectories too"
         raise UnreadableFileError(name, 1, f"is a directory without a file that ends with {_EXTENSIONS}{below}")

@@ -98,18 +98,19 @@ class Judge:
     """The model's own config.json, when --config names it."""
 
     def beyond_admission(self, deployment: ModelDeployment) -> tuple[Problem, ...]:
-        """Problems that the operator would report as PlanReady=False, except those of a config that only the cluster
-        has."""
+        """Problems that the operator would report as PlanReady=False.
+
+        A config that only the cluster has is not checked.
+        """
         found = [_problem(unfit) for unfit in check_deployment(deployment, self.data_classes)]
         if self.config is None and deployment.spec.model.config_ref is not None:
             return tuple(found)
         try:
             facts = facts_for(deployment.spec.model.id, self.config)
         except UnknownModel as error:
-            is_told = (
-                self.config is None
-            )  # check_deployment has said so, or only the weights can tell what the model is
-            return tuple(found) if is_told else (*found, Problem(("spec", "model"), str(error)))
+            if self.config is None:  # check_deployment has said so, or only the weights can tell what the model is
+                return tuple(found)
+            return (*found, Problem(("spec", "model"), str(error)))
         except InvalidInput as error:
             return (*found, Problem(("spec", "model", "configRef"), str(error)))
         return (*found, *map(_problem, check_shape(deployment, facts)))
@@ -145,7 +146,8 @@ def _read_sources(name: str, *, recursive: bool) -> list[Source]:
         files = find_files(name, recursive=recursive)
     except UnreadableFileError as error:
         return [Source(unreadable=error)]
-    return [source for file in files if (source := _read_source(file)) is not None]
+    sources = [source for file in files if (source := _read_source(file)) is not None]
+    return sources or [Source(unreadable=EmptyFileError(name))]
 
 
 def _read_source(file: ManifestFile) -> Source | None:

@@ -1,1 +1,1 @@
-"""The only room that talks to Kubernetes: the `Cluster` seam, its real and its fake implementation, the Lease."""
+"""The only room that talks to Kubernetes: the `Cluster` seam and its implementation, informers, the Lease."""

@@ -8,11 +8,14 @@ an object that a projection or the listener fails on: it is logged, counted and 
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import random
+import sys
 import time
-from collections import defaultdict
-from collections.abc import Callable, Iterator
+import zlib
+from collections import OrderedDict, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from typing import Any, NamedTuple
 
@@ -32,8 +35,17 @@ FIRST_RETRY_S, LONGEST_RETRY_S = 0.5, 5.0
 WATCH_LENGTH_S = "290"
 MOST_COMPLAINTS = 1000
 """Objects of which it is remembered that they were complained of."""
+FASTEST = 1
+"""zlib's level: nearly as small as with the best one, at a fraction of its time."""
+MOST_UNPACKED = 16
+"""Objects that a pass or two read several times."""
 LONGEST_LOGGED = 200
 """Characters of what an object's failure says: they may be anybody's."""
+
+
+LARGEST_BYTES = 2**19
+"""Of an object that is kept whole: ours have some ten thousand, and annotations may have half of it."""
+_TOLD_BY = ("name", "namespace", "uid", "resourceVersion", "deletionTimestamp", "labels", "ownerReferences")
 
 
 class Bound(NamedTuple):
@@ -44,6 +56,8 @@ class Bound(NamedTuple):
     most_of_namespace: int
 
 
+Key = tuple[str, str]
+"""Namespace and name."""
 Projection = Callable[[JsonObject], JsonObject | None]
 """What of an object is kept, None for an object that is of no interest."""
 Listener = Callable[[Resource, JsonObject], None]
@@ -57,6 +71,70 @@ def unheard(_: Resource, __: JsonObject) -> None:
 def whole(item: JsonObject) -> JsonObject:
     """The projection that keeps everything."""
     return item
+
+
+def pack(item: JsonObject) -> bytes:
+    """Compressed JSON: a twentieth of what an object takes as Python's dictionaries."""
+    return zlib.compress(json.dumps(item, separators=(",", ":")).encode(), FASTEST)
+
+
+def unpack(packed: bytes) -> JsonObject:
+    item: JsonObject = json.loads(zlib.decompress(packed))
+    return item
+
+
+class Whole:
+    """Whole objects, packed, and the last few unpacked.
+
+    What `get` gives is shared with whoever asks next: to be read, never changed.
+    """
+
+    def __init__(self) -> None:
+        self._packed: dict[Key, bytes] = {}
+        self._unpacked: OrderedDict[Key, JsonObject] = OrderedDict()
+
+    def put(self, key: Key, item: JsonObject, otherwise: JsonObject) -> None:
+        """The object, or the other one where it takes more than LARGEST_BYTES."""
+        text = json.dumps(item, separators=(",", ":"))
+        if len(text) > LARGEST_BYTES:
+            item = otherwise
+            text = json.dumps(item)
+        self._packed[key] = zlib.compress(text.encode(), FASTEST)
+        self._remember(key, item)
+
+    def get(self, key: Key) -> JsonObject:
+        item = self._unpacked.get(key)
+        if item is None:
+            item = unpack(self._packed[key])
+            self._remember(key, item)
+        return item
+
+    def drop(self, key: Key) -> None:
+        self._packed.pop(key, None)
+        self._unpacked.pop(key, None)
+
+    def clear(self) -> None:
+        self._packed.clear()
+        self._unpacked.clear()
+
+    def _remember(self, key: Key, item: JsonObject) -> None:
+        self._unpacked[key] = item
+        if len(self._unpacked) > MOST_UNPACKED:
+            self._unpacked.popitem(last=False)
+
+
+def keep_owner(item: JsonObject) -> JsonObject:
+    """Of an object that nobody reads, whose it is."""
+    return {"metadata": {key: _interned(value) for key, value in item["metadata"].items() if key in _TOLD_BY}}
+
+
+def _interned(value: Any) -> Any:
+    """The same, with each text once in memory: a thousand objects have the same labels."""
+    if isinstance(value, dict):
+        return {sys.intern(key): _interned(below) for key, below in value.items()}
+    if isinstance(value, list):
+        return [_interned(below) for below in value]
+    return sys.intern(value) if type(value) is str else value
 
 
 def version_of(item: JsonObject) -> int:
@@ -77,7 +155,12 @@ class Cache:
         projection: Projection = whole,
         selectors: dict[str, str] | None = None,
         bound: Bound | None = None,
+        indexed: Iterable[str] = (),
+        is_packed: bool = False,
     ) -> None:
+        """`indexed` labels are selected by without a look at all objects; a packed cache is for objects that are kept
+        whole and seldom read.
+        """
         self.resource = resource
         self.namespace = namespace
         self.synced = asyncio.Event()
@@ -90,13 +173,17 @@ class Cache:
         self._listener = listener
         self._project = projection
         self._selectors = selectors or {}
-        self._objects: dict[tuple[str, str], JsonObject] = {}
+        self._objects: dict[Key, JsonObject] = {}
+        """In a packed cache only whose each object is."""
+        self._whole = Whole() if is_packed else None
         self._bound = bound
-        self._groups: defaultdict[tuple[str, ...], set[tuple[str, str]]] = defaultdict(set)
-        """Keys by what they are bounded by."""
+        self._indexed = tuple(indexed)
+        self._groups: defaultdict[tuple[str, ...], dict[Key, None]] = defaultdict(dict)
+        """Keys by what they are selected or bounded by, in the order in which they came."""
         self._told_until = 0
         """The newest resource version that list or watch has told; what they tell comes in the order of versions."""
         self._heard_at = time.monotonic()
+        self._all: tuple[JsonObject, ...] | None = None
         self._complained_of: dict[str, str] = {}
 
     @property
@@ -105,10 +192,34 @@ class Cache:
         return time.monotonic() - self._heard_at
 
     def get(self, namespace: str, name: str) -> JsonObject | None:
-        return self._objects.get((namespace, name))
+        return self._kept((namespace, name))
 
     def __iter__(self) -> Iterator[JsonObject]:
-        return iter(tuple(self._objects.values()))
+        return self.select()
+
+    def all(self) -> tuple[JsonObject, ...]:
+        """The same tuple until an object has come, gone, or changed in what is kept of it."""
+        if self._all is None:
+            self._all = tuple(self.select())
+        return self._all
+
+    def select(self, namespace: str = "", labels: Mapping[str, str] | None = None) -> Iterator[JsonObject]:
+        """Objects of a namespace, or of all, that carry these labels."""
+        wanted = (labels or {}).items()
+        label = next((label for label in self._indexed if namespace and label in (labels or {})), "")
+        keys: Iterable[Key] = self._objects
+        if labels and label:
+            keys = self._groups.get((namespace, label, labels[label]), ())
+        elif namespace and not self.namespace:
+            keys = self._groups.get((namespace,), ())
+        for key in tuple(keys):
+            head = self._objects.get(key)
+            if head is not None and wanted <= labels_of(head).items():
+                yield self._kept(key) or head
+
+    def _kept(self, key: Key) -> JsonObject | None:
+        head = self._objects.get(key)
+        return head if head is None or self._whole is None else self._whole.get(key)
 
     async def run(self) -> None:
         """Lists and watches for ever."""
@@ -147,9 +258,12 @@ class Cache:
             return
         self._hear()
         gone = list(self._objects.values())
+        if self._whole is not None:
+            self._whole.clear()
         first = self.failure is None or not self.synced.is_set()
         self._objects.clear()
         self._groups.clear()
+        self._all = None
         self.failure = failure
         self.synced.set()
         if first:
@@ -159,7 +273,7 @@ class Cache:
             self._tell(item)
 
     async def _list(self) -> str:
-        seen: set[tuple[str, str]] = set()
+        seen: set[Key] = set()
         query = {"limit": PAGE if self._bound is None else SMALL_PAGE, **self._selectors}
         was_failing = self.failure is not None
         while True:
@@ -237,43 +351,59 @@ class Cache:
         key = _key(item)
         known = self._objects.get(key)
         is_same = known is not None and known["metadata"].get("uid") == item["metadata"].get("uid")
-        if known is not None and is_same and version_of(item) < version_of(known):
-            return
+        if known is not None and is_same and version_of(item) <= version_of(known) and version_of(known):
+            return  # older, or what a write of ours has answered already
         kept = self._project(item)
         if kept is None:
             self._drop(key)
             return
         # Items of a list carry neither.
-        kept |= {"apiVersion": self.resource.api_version, "kind": self.resource.kind}
+        head = {"apiVersion": self.resource.api_version, "kind": self.resource.kind}
+        kept |= head
+        is_changed = known is None or content_of(self._kept(key) or known) != content_of(kept)
+        all_before = self._all
         self._forget(key)
+        if self._whole is not None:
+            owner = {**head, **keep_owner(kept)}
+            self._whole.put(key, kept, otherwise=owner)
+            kept = owner
         self._objects[key] = kept
+        self._all = None if is_changed else all_before
         for group, most in self._groups_of(kept):
-            self._groups[group].add(key)
-            if len(self._groups[group]) > most + most // 10:  # a tenth at once, so that a flood costs little
+            self._groups[group][key] = None
+            if most and len(self._groups[group]) > most + most // 10:  # a tenth at once, so that a flood costs little
                 oldest = sorted(self._groups[group], key=lambda known: version_of(self._objects[known]))
                 for surplus in oldest[:-most]:
                     self._forget(surplus)
-        if announce and (known is None or _content(known) != _content(kept)):
+        if announce and is_changed:
             self._tell(kept)
 
-    def _drop(self, key: tuple[str, str]) -> None:
+    def _drop(self, key: Key) -> None:
         gone = self._forget(key)
         if gone is not None:
             self._tell(gone)
 
-    def _forget(self, key: tuple[str, str]) -> JsonObject | None:
+    def _forget(self, key: Key) -> JsonObject | None:
         gone = self._objects.pop(key, None)
+        self._all = None
+        if self._whole is not None:
+            self._whole.drop(key)
         for group, _ in self._groups_of(gone) if gone is not None else ():
-            self._groups[group].discard(key)
+            self._groups[group].pop(key, None)
             if not self._groups[group]:
                 del self._groups[group]
         return gone
 
     def _groups_of(self, kept: JsonObject) -> Iterator[tuple[tuple[str, ...], int]]:
+        """Each with the number of objects that it is bounded to, 0 where it is not."""
+        namespace, _ = _key(kept)
+        labels = labels_of(kept) if self._indexed else {}
+        for label in self._indexed:
+            if label in labels:
+                yield (namespace, label, labels[label]), 0
         if self._bound is not None:
-            namespace, _ = _key(kept)
             yield (namespace, self._bound.group(kept)), self._bound.most_of_group
-            yield (namespace,), self._bound.most_of_namespace
+        yield (namespace,), 0 if self._bound is None else self._bound.most_of_namespace
 
 
 def labels_of(item: JsonObject) -> dict[str, str]:
@@ -282,7 +412,7 @@ def labels_of(item: JsonObject) -> dict[str, str]:
     return labels if isinstance(labels, dict) else {}
 
 
-def _key(item: JsonObject) -> tuple[str, str]:
+def _key(item: JsonObject) -> Key:
     """Raises ValueError where an object has none."""
     metadata = _metadata(item)
     namespace, name = metadata.get("namespace", ""), metadata.get("name")
@@ -296,7 +426,8 @@ def _metadata(item: Any) -> JsonObject:
     return metadata if isinstance(metadata, dict) else {}
 
 
-def _content(item: JsonObject) -> JsonObject:
+def content_of(item: JsonObject) -> JsonObject:
+    """Without what differs between two versions in which nothing else does."""
     metadata = {
         key: value for key, value in item["metadata"].items() if key not in ("resourceVersion", "managedFields")
     }

@@ -44,6 +44,9 @@ TLS_GRACE_S = 0.25
 LONGEST_MESSAGE = 2048
 """Characters of the words that a request was refused with."""
 
+PAGE = "200"
+"""Objects of one answer of `list_all`."""
+
 APPLY = "application/apply-patch+yaml"
 MERGE_PATCH = "application/merge-patch+json"
 JSON_PATCH = "application/json-patch+json"
@@ -145,6 +148,17 @@ class Client:
         if not isinstance(page.get("items"), list) or not isinstance(page.get("metadata"), dict):
             raise _Failed("list", resource, namespace, "").by_silence(ValueError("the answer is no list"))
         return page
+
+    async def list_all(self, resource: Resource, namespace: str = "", **query: str) -> AsyncIterator[JsonObject]:
+        """Each object of a list that is read in pages."""
+        while True:
+            page = await self.list(resource, namespace, limit=PAGE, **query)
+            for item in page["items"]:
+                yield item
+            token = page["metadata"].get("continue")
+            if not token:
+                return
+            query["continue"] = token
 
     async def create(self, manifest: JsonObject, resource: Resource) -> JsonObject:
         namespace = manifest["metadata"].get("namespace", "")
@@ -266,15 +280,15 @@ class Client:
         timeout: aiohttp.ClientTimeout,  # noqa: ASYNC109 - aiohttp's own, per phase of a request
     ) -> aiohttp.ClientResponse:
         headers = {"Accept": "application/json"} | ({"Content-Type": content_type} if body is not None else {})
-        request = await self._api.param_serialize(
+        # Not given the body: it would walk through all of it in search of what is no JSON.
+        method, url, headers, _, form = await self._api.param_serialize(
             method,
             path,
             query_params=list(query.items()),
             header_params=headers,
-            body=body,
             auth_settings=["BearerToken"],
         )
-        reply = await self._api.call_api(*request, _request_timeout=timeout)
+        reply = await self._api.call_api(method, url, headers, body, form, _request_timeout=timeout)
         response: aiohttp.ClientResponse = reply.response
         return response
 

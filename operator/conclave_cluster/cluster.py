@@ -1,6 +1,6 @@
 """The seam between decisions and Kubernetes: what the operator may ask of a cluster and do to it.
 
-Implemented by `KubernetesCluster` and, for tests, by `FakeCluster`; one contract suite holds both to it. No method
+Implemented by `KubernetesCluster` and, in tests, by a fake; one contract suite holds both to it. No method
 raises for what the API server refuses: failures are data, since a condition has to tell them.
 """
 
@@ -55,8 +55,8 @@ class Cluster(Protocol):
         """Deletes an object (apiVersion, kind, metadata with namespace, name and ownerReferences) of this owner."""
         ...
 
-    async def patch_status(self, deployment: JsonObject, status: JsonObject) -> Written:
-        """Replaces the status of a ModelDeployment as read; writes nothing where it is that already."""
+    async def patch_status(self, resource: Resource, item: JsonObject, status: JsonObject) -> Written:
+        """Replaces the status of an object of ours as read; writes nothing where it is that already."""
         ...
 
     async def record_event(self, event: JsonObject) -> Written:

@@ -7,9 +7,10 @@ Pure. Field ownership comes from `metadata.managedFields`, whose format is that 
 from __future__ import annotations
 
 import json
+from functools import lru_cache
 from typing import Any
 
-from conclave.kubernetes.objects import JsonObject
+from conclave.kubernetes.objects import JsonObject, controller_uid
 from conclave.names import FIELD_MANAGER
 
 
@@ -36,14 +37,9 @@ def has_foreign_spec(desired: JsonObject, live: JsonObject) -> bool:
     )
 
 
-def is_owned_by(live: JsonObject, desired: JsonObject) -> bool:
+def has_same_controller(live: JsonObject, desired: JsonObject) -> bool:
     """Whether the controller of the live object is the one that the desired object names."""
-    return _controllers(desired) == _controllers(live)
-
-
-def _controllers(item: JsonObject) -> list[object]:
-    owners = item["metadata"].get("ownerReferences") or []
-    return [owner.get("uid") for owner in owners if owner.get("controller")]
+    return controller_uid(desired) == controller_uid(live)
 
 
 def _is_ours(entry: JsonObject) -> bool:
@@ -102,8 +98,14 @@ def _names(key: str, item: Any) -> bool:
     """Whether an entry of an ownership tree is about this item of a list."""
     kind, _, rest = key.partition(":")
     if kind == "k":
-        return all(item.get(name, value) == value for name, value in json.loads(rest).items())
-    return kind == "v" and bool(json.loads(rest) == item)
+        return all(item.get(name, value) == value for name, value in _read(rest).items())
+    return kind == "v" and bool(_read(rest) == item)
+
+
+@lru_cache(maxsize=1024)
+def _read(key: str) -> Any:
+    """Not to be changed. The same few keys are in each object of a kind."""
+    return json.loads(key)
 
 
 def _exceeds(fields: JsonObject, others: JsonObject, live: Any, desired: Any) -> bool:

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
 
 from conclave.api.modeldeployment import Toleration
 from conclave.catalogue.accelerators import find_accelerator
@@ -25,43 +26,110 @@ _AMD_MEMORY = "amd.com/gpu.vram"
 MOST_GPUS = 2**16
 """What a node is believed to have; no machine comes near it."""
 _KEEPS_AWAY = ("NoSchedule", "NoExecute")
+MOST_KNOWN = 16
+"""Inventories for different tolerations that are kept."""
 _LABEL_TOLERANCE = 0.01
 """Drivers of one product differ by less in what they report."""
+
+
+class Capacity:
+    """All nodes with GPUs and what pods hold of them, read once for as many deployments as ask.
+
+    What `inventory` gives is shared between all who ask the same.
+    """
+
+    def __init__(self, nodes: Iterable[JsonObject], pods: Iterable[JsonObject]) -> None:
+        self._held: dict[str, tuple[str, Counter[str]]] = {}
+        """By the pod's uid: its node, and GPUs by resource."""
+        self._taken: Counter[tuple[str, str]] = Counter()
+        for pod in filter(None, map(read_pod, pods)):
+            node = pod.get("spec", {}).get("nodeName", "")
+            held = Counter({vendor.resource: gpus_of(pod, vendor.resource) for vendor in _VENDORS})
+            if held.total():
+                self._held[pod["metadata"].get("uid", "")] = node, held
+                self._taken.update({(node, resource): gpus for resource, gpus in held.items()})
+        self._nodes = [found for node in filter(None, map(read_node, nodes)) for found in _gpu_nodes(node)]
+        self._nodes.sort(key=lambda found: found.node.name)
+        self._known: dict[tuple[Toleration, ...], Inventory] = {}
+
+    def inventory(self, own_uids: Iterable[str] = (), tolerations: Iterable[Toleration] = ()) -> Inventory:
+        """Free is what no pod holds; pods whose uid is in `own_uids` hold nothing."""
+        tolerated = tuple(tolerations)
+        own: Counter[tuple[str, str]] = Counter()
+        for uid in set(own_uids) - {""}:
+            node, held = self._held.get(uid, ("", Counter()))
+            own.update({(node, resource): gpus for resource, gpus in held.items()})
+        if own:
+            return self._inventory(own, tolerated)
+        if tolerated not in self._known:
+            if len(self._known) >= MOST_KNOWN:
+                self._known.clear()
+            self._known[tolerated] = self._inventory(own, tolerated)
+        return self._known[tolerated]
+
+    def _inventory(self, own: Counter[tuple[str, str]], tolerated: tuple[Toleration, ...]) -> Inventory:
+        nodes = []
+        for node, vendor, is_usable, taints in self._nodes:
+            taken = self._taken[node.name, vendor.resource] - own[node.name, vendor.resource]
+            schedulable = is_usable and all(_is_tolerated(taint, tolerated, vendor) for taint in taints)
+            if taken or schedulable != node.schedulable:
+                free = max(0, node.gpus - taken)
+                node = node.model_copy(update={"free_gpus": free, "schedulable": schedulable})
+            nodes.append(node)
+        return Inventory(nodes=tuple(nodes))
+
+
+class LastCapacity:
+    """The capacity of the last nodes and pods that were asked about: a cache gives the same ones until they change."""
+
+    def __init__(self) -> None:
+        self._of: tuple[object, object] = (None, None)
+        self._capacity = Capacity((), ())
+
+    def of(self, nodes: tuple[JsonObject, ...], pods: tuple[JsonObject, ...]) -> Capacity:
+        if self._of[0] is not nodes or self._of[1] is not pods:
+            self._of, self._capacity = (nodes, pods), Capacity(nodes, pods)
+        return self._capacity
 
 
 def make_inventory(
     nodes: Iterable[JsonObject],
     pods: Iterable[JsonObject],
-    own_uids: frozenset[str] = frozenset(),
+    own_uids: Iterable[str] = (),
     tolerations: Iterable[Toleration] = (),
 ) -> Inventory:
-    """Free is what no pod holds; pods whose uid is in `own_uids` hold nothing."""
-    taken: Counter[tuple[str, str]] = Counter()
-    for pod in filter(None, map(read_pod, pods)):
-        if pod["metadata"].get("uid") not in own_uids:
-            for vendor in _VENDORS:
-                taken[pod.get("spec", {}).get("nodeName", ""), vendor.resource] += gpus_of(pod, vendor.resource)
-    tolerated = tuple(tolerations)
-    found = []
-    for node in filter(None, map(read_node, nodes)):
-        labels = node["metadata"].get("labels", {})
-        for vendor in _VENDORS:
-            amount = node.get("status", {}).get("allocatable", {}).get(vendor.resource, "0")
-            gpus = min(whole_units(amount, otherwise=0), MOST_GPUS)
-            if gpus > 0 and vendor.product_label in labels:
-                name = node["metadata"]["name"]
-                found.append(
-                    Node(
-                        name=name,
-                        accelerator=labels[vendor.product_label],
-                        memory_bytes=_memory_bytes(labels, vendor),
-                        gpus=gpus,
-                        free_gpus=max(0, gpus - taken[name, vendor.resource]),
-                        labels=labels,
-                        schedulable=_is_schedulable(node, tolerated, vendor),
-                    )
-                )
-    return Inventory(nodes=tuple(sorted(found, key=lambda node: node.name)))
+    """The inventory of one who asks once."""
+    return Capacity(nodes, pods).inventory(own_uids, tolerations)
+
+
+class _GpuNode(NamedTuple):
+    """A node's GPUs of one vendor, with nothing taken and nothing tolerated."""
+
+    node: Node
+    vendor: GpuVendor
+    is_usable: bool
+    """Whether it is ready and not cordoned."""
+    taints: tuple[JsonObject, ...]
+    """Those that keep pods away."""
+
+
+def _gpu_nodes(node: JsonObject) -> Iterator[_GpuNode]:
+    labels, status, spec = node["metadata"].get("labels", {}), node.get("status", {}), node.get("spec", {})
+    taints = tuple(taint for taint in spec.get("taints", []) if taint["effect"] in _KEEPS_AWAY)
+    for vendor in _VENDORS:
+        gpus = min(whole_units(status.get("allocatable", {}).get(vendor.resource, "0"), otherwise=0), MOST_GPUS)
+        if gpus > 0 and vendor.product_label in labels:
+            is_usable = _is_ready(status) and not spec.get("unschedulable", False)
+            found = Node(
+                name=node["metadata"]["name"],
+                accelerator=labels[vendor.product_label],
+                memory_bytes=_memory_bytes(labels, vendor),
+                gpus=gpus,
+                free_gpus=gpus,
+                labels=labels,
+                schedulable=is_usable and all(_is_tolerated(taint, (), vendor) for taint in taints),
+            )
+            yield _GpuNode(found, vendor, is_usable, taints)
 
 
 def gpus_of(pod: JsonObject, resource: str) -> int:
@@ -101,18 +169,13 @@ def _labelled_bytes(labels: dict[str, str], vendor: GpuVendor) -> int:
     return int(amount[1]) << 30 if amount else 0
 
 
-def _is_schedulable(node: JsonObject, tolerations: tuple[Toleration, ...], vendor: GpuVendor) -> bool:
-    spec, conditions = node.get("spec", {}), node.get("status", {}).get("conditions", [])
-    is_ready = any(condition["type"] == "Ready" and condition["status"] == "True" for condition in conditions)
-    keeping_away = [taint for taint in spec.get("taints", []) if taint["effect"] in _KEEPS_AWAY]
-    return (
-        is_ready
-        and not spec.get("unschedulable", False)
-        and all(
-            taint["key"] == vendor.resource or any(_tolerates(toleration, taint) for toleration in tolerations)
-            for taint in keeping_away
-        )
-    )
+def _is_ready(status: JsonObject) -> bool:
+    conditions = status.get("conditions", [])
+    return any(condition["type"] == "Ready" and condition["status"] == "True" for condition in conditions)
+
+
+def _is_tolerated(taint: JsonObject, tolerations: tuple[Toleration, ...], vendor: GpuVendor) -> bool:
+    return taint["key"] == vendor.resource or any(_tolerates(toleration, taint) for toleration in tolerations)
 
 
 def _tolerates(toleration: Toleration, taint: JsonObject) -> bool:

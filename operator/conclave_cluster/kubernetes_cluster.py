@@ -12,11 +12,11 @@ from collections.abc import Callable, Iterable
 from conclave.kubernetes.failures import FOREIGN_OWNER, ApiFailure
 from conclave.kubernetes.objects import JsonObject
 from conclave.names import FIELD_MANAGER
-from conclave_cluster.cache import Bound, Cache, Listener, Projection, labels_of, unheard, whole
+from conclave_cluster.cache import Bound, Cache, Listener, Projection, unheard, whole
 from conclave_cluster.client import APPLY, JSON_PATCH, Client, RequestError
 from conclave_cluster.cluster import Reading, Written
-from conclave_cluster.comparison import has_foreign_spec, is_owned_by, needs_apply
-from conclave_cluster.resources import CLAIM, MODEL_DEPLOYMENT, Resource, resource_of
+from conclave_cluster.comparison import has_foreign_spec, has_same_controller, needs_apply
+from conclave_cluster.resources import CLAIM, Resource, resource_of
 
 logger = logging.getLogger(__name__)
 
@@ -52,13 +52,18 @@ class KubernetesCluster:
         projection: Projection = whole,
         selectors: dict[str, str] | None = None,
         bound: Bound | None = None,
+        indexed: Iterable[str] = (),
+        is_packed: bool = False,
     ) -> tuple[Cache, ...]:
         """Reads of this resource are answered from memory from now on; the caller runs the caches.
 
         A second call adds what other selectors find, none of it twice: it is for resources that are only listed.
         """
         scopes = self._namespaces if resource.namespaced else ("",)
-        caches = tuple(Cache(self._client, resource, scope, listener, projection, selectors, bound) for scope in scopes)
+        caches = tuple(
+            Cache(self._client, resource, scope, listener, projection, selectors, bound, tuple(indexed), is_packed)
+            for scope in scopes
+        )
         self._caches[resource] = (*self._caches.get(resource, ()), *caches)
         return caches
 
@@ -81,17 +86,13 @@ class KubernetesCluster:
             return Reading((), None if error.failure.code == 404 else error.failure)
 
     async def list(self, resource: Resource, namespace: str = "", labels: dict[str, str] | None = None) -> Reading:
-        wanted = (labels or {}).items()
         if resource in self._caches:
             caches = [cache for cache in self._caches[resource] if cache.namespace in ("", namespace) or not namespace]
-            items = tuple(
-                item
-                for cache in caches
-                for item in cache
-                if wanted <= labels_of(item).items() and namespace in ("", item["metadata"].get("namespace", ""))
-            )
+            if len(caches) == 1 and not namespace and not labels:
+                return Reading(caches[0].all(), caches[0].failure)
+            items = tuple(item for cache in caches for item in cache.select(namespace, labels))
             return Reading(items, next((cache.failure for cache in caches if cache.failure), None))
-        selector = {"labelSelector": ",".join(f"{key}={value}" for key, value in wanted)} if wanted else {}
+        selector = {"labelSelector": ",".join(f"{key}={value}" for key, value in labels.items())} if labels else {}
         try:
             answer = await self._client.list(resource, namespace, **selector)
         except RequestError as error:
@@ -148,7 +149,7 @@ class KubernetesCluster:
             live = await self._read(resource, namespace, name)
             if live is None or live["metadata"].get("deletionTimestamp"):
                 return Written()
-            if not is_owned_by(live, owned):
+            if not has_same_controller(live, owned):
                 return Written(failure=_foreign(resource, live))
             self._fence()
             await self._client.delete(resource, namespace, name, live["metadata"]["uid"])
@@ -156,10 +157,10 @@ class KubernetesCluster:
             return Written() if error.failure.code == 404 else Written(failure=error.failure)
         return Written("delete")
 
-    async def patch_status(self, deployment: JsonObject, status: JsonObject) -> Written:
-        if deployment.get("status") == status:
+    async def patch_status(self, resource: Resource, item: JsonObject, status: JsonObject) -> Written:
+        if item.get("status") == status:
             return Written()
-        metadata = deployment["metadata"]
+        metadata = item["metadata"]
         patch = [
             {"op": "add", "path": "/metadata/uid", "value": metadata["uid"]},
             {"op": "add", "path": "/status", "value": status},
@@ -167,7 +168,7 @@ class KubernetesCluster:
         try:
             self._fence()
             await self._client.patch(
-                MODEL_DEPLOYMENT,
+                resource,
                 metadata["namespace"],
                 metadata["name"],
                 patch,
@@ -198,7 +199,7 @@ class KubernetesCluster:
     ) -> Written:
         """One comparison and, where it differs, the writes; a stale view is refused by its resource version."""
         if live is not None:
-            if not is_owned_by(live, desired):
+            if not has_same_controller(live, desired):
                 return Written(failure=_foreign(resource, live))
             if live["metadata"].get("deletionTimestamp"):
                 return Written()  # its deletion is an event, after which it is made again

@@ -5,14 +5,12 @@ Called by the operator at every reconcile and by `conclave explain`. It reads no
 
 from __future__ import annotations
 
-import json
-
 from conclave import names
 from conclave.api.modeldeployment import ModelDeployment
 from conclave.kubernetes import events
 from conclave.kubernetes.failures import ApiFailure
 from conclave.kubernetes.kuberay import missing_fields
-from conclave.kubernetes.objects import JsonObject
+from conclave.kubernetes.objects import JsonObject, controller, controller_uid, is_owned_by
 from conclave.kubernetes.shapes import (
     Read,
     read_claim,
@@ -27,9 +25,9 @@ from conclave.kubernetes.shapes import (
     read_revision,
 )
 from conclave.modeldeployment.observed import KubeRay, Observed, Work
-from conclave_cluster.cache import Bound, Projection, whole
+from conclave_cluster.cache import Bound, Projection, keep_owner, whole
 from conclave_cluster.cluster import Cluster, Reading
-from conclave_cluster.inventory import make_inventory
+from conclave_cluster.inventory import LastCapacity
 from conclave_cluster.resources import (
     CLAIM,
     CONFIG_MAP,
@@ -48,7 +46,7 @@ _EXPLAINED = ("Pod", "RayService", "RayCluster", "Job", "PersistentVolumeClaim")
 GPU_RESOURCES = (names.NVIDIA.resource, names.AMD.resource)
 
 
-async def observe(cluster: Cluster, deployment: ModelDeployment) -> Observed:
+async def observe(cluster: Cluster, deployment: ModelDeployment, last: LastCapacity | None = None) -> Observed:
     """Failed reads are listed in `failures`; an absent KubeRay is no failure but `kuberay.installed`."""
     name, namespace = deployment.metadata.name, deployment.metadata.namespace
     failures: list[ApiFailure] = []
@@ -56,7 +54,7 @@ async def observe(cluster: Cluster, deployment: ModelDeployment) -> Observed:
     def found(reading: Reading, read: Projection) -> tuple[JsonObject, ...]:
         if reading.failure is not None:
             failures.append(reading.failure)
-        return tuple(filter(None, map(read, reading.objects)))
+        return reading.objects if read is whole else tuple(filter(None, map(read, reading.objects)))
 
     services = await cluster.get(RAY_SERVICE, namespace, names.rayservice(name))
     schema = found(await cluster.schema(RAY_SERVICE), whole)
@@ -66,7 +64,7 @@ async def observe(cluster: Cluster, deployment: ModelDeployment) -> Observed:
     rayclusters = [
         item
         for item in (() if _is_absent(clusters) else found(clusters, read_raycluster))
-        if rayservice and _is_child(item, rayservice)
+        if rayservice and is_owned_by(item, rayservice["metadata"].get("uid"))
     ]
     pods = found(await cluster.list(POD, namespace, names.pod_selector(name)), read_pod)
     jobs = found(await cluster.list(JOB, namespace, {names.MODEL_DEPLOYMENT: name}), read_job)
@@ -82,7 +80,7 @@ async def observe(cluster: Cluster, deployment: ModelDeployment) -> Observed:
         )
     }
     pod_prefixes = tuple(f"{cluster['metadata']['name']}-" for cluster in rayclusters)
-    own_pods = frozenset(pod["metadata"].get("uid", "") for pod in pods)
+    own_uids = [pod["metadata"].get("uid", "") for pod in pods]
     relevant = [
         event
         for event in found(await cluster.list(EVENT, namespace), read_event)
@@ -95,13 +93,11 @@ async def observe(cluster: Cluster, deployment: ModelDeployment) -> Observed:
     claims = [item for claim in model.claims for item in found(await cluster.get(CLAIM, namespace, claim), read_claim)]
     config = model.config_ref
     config_maps = found(await cluster.get(CONFIG_MAP, namespace, config.name), read_config_map) if config else ()
+    capacity = (last or LastCapacity()).of(
+        found(await cluster.list(NODE), whole), found(await cluster.list(POD), whole)
+    )
     return Observed(
-        inventory=make_inventory(
-            found(await cluster.list(NODE), read_node),
-            found(await cluster.list(POD), read_pod),
-            own_pods,
-            deployment.spec.hardware.tolerations,
-        ),
+        inventory=capacity.inventory(own_uids, deployment.spec.hardware.tolerations),
         kuberay=kuberay,
         rayservice=rayservice,
         rayclusters=tuple(rayclusters),
@@ -109,18 +105,16 @@ async def observe(cluster: Cluster, deployment: ModelDeployment) -> Observed:
         events=tuple(sorted(relevant, key=events.told_at, reverse=True)[: events.MOST_OF_A_PASS]),
         revisions=tuple(item for item in revisions if _is_owned(item, deployment)),
         network_policies=tuple(item for item in policies if _is_owned(item, deployment)),
-        weights=Work(jobs=tuple(job for job in own_jobs if not _is_inspection(job)), pods=weights_pods),
-        inspection=Work(jobs=tuple(filter(_is_inspection, own_jobs)), pods=inspection_pods),
+        weights=Work(
+            jobs=_labelled(own_jobs, names.WEIGHTS_KEY),
+            pods=weights_pods,
+        ),
+        inspection=Work(jobs=_labelled(own_jobs, names.INSPECTION_KEY), pods=inspection_pods),
         cache=next((item for item in caches if _is_owned(item, deployment) and "uid" in item["metadata"]), None),
         claims={item["metadata"]["name"]: item.get("status", {}).get("phase", "") for item in claims},
         config_maps={item["metadata"]["name"]: item.get("data", {}) for item in config_maps},
         failures=tuple(dict.fromkeys(failures)),
     )
-
-
-LARGEST_BYTES = 2**19
-"""Of an object that an apply compares: ours have some ten thousand, and annotations may have half of it."""
-_TOLD_BY = ("name", "namespace", "uid", "resourceVersion", "deletionTimestamp", "labels", "ownerReferences")
 
 
 def keep_ours(item: JsonObject) -> JsonObject:
@@ -129,24 +123,14 @@ def keep_ours(item: JsonObject) -> JsonObject:
     Otherwise a tenant who may write NetworkPolicies could fill the operator's memory with them. The garbage collector
     of Kubernetes deletes those that name an owner which does not exist.
     """
-    return _whole_or_owner(item, names.is_given(item["metadata"]["name"], _controller(item).get("name", "")))
+    owner = controller(item)
+    is_given = names.is_given(item["metadata"]["name"], owner.get("name", ""))
+    return item if is_given and owner.get("kind") == MODEL_DEPLOYMENT.kind else keep_owner(item)
 
 
 def keep_record(item: JsonObject) -> JsonObject:
     """Of ControllerRevisions, those of ModelDeployments under any name: a forged one is named in the status."""
-    return _whole_or_owner(item, is_given=True)
-
-
-def _controller(item: JsonObject) -> JsonObject:
-    owners: list[JsonObject] = item["metadata"].get("ownerReferences") or []
-    return next((owner for owner in owners if owner.get("controller")), {})
-
-
-def _whole_or_owner(item: JsonObject, is_given: bool) -> JsonObject:
-    is_ours = is_given and _controller(item).get("kind") == MODEL_DEPLOYMENT.kind
-    if is_ours and len(json.dumps(item)) <= LARGEST_BYTES:
-        return item
-    return {"metadata": {key: value for key, value in item["metadata"].items() if key in _TOLD_BY}}
+    return item if controller(item).get("kind") == MODEL_DEPLOYMENT.kind else keep_owner(item)
 
 
 def keep_pod(pod: JsonObject) -> JsonObject | None:
@@ -224,15 +208,9 @@ def _is_absent(reading: Reading) -> bool:
     return reading.failure is not None and reading.failure.code == 404
 
 
-def _is_child(item: JsonObject, owner: JsonObject) -> bool:
-    owners = item["metadata"].get("ownerReferences", [])
-    return any(reference["uid"] == owner["metadata"].get("uid") for reference in owners)
-
-
-def _is_inspection(job: JsonObject) -> bool:
-    return names.INSPECTION_KEY in job["metadata"].get("labels", {})
+def _labelled(jobs: list[JsonObject], label: str) -> tuple[JsonObject, ...]:
+    return tuple(job for job in jobs if label in job["metadata"].get("labels", {}))
 
 
 def _is_owned(item: JsonObject, deployment: ModelDeployment) -> bool:
-    owners = item["metadata"].get("ownerReferences", [])
-    return any(reference["uid"] == deployment.metadata.uid and reference.get("controller") for reference in owners)
+    return controller_uid(item) == deployment.metadata.uid

@@ -1,4 +1,4 @@
-"""Kopf's part: it watches ModelDeployments and tells the fleet and the queue. No finalizers, annotations or status.
+"""Kopf's part: it watches our kinds and tells the fleet and the queue. No finalizers, annotations or status.
 
 Everything else (children, nodes, KubeRay's CRD that may be absent) is watched by the cluster room's caches, since a
 kopf watch cannot begin for a kind that does not exist yet.
@@ -6,22 +6,25 @@ kopf watch cannot begin for a kind that does not exist yet.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import kopf
 
-from conclave.api.modeldeployment import GROUP, PLURAL, VERSION
 from conclave_cluster.client import load_configuration
-from conclave_operator.fleet import Fleet, Key, key_of
+from conclave_cluster.resources import Resource
+from conclave_operator.fleet import Fleet
+from conclave_operator.kinds import Key, key_of
 
 IDLE_TIMEOUT_S = 0.1
 """How long kopf keeps a worker for an object after its event; ours do their work elsewhere."""
 SERVER_TIMEOUT_S = 290
 
 
-def build_registry(fleet: Fleet, changed: Callable[[Key], None], kubeconfig: str | None) -> kopf.OperatorRegistry:
-    """Handlers that only pass on what they see."""
+def build_registry(
+    resources: Iterable[Resource], fleet: Fleet, changed: Callable[[Key], None], kubeconfig: str | None
+) -> kopf.OperatorRegistry:
+    """Handlers that only pass on what they see of these kinds."""
     registry = kopf.OperatorRegistry()
 
     @kopf.on.login(registry=registry)
@@ -39,15 +42,16 @@ def build_registry(fleet: Fleet, changed: Callable[[Key], None], kubeconfig: str
             trust_env=True,
         )
 
-    @kopf.on.event(GROUP, VERSION, PLURAL, registry=registry)
-    async def saw_model_deployment(event: kopf.RawEvent, **_: Any) -> None:
+    async def saw(event: kopf.RawEvent, **_: Any) -> None:
         item: dict[str, Any] = dict(event["object"])
         if event["type"] == "DELETED":
             fleet.deleted(item)
-        else:
-            fleet.watched(item)
-        changed(key_of(item))
+            changed(key_of(item))
+        elif fleet.watched(item):
+            changed(key_of(item))
 
+    for resource in resources:
+        kopf.on.event(resource.group, resource.version, resource.plural, registry=registry)(saw)
     return registry
 
 

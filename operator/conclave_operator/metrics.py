@@ -25,6 +25,11 @@ class Metrics:
             ["result"],
             registry=self.registry,
         )
+        self.unchanged = Counter(
+            "conclave_unchanged",
+            "Looks at an object that needed no reconcile, since nothing that its last one came from has changed.",
+            registry=self.registry,
+        )
         self.writes = Counter("conclave_writes", "Writes by verb and kind.", ["verb", "kind"], registry=self.registry)
 
     def watch(

@@ -21,38 +21,20 @@ from typing import Any
 import kopf
 from pydantic import BaseModel, ConfigDict
 
-from conclave import __version__, names
+from conclave import __version__
 from conclave.errors import EnvironmentUnfit
 from conclave.kubernetes.objects import JsonObject
-from conclave.kubernetes.shapes import read_job, read_raycluster
 from conclave.settings import OperatorSettings
 from conclave_cluster.cache import Cache
 from conclave_cluster.client import WATCH_SILENCE_S, Client, RequestError, load_configuration
 from conclave_cluster.kubernetes_cluster import KubernetesCluster
 from conclave_cluster.lease import DURATION_S, LeadershipLost, Lease
-from conclave_cluster.observe import (
-    EVENT_BOUND,
-    EVENT_SELECTIONS,
-    keep_event,
-    keep_node,
-    keep_ours,
-    keep_pod,
-    keep_record,
-)
-from conclave_cluster.resources import (
-    EVENT,
-    JOB,
-    MODEL_DEPLOYMENT,
-    NETWORK_POLICY,
-    NODE,
-    POD,
-    RAY_CLUSTER,
-    RAY_SERVICE,
-    REVISION,
-)
+from conclave_cluster.resources import Resource
 from conclave_operator.controller import Controller
 from conclave_operator.handlers import build_registry, build_settings
+from conclave_operator.kinds import Kinds, watches_of
 from conclave_operator.metrics import Metrics
+from conclave_operator.model_deployments import model_deployments
 from conclave_operator.probes import serve_probes, stale_watch
 
 logger = logging.getLogger(__name__)
@@ -60,7 +42,6 @@ logger = logging.getLogger(__name__)
 RESYNC_S = 60.0
 CRD_RETRY_S = 5.0
 STALE_AFTER_S = 2 * WATCH_SILENCE_S
-OURS = {"labelSelector": names.MODEL_DEPLOYMENT}
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 """What ends this process in order."""
 
@@ -86,6 +67,13 @@ def own_namespace() -> str:
 
 
 async def run_operator(options: ProcessOptions, settings: OperatorSettings) -> None:
+    """The operator of all kinds that are shipped; as `run_kinds`."""
+    if not settings.api_server_cidrs:
+        logger.warning("api_server_cidrs is empty: every Ray head may reach any address on ports 443 and 6443")
+    await run_kinds(options, (model_deployments(settings),))
+
+
+async def run_kinds(options: ProcessOptions, kinds: Kinds) -> None:
     """Until a signal; raises EnvironmentUnfit where the Lease is lost or the API server cannot be used."""
     task = asyncio.current_task()
     assert task is not None  # inside a coroutine there is one
@@ -97,11 +85,9 @@ async def run_operator(options: ProcessOptions, settings: OperatorSettings) -> N
     async with Client(await load_configuration(options.kubeconfig)) as client:
         lease = Lease(client, options.lease_namespace, options.lease_name, identity)
         cluster = KubernetesCluster(client, options.namespaces, lease.fence)
-        leader = _Leader(options, settings, client, cluster, lease, metrics)
+        leader = _Leader(options, kinds, client, cluster, lease, metrics)
         async with serve_probes(options.http_port, metrics.registry, leader.problem, leader.unready) as port:
             logger.info("conclave %s: probes and metrics on port %d", __version__, port)
-            if not settings.api_server_cidrs:
-                logger.warning("api_server_cidrs is empty: every Ray head may reach any address on ports 443 and 6443")
             try:
                 await lease.acquire()
                 await leader.lead()
@@ -117,17 +103,19 @@ class _Leader:
     def __init__(
         self,
         options: ProcessOptions,
-        settings: OperatorSettings,
+        kinds: Kinds,
         client: Client,
         cluster: KubernetesCluster,
         lease: Lease,
         metrics: Metrics,
     ) -> None:
         self._options = options
+        self._resources = tuple(kind.resource for kind in kinds)
+        self._watches = watches_of(kinds)
         self._client = client
         self._cluster = cluster
         self._lease = lease
-        self._controller = Controller(cluster, settings, metrics)
+        self._controller = Controller(kinds, cluster, metrics)
         self._waiting_for = "the Lease's first answer"
         fleet, queue = self._controller.fleet, self._controller.queue
         metrics.watch(queue.__len__, fleet.__len__, lambda: lease.is_held, fleet.lag_s)
@@ -169,8 +157,8 @@ class _Leader:
             running = [tasks.create_task(cache.run()) for cache in caches]
             running.append(tasks.create_task(self._lease.keep()))
             await self._cluster.synced()
-            self._waiting_for = "the ModelDeployment CRD"
-            await self._wait_for_crd()
+            self._waiting_for = "the CRDs of its kinds"
+            await self._wait_for_crds()
             running.append(tasks.create_task(self._controller.queue.run()))
             running.append(tasks.create_task(self._resync()))
             self._waiting_for = ""
@@ -187,7 +175,7 @@ class _Leader:
         # Without an identity, Kopf asks for the user's name, which an image need not know.
         identity: Any = self._lease.identity
         tasks = await kopf.spawn_tasks(
-            registry=build_registry(fleet, queue.add, self._options.kubeconfig),
+            registry=build_registry(self._resources, fleet, queue.add, self._options.kubeconfig),
             settings=build_settings(),
             identity=identity,
             standalone=True,
@@ -205,47 +193,57 @@ class _Leader:
                 raise
 
     def _watch(self) -> Iterator[Cache]:
-        heard = self._controller.heard
-        yield from self._cluster.watch(RAY_SERVICE, heard, keep_ours)
-        yield from self._cluster.watch(RAY_CLUSTER, heard, read_raycluster)
-        yield from self._cluster.watch(NETWORK_POLICY, heard, keep_ours, OURS)
-        yield from self._cluster.watch(REVISION, heard, keep_record, OURS)
-        yield from self._cluster.watch(JOB, heard, read_job, OURS)
-        yield from self._cluster.watch(POD, heard, keep_pod)
-        yield from self._cluster.watch(NODE, heard, keep_node)
-        for selection in EVENT_SELECTIONS:
-            yield from self._cluster.watch(EVENT, heard, keep_event, selection, EVENT_BOUND)
+        for watch in self._watches:
+            for selection in watch.selections:
+                yield from self._cluster.watch(
+                    watch.resource,
+                    self._controller.heard,
+                    watch.projection,
+                    selection,
+                    watch.bound,
+                    watch.indexed,
+                    watch.is_packed,
+                )
 
-    async def _wait_for_crd(self) -> None:
-        while True:
-            try:
-                await self._list()
-            except RequestError as error:
-                if error.failure.code in (401, 403):
-                    raise EnvironmentUnfit(
-                        f"cannot list ModelDeployments: {error.failure.message}; grant list and watch on "
-                        "modeldeployments.conclave.dev to this user (the chart's role has them)"
-                    ) from error
-                missing = error.failure.code == 404
-                logger.warning("the ModelDeployment CRD is absent; install the chart" if missing else str(error))
+    async def _wait_for_crds(self) -> None:
+        for resource in self._resources:
+            while True:
+                if await self._is_served(resource):
+                    break
                 await asyncio.sleep(CRD_RETRY_S)
-            else:
-                return
+
+    async def _is_served(self, resource: Resource) -> bool:
+        try:
+            for namespace in self._options.namespaces or ("",):
+                await self._client.list(resource, namespace, limit="1")
+        except RequestError as error:
+            if error.failure.code in (401, 403):
+                raise EnvironmentUnfit(
+                    f"cannot list {resource.kind}s: {error.failure.message}; grant list and watch on "
+                    f"{resource.plural}.{resource.group} to this user (the chart's role has them)"
+                ) from error
+            missing = error.failure.code == 404
+            logger.warning("%s", f"the {resource.kind} CRD is absent; install the chart" if missing else error)
+            return False
+        return True
 
     async def _resync(self) -> None:
         while True:
             await asyncio.sleep(self._options.resync_s)
-            try:
-                self._controller.resync(await self._list())
-            except RequestError as error:
-                logger.warning("resync: %s", error)
+            for resource in self._resources:
+                try:
+                    self._controller.resync(resource.kind, await self._list(resource))
+                except RequestError as error:
+                    logger.warning("resync: %s", error)
 
-    async def _list(self) -> list[JsonObject]:
+    async def _list(self, resource: Resource) -> list[JsonObject]:
+        """Page by page, without what nobody reads: all at once would be the most that this process ever holds."""
         found: list[JsonObject] = []
-        head = {"apiVersion": MODEL_DEPLOYMENT.api_version, "kind": MODEL_DEPLOYMENT.kind}
+        head = {"apiVersion": resource.api_version, "kind": resource.kind}
         for namespace in self._options.namespaces or ("",):
-            answer = await self._client.list(MODEL_DEPLOYMENT, namespace)
-            found += [{**head, **item} for item in answer["items"]]
+            async for item in self._client.list_all(resource, namespace):
+                item["metadata"].pop("managedFields", None)
+                found.append({**head, **item})
         return found
 
 

@@ -1,4 +1,4 @@
-"""Kubernetes events of a ModelDeployment: one when a condition that people wait for changes, none otherwise.
+"""Kubernetes events of an object of ours: one when a condition that people wait for changes, none otherwise.
 
 Pure but for the budget, which bounds a flapping object as client-go's recorder does.
 """
@@ -9,16 +9,8 @@ from datetime import datetime
 
 from conclave.api.reasons import ConditionType
 from conclave.kubernetes.objects import JsonObject
+from conclave_operator.kinds import AnyKind
 
-REPORTED = (
-    ConditionType.PLAN_READY,
-    ConditionType.READY,
-    ConditionType.EGRESS_ENFORCED,
-    ConditionType.WITHIN_POLICY,
-    ConditionType.UPDATE_AVAILABLE,
-)
-_INFORMATION = (ConditionType.EGRESS_ENFORCED, ConditionType.WITHIN_POLICY)
-"""No part of Ready, but somebody has to act where they are false."""
 COMPONENT = "conclave-operator"
 BURST, REFILL_S = 25, 300.0
 MOST_REMEMBERED = 10_000
@@ -26,21 +18,21 @@ MOST_REMEMBERED = 10_000
 LONGEST_MESSAGE = 1024
 
 
-def build_events(deployment: JsonObject, status: JsonObject, now: datetime) -> list[JsonObject]:
+def build_events(item: JsonObject, status: JsonObject, now: datetime, of: AnyKind) -> list[JsonObject]:
     """For each reported condition whose status or reason differs from what the object showed before."""
-    before, after = conditions_of(deployment.get("status")), conditions_of(status)
+    before, after = conditions_of(item.get("status")), conditions_of(status)
     is_stalled = after.get(ConditionType.STALLED, {}).get("status") == "True"
     events = []
-    for kind in REPORTED:
+    for kind in of.reported:
         old, new = before.get(kind), after.get(kind)
         if new is None or (old is not None and _state(old) == _state(new)):
             continue
         if old is None and kind == ConditionType.UPDATE_AVAILABLE and new["status"] == "False":
             continue
-        if kind in _INFORMATION and new["status"] != "False":
+        if kind in of.informs and new["status"] != "False":
             continue  # each start of a pod, and each read that fails, makes one unknown first
-        is_bad = new["status"] == "False" and _is_warned_of(kind, is_stalled)
-        events.append(_event(deployment, new, "Warning" if is_bad else "Normal", now))
+        is_bad = new["status"] == "False" and _is_warned_of(kind, is_stalled, of)
+        events.append(_event(item, new, "Warning" if is_bad else "Normal", now))
     return events
 
 
@@ -68,17 +60,17 @@ class Budget:
         return left >= 1
 
 
-def _is_warned_of(kind: ConditionType, is_stalled: bool) -> bool:
+def _is_warned_of(kind: ConditionType, is_stalled: bool, of: AnyKind) -> bool:
     """Whether somebody has to act where it is false."""
-    return kind in _INFORMATION or (is_stalled and kind != ConditionType.UPDATE_AVAILABLE)
+    return kind in of.informs or (is_stalled and kind != ConditionType.UPDATE_AVAILABLE)
 
 
 def _state(condition: JsonObject) -> tuple[object, object]:
     return condition.get("status"), condition.get("reason")
 
 
-def _event(deployment: JsonObject, condition: JsonObject, kind: str, now: datetime) -> JsonObject:
-    metadata = deployment["metadata"]
+def _event(item: JsonObject, condition: JsonObject, kind: str, now: datetime) -> JsonObject:
+    metadata = item["metadata"]
     at = now.strftime("%Y-%m-%dT%H:%M:%SZ")
     what = f"{condition['type']} is {condition['status']}: {condition.get('message', '')}"
     return {
@@ -89,8 +81,8 @@ def _event(deployment: JsonObject, condition: JsonObject, kind: str, now: dateti
             "namespace": metadata["namespace"],
         },
         "involvedObject": {
-            "apiVersion": deployment["apiVersion"],
-            "kind": deployment["kind"],
+            "apiVersion": item["apiVersion"],
+            "kind": item["kind"],
             "name": metadata["name"],
             "namespace": metadata["namespace"],
             "uid": metadata["uid"],

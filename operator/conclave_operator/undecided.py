@@ -1,4 +1,4 @@
-"""The status of a ModelDeployment for which a pass decided nothing: the types cannot read it, or the pass failed.
+"""The status of an object for which a pass decided nothing: the types cannot read it, or the pass failed.
 
 Called by `controller`. What the object showed before stays, but for the conditions that tell what has happened.
 """
@@ -10,11 +10,11 @@ from types import TracebackType
 
 from pydantic import ValidationError
 
-from conclave.api.modeldeployment import ModelDeployment
 from conclave.api.reasons import ConditionType, Reason
 from conclave.kubernetes.objects import JsonObject
 from conclave.kubernetes.text import one_line
 from conclave.policy.admission import explain
+from conclave_operator.kinds import AnyKind
 from conclave_operator.transitions import conditions_of
 from conclave_operator.work_queue import LONGEST_RETRY_S
 
@@ -24,11 +24,11 @@ LONGEST_LOGGED = 200
 """Characters of an exception's own words in the log: they may be anybody's."""
 
 
-def unreadable_status(item: JsonObject, error: ValidationError, now: datetime) -> JsonObject:
+def unreadable_status(item: JsonObject, error: ValidationError, now: datetime, kind: AnyKind) -> JsonObject:
     """Of an object that an older or newer CRD let in: its owner is told what to change."""
-    problems = "; ".join(map(str, explain(error, ModelDeployment)))
+    problems = "; ".join(map(str, explain(error, kind.model)))
     message = one_line(f"this version of the operator cannot read the object: {problems}", LONGEST_MESSAGE - len(_ACT))
-    verdicts = {ConditionType.READY: "False", ConditionType.PLAN_READY: "False", ConditionType.STALLED: "True"}
+    verdicts = {**dict.fromkeys(kind.unread, "False"), ConditionType.STALLED: "True"}
     return _with_verdicts(item, verdicts, Reason.INVALID_SPEC, message + _ACT, now)
 
 
@@ -39,8 +39,8 @@ def failed_status(item: JsonObject, error: Exception, now: datetime) -> JsonObje
     """
     metadata = item["metadata"]
     message = (
-        f"ModelDeployment {metadata.get('namespace')}/{metadata.get('name')}: the operator failed while it looked at "
-        f"this object and at what belongs to it ({type(error).__name__} in {place_of(error)}). What runs keeps "
+        f"{item.get('kind')} {metadata.get('namespace')}/{metadata.get('name')}: the operator failed while it looked "
+        f"at this object and at what belongs to it ({type(error).__name__} in {place_of(error)}). What runs keeps "
         f"running. It is tried again, at the latest after {LONGEST_RETRY_S:.0f} s. The operator's log "
         "has the details under this name; please report them"
     )

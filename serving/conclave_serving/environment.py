@@ -7,18 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from conclave.engine import environment
+
 PLUGIN = "conclave"
 """The only entry point that vLLM may load, whatever else is installed. vLLM compares names only, so the platform plugin
 of the e2e suite has the same name in its own group."""
 
 CLOSED_ENVIRONMENT: Mapping[str, str] = {
+    **environment.CLOSED_ENVIRONMENT,
     "RAY_USAGE_STATS_ENABLED": "0",
-    "VLLM_NO_USAGE_STATS": "1",
     "VLLM_DO_NOT_TRACK": "1",
-    "DO_NOT_TRACK": "1",
-    "HF_HUB_OFFLINE": "1",
-    "HF_HUB_DISABLE_TELEMETRY": "1",
-    "TRANSFORMERS_OFFLINE": "1",
     "HF_DATASETS_OFFLINE": "1",
     "VLLM_PLUGINS": PLUGIN,
     "VLLM_SERVER_DEV_MODE": "0",

@@ -23,7 +23,15 @@ from tools.released import environment, released, version_before
 
 from conclave import __version__
 from conclave.kubernetes.objects import content_hash
-from conclave.names import FIELD_MANAGER, MODEL_DEPLOYMENT, RECORD_VERSION, revision, token_secret
+from conclave.names import (
+    CLAIM_UID,
+    FIELD_MANAGER,
+    MODEL_DEPLOYMENT,
+    RECORD_VERSION,
+    revision,
+    token_secret,
+    weights_job,
+)
 
 BEFORE = version_before(__version__)
 NAMESPACE = "llm"
@@ -32,6 +40,18 @@ EDITED = "edited"
 FAILING_JOBS = ("download-refused",)
 """Each version makes these anew with its own image: nothing of them runs."""
 UNEDITED = [name for name in names(BEFORE) if name not in (EDITED, *FAILING_JOBS)]
+FILLED_IN = {
+    "completionMode": "NonIndexed",
+    "completions": 1,
+    "dnsPolicy": "ClusterFirst",
+    "manualSelector": False,
+    "parallelism": 1,
+    "schedulerName": "default-scheduler",
+    "suspend": False,
+    "terminationGracePeriodSeconds": 30,
+}
+REPORTED = ("ModelDeployment", "Pod", "RayCluster", "RayService")
+"""Kinds whose status is put back; that of Jobs and claims comes from Kubernetes' own controllers, which run."""
 Write = tuple[str, str, str]
 
 
@@ -39,6 +59,8 @@ class Restored(NamedTuple):
     """The namespace as the version before left it, and whoever works in it."""
 
     kube: Kube
+    user: str
+    """The operators': the account of the chart, whose name is the same in both versions."""
     run: Callable[..., Operator]
     """`run(version)` starts the operator of that version, waits until it has nothing to write, and gives it back."""
 
@@ -82,10 +104,10 @@ def put(kube: Kube, frozen: Frozen) -> None:
         wanted: Json = json.loads(text)
         uid, status = wanted["metadata"].pop("uid"), wanted.pop("status", {})
         live = _made(kube, wanted, status)
-        exchanged[uid] = live["metadata"]["uid"]
+        exchanged |= {uid: live["metadata"]["uid"], item["metadata"]["name"]: live["metadata"]["name"]}
         if item is frozen.parent:
             exchanged[token_secret(frozen.name, uid)] = token_secret(frozen.name, live["metadata"]["uid"])
-        if status:
+        if status and wanted["kind"] in REPORTED:
             told = json.dumps({"status": status})
             where = (wanted["kind"], live["metadata"]["name"], "-n", NAMESPACE)
             kube.kubectl("patch", *where, "--subresource=status", "--type=merge", "-p", told)
@@ -95,6 +117,9 @@ def _made(kube: Kube, wanted: Json, status: Json) -> Json:
     kind, name = wanted["kind"], wanted["metadata"]["name"]
     if kind == "ControllerRevision":
         wanted["metadata"]["name"] = name = revision(_owner(wanted)["name"], content_hash(wanted["data"]))
+    if CLAIM_UID in wanted["metadata"].get("annotations", {}):
+        content = [_as_built(wanted["spec"]), wanted["metadata"]["annotations"][CLAIM_UID]]
+        wanted["metadata"]["name"] = name = weights_job(_owner(wanted)["name"], content_hash(content))
     if kind == "Pod" and _owner(wanted)["kind"] == "Job":
         return _pod_of_job(kube, _owner(wanted)["name"])
     if kind == "Pod":  # KubeRay had made one for the head
@@ -110,6 +135,13 @@ def _made(kube: Kube, wanted: Json, status: Json) -> Json:
     live = kube.get(wanted["apiVersion"], kind, name, NAMESPACE)
     assert live is not None
     return live
+
+
+def _as_built(value: Any) -> Any:
+    """Of a Job, without what the API server filled in: the name of a Job that downloads is made of the rest."""
+    if isinstance(value, dict):
+        return {key: _as_built(below) for key, below in value.items() if FILLED_IN.get(key) != below}
+    return [_as_built(item) for item in value] if isinstance(value, list) else value
 
 
 def _owner(item: Json) -> Json:
@@ -153,6 +185,7 @@ def restored(
     for name in names(BEFORE):
         put(kube, read(BEFORE, name))
     running: list[Operator] = []
+    user = accounts(__version__).user
 
     def run(version: str) -> Operator:
         """The one that ran before has ended first."""
@@ -164,20 +197,15 @@ def restored(
         running.append(operator)
         operator.leads()
         eventually(lambda: operator.metric("conclave_reconciles_total") >= 2 * len(names(BEFORE)), timeout=60)
-        settle(kube, user(kube))
+        settle(kube, user)
         return operator
 
-    yield Restored(kube, run)
+    yield Restored(kube, user, run)
     for operator in running:
         operator.stop()
     kube.kubectl("delete", "modeldeployments", "--all", "--namespace", NAMESPACE, "--wait=false")
     kube.kubectl("delete", "namespace", NAMESPACE, "--wait=false")
     kube.kubectl("delete", "persistentvolume", "--all", "--wait=false")
-
-
-def user(kube: Kube) -> str:
-    """Of the operators of both versions: the service account is the chart's, and so is its name."""
-    return "system:serviceaccount:conclave-system:conclave"
 
 
 def settle(kube: Kube, who: str) -> None:
@@ -197,7 +225,7 @@ def uids(kube: Kube, kind: str) -> dict[str, Any]:
 def test_an_upgrade_and_a_rollback_write_nothing_but_status(restored: Restored) -> None:
     kube = restored.kube
     pods = {name: uid for name, uid in uids(kube, "Pod").items() if not name.startswith(FAILING_JOBS)}
-    upgrade = Writes(kube, user(kube))
+    upgrade = Writes(kube, restored.user)
     restored.run(__version__)
     assert upgrade.beside_status([*UNEDITED, EDITED]) == []
     assert {resource for _, resource, _ in upgrade()} <= {"modeldeployments/status", "jobs"}
@@ -207,11 +235,11 @@ def test_an_upgrade_and_a_rollback_write_nothing_but_status(restored: Restored) 
 
     kube.patch(API, KIND, EDITED, {"spec": {"engine": {"maxModelLen": 4096}}}, NAMESPACE)
     eventually(lambda: restored.status(EDITED)["observedGeneration"] == 2)
-    settle(kube, user(kube))
+    settle(kube, restored.user)
     assert upgrade.beside_status(UNEDITED) == []
     assert {resource for _, resource, _ in upgrade.beside_status([EDITED])} == {"controllerrevisions", "rayservices"}
 
-    rollback = Writes(kube, user(kube))
+    rollback = Writes(kube, restored.user)
     restored.run(BEFORE)
     assert rollback.beside_status(UNEDITED) == []
     assert pods.items() <= uids(kube, "Pod").items()
@@ -219,7 +247,7 @@ def test_an_upgrade_and_a_rollback_write_nothing_but_status(restored: Restored) 
     assert (planned["status"], planned["reason"], planned["observedGeneration"]) == ("True", "Planned", 2)
     assert restored.status(EDITED)["plan"]["maxModelLen"] == 4096
 
-    again = Writes(kube, user(kube))
+    again = Writes(kube, restored.user)
     restored.run(__version__)
     assert again.beside_status([*UNEDITED, EDITED]) == []
     a_newer_record_stops_one_model_until_it_is_gone(restored)
@@ -245,10 +273,10 @@ def a_newer_record_stops_one_model_until_it_is_gone(restored: Restored) -> None:
         True,
     )
     assert restored.condition("dense", "Serving")["status"] == "True", "as it was said before"
-    stopped = Writes(kube, user(kube))
+    stopped = Writes(kube, restored.user)
     kube.patch(API, KIND, "dense", {"spec": {"engine": {"maxModelLen": 2048}}}, NAMESPACE)
     eventually(lambda: restored.status("dense")["observedGeneration"] == 2)
-    settle(kube, user(kube))
+    settle(kube, restored.user)
     assert stopped.beside_status(["dense"]) == []
     declare(None)
     eventually(lambda: restored.condition("dense", "PlanReady")["reason"] == "Planned")

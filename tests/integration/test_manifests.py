@@ -79,11 +79,11 @@ def test_kuberay_makes_the_pods_of_a_replica_under_restricted_pod_security(
     workers = [pod for pod in made if pod is not head]
 
     by_name = {container["name"]: container for container in head["spec"]["containers"]}
-    assert by_name.keys() == {names.RAY_CONTAINER, names.AUTOSCALER_CONTAINER}
+    assert by_name.keys() == {names.RAY_CONTAINER, "autoscaler"}
     mounted = {name: {mount["mountPath"] for mount in item["volumeMounts"]} for name, item in by_name.items()}
-    assert names.API_TOKEN_DIRECTORY in mounted[names.AUTOSCALER_CONTAINER]
+    assert names.API_TOKEN_DIRECTORY in mounted["autoscaler"]
     assert names.API_TOKEN_DIRECTORY not in mounted[names.RAY_CONTAINER]
-    assert "/tmp/ray" in mounted[names.RAY_CONTAINER] & mounted[names.AUTOSCALER_CONTAINER]
+    assert "/tmp/ray" in mounted[names.RAY_CONTAINER] & mounted["autoscaler"]
 
     for worker in workers:
         (ray,) = worker["spec"]["containers"]

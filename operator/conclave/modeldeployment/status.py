@@ -23,7 +23,6 @@ from conclave.modeldeployment.scene import StatusScene
 from conclave.modeldeployment.serving.egress import egress_enforced
 from conclave.modeldeployment.serving.replicas import is_serving
 from conclave.modeldeployment.serving.scaling import count_replicas, scaled
-from conclave.modeldeployment.weights.keys import find_download
 
 _LONGEST_MESSAGE = 4096
 
@@ -120,7 +119,7 @@ def _weights_ready(scene: StatusScene, causes: tuple[Finding, ...]) -> Verdict:
     if scene.deployment.spec.suspend:
         return Verdict("Unknown", Reason.SUSPENDED, "spec.suspend is true: no pod mounts the weights")
     is_stored = scene.deployment.spec.model.source.object_store is not None
-    if is_stored and (scene.decision.refusal or find_download(scene.deployment, scene.observed) is None):
+    if not scene.is_downloaded:
         return _unknown(causes, "the weights have not been downloaded yet")
     workers = [pod for pod in scene.observed.pods if is_worker(pod) and is_running(pod)]
     if not is_stored and not workers:

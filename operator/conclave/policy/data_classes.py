@@ -45,15 +45,6 @@ class DataClasses(BaseModel):
             f"or add {name} to the chart's value dataClasses"
         )
 
-    def may_hold(self, store: str, data: str) -> bool:
-        """Whether data of class `data` may go where class `store` is allowed; raises InvalidInput for unknown ones."""
-        return self._rank(data) <= self._rank(store)
-
-    def _rank(self, name: str) -> int:
-        if problem := self.problem(name):
-            raise InvalidInput(problem)
-        return self.names.index(name)
-
 
 DEFAULT_DATA_CLASSES = DataClasses()
 

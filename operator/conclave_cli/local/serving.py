@@ -22,7 +22,6 @@ from conclave_cli.local.serve_api import Application, ServeApi
 
 POLL_INTERVAL_S = 0.5
 DRAIN_TIMEOUT_S = 10.0
-SERVE_START_TIMEOUT_S = 180.0
 
 
 class EngineFailed(ConclaveError):

@@ -13,6 +13,7 @@ from typing import Any
 
 import yaml
 
+from conclave.engine.environment import MOST_SEQUENCES
 from conclave_openai.bodies.strict_json import Bounds
 from conclave_openai.errors import invalid, unknown_model
 from conclave_openai.grammars.schemas import SchemaLimits
@@ -41,7 +42,8 @@ class RequestLimits(Data):
     json_containers: int
     json_values: dict[Endpoint, int]
     cost: dict[Endpoint, Cost]
-    sequences: int
+    sequences: int = MOST_SEQUENCES
+    """Prompts x n of one request; the engine has the same bound."""
     fields: dict[str, FieldLimit]
     shapes: dict[str, Shape]
     schema_: SchemaLimits

@@ -62,6 +62,10 @@ class ControlPlane:
         for process in self._processes:
             process.require_running()
 
+    @property
+    def processes(self) -> tuple[Process, ...]:
+        return tuple(self._processes)
+
     def _start(self, name: str, *arguments: str) -> Process:
         process = Process(name, [program(name), *arguments], self.directory / f"{name}.log")
         self._processes.append(process)

@@ -27,13 +27,13 @@ class Kube:
     """The administrator (group system:masters) of one control plane."""
 
     def __init__(self, control_plane: ControlPlane):
-        self._control_plane = control_plane
+        self.control_plane = control_plane
         self.directory = control_plane.directory
         self.kubeconfig = control_plane.kubeconfig("admin", ["system:masters"])
 
     @property
     def audit(self) -> AuditLog:
-        return self._control_plane.audit
+        return self.control_plane.audit
 
     @cached_property
     def api(self) -> client.ApiClient:
@@ -130,12 +130,12 @@ class Kube:
 
     def user_kubeconfig(self, name: str, groups: Sequence[str] = ()) -> Path:
         """A kubeconfig for a user who has no rights but those that tests bind to it (or to its groups)."""
-        return self._control_plane.kubeconfig(name, groups)
+        return self.control_plane.kubeconfig(name, groups)
 
     def service_account_kubeconfig(self, namespace: str, name: str) -> Path:
         """A kubeconfig with a token of a service account; its user is system:serviceaccount:NAMESPACE:NAME."""
         token = self.kubectl("create", "token", name, "--namespace", namespace, "--duration=12h").strip()
-        return self._control_plane.kubeconfig(f"system:serviceaccount:{namespace}:{name}", token=token)
+        return self.control_plane.kubeconfig(f"system:serviceaccount:{namespace}:{name}", token=token)
 
     def _resource(self, api_version: str, kind: str) -> Any:
         return self.dynamic.resources.get(api_version=api_version, kind=kind)

@@ -41,6 +41,8 @@ def directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "models/team/z.yaml": f"{model('z')}---\n{model('y')}",
         "models/team/more/x.yaml": model("x"),
         "docs/readme.md": "# no manifest",
+        "empty/a.yaml": "# nothing",
+        "empty/b.yaml": "---\n---\n",
         "docs/nested/w.yaml": model("w"),
         "model.txt": model("named-itself"),
     }
@@ -97,6 +99,8 @@ REFUSED: dict[str, tuple[list[str], str]] = {
     "a pattern that matches nothing": (["-f", "models/*.toml"], "models/*.toml:1: matches no file: check the pattern"),
     "a file that does not exist": (["-f", "absent.yaml"], "absent.yaml:1: cannot be read: No such file or directory"),
     "an empty file that is named": (["-f", "models/comments.yaml"], "models/comments.yaml:1: holds no document"),
+    "a directory of empty files": (["-f", "empty"], "empty:1: holds no document, expected a ModelDeployment"),
+    "a name that no file can have": (["-f", "x" * 300], "cannot be read: File name too long"),
     "a URL": (
         ["-f", "https://example.com/model.yaml"],
         "is a URL, which is not fetched. Pipe its content: curl -fsSL https://example.com/model.yaml | conclave",

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 from tests.cluster_contract import ABSENT, CASES
+from tests.fake_cluster import FakeCluster
 
-from conclave_cluster.fake import FakeCluster
 from conclave_cluster.resources import CONFIG_MAP, NETWORK_POLICY, SECRET, Resource
 
 BY_KIND = {resource.kind: resource for resource in (CONFIG_MAP, NETWORK_POLICY, SECRET)}

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from conclave.api.modeldeployment import Toleration
-from conclave_cluster.inventory import MOST_GPUS, gpus_of, make_inventory
+from conclave_cluster.inventory import MOST_GPUS, MOST_KNOWN, Capacity, LastCapacity, gpus_of, make_inventory
 
 Json = dict[str, Any]
 H100 = "NVIDIA-H100-80GB-HBM3"
@@ -169,3 +169,30 @@ def test_nodes_without_a_product_or_without_gpus_do_not_count() -> None:
 
 def test_a_pod_without_limits_holds_nothing() -> None:
     assert gpus_of({"metadata": {"uid": "a"}, "spec": {"containers": [{}]}}, "nvidia.com/gpu") == 0
+
+
+def test_who_asks_the_same_shares_one_inventory_and_own_pods_free_their_gpus_for_their_owner_only() -> None:
+    capacity = Capacity([node()], [pod("own", "4"), pod("a", "2"), pod("", "1")])
+    shared = capacity.inventory()
+    assert capacity.inventory(["no pod of this uid", ""]) is shared
+    assert shared.nodes[0].free_gpus == 1
+    assert capacity.inventory(["own", "own"]).nodes[0].free_gpus == 5
+    assert capacity.inventory() is shared
+
+
+def test_a_taint_counts_for_those_who_do_not_tolerate_it_only() -> None:
+    capacity = Capacity([node(taints=[{"key": "team", "effect": "NoSchedule"}])], [])
+    tolerations = [Toleration(key=f"k{number}", operator="Exists") for number in range(2 * MOST_KNOWN)]
+    for toleration in (*tolerations, None):
+        assert not capacity.inventory((), [toleration] if toleration else []).nodes[0].schedulable
+    team = [Toleration(key="team", operator="Exists")]
+    assert capacity.inventory((), team).nodes[0].schedulable
+    assert capacity.inventory((), team) is capacity.inventory((), list(team))
+
+
+def test_capacity_is_read_again_only_for_other_nodes_or_pods() -> None:
+    last, nodes, pods = LastCapacity(), (node(),), (pod("a", "2"),)
+    first = last.of(nodes, pods)
+    assert last.of(nodes, pods) is first
+    assert last.of(nodes, (pod("a", "4"),)).inventory().nodes[0].free_gpus == 4
+    assert last.of(nodes, pods) is not first

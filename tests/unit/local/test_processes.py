@@ -13,7 +13,7 @@ import pytest
 from tests.eventually import eventually
 
 from conclave_cli.local.ray_head import session_processes, without_trackers
-from conclave_cli.local.shared_memory import SharedMemoryWatch, opened_shared_memory, shared_memory_files
+from conclave_cli.local.shared_memory import SHARED_MEMORY, SharedMemoryWatch, opened_shared_memory, shared_memory_files
 
 CHILD = """
 import multiprocessing, subprocess, sys, time
@@ -48,6 +48,8 @@ def session() -> Iterator[tuple[subprocess.Popen[str], set[str], int]]:
         finally:
             for process_id in session_processes(process.pid):
                 os.kill(process_id, 9)
+            for name in names:  # the child's tracker does not know them
+                (SHARED_MEMORY / name).unlink(missing_ok=True)
 
 
 def test_all_processes_of_a_session_are_found_whatever_their_group() -> None:

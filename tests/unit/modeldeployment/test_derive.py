@@ -88,7 +88,9 @@ def test_ready_is_never_true_before_kuberay_has_seen_the_newest_spec() -> None:
     rayservice["metadata"]["generation"] = 2
     assert conditions(status_of(rayservice=rayservice))["Ready"] == ("False", "RollingOut")
     written = Outcome(written=("patch RayService/mixtral",))
-    assert conditions(status_of(outcome=written))["Ready"] == ("False", "RollingOut")
+    assert conditions(status_of(outcome=written))["Ready"] == ("True", "AsWanted"), (
+        "KubeRay has nothing to do for labels"
+    )
 
 
 def test_a_refused_edit_is_not_ready_although_the_old_spec_serves() -> None:
@@ -272,8 +274,13 @@ pods = st.sampled_from(
 
 def test_what_the_operators_lists_do_not_hold_leaves_ready_as_it_is() -> None:
     objections = (
-        reported(ConditionType.WITHIN_POLICY, "RecordRefused", "ControllerRevision llm/x is no record"),
-        reported(ConditionType.PLAN_READY, "ImageNotAllowed", "no such image"),
+        reported(
+            ConditionType.WITHIN_POLICY,
+            "RecordRefused",
+            "ControllerRevision llm/x",
+            "ControllerRevision llm/x is no record",
+        ),
+        reported(ConditionType.WITHIN_POLICY, "ImageNotAllowed", "ModelDeployment llm/mixtral", "no such image"),
     )
     found = {
         condition.type: condition

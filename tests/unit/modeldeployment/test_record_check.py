@@ -624,7 +624,7 @@ RECORD = make_record(keys_of(RICH), make_plan(), BUILT, TOKEN_SECRET)
 
 
 def test_all_that_a_spec_can_bring_is_what_builds_write() -> None:
-    assert find_difference(RICH, RECORD, SETTINGS, None) is None
+    assert find_difference(RICH, keys_of(RICH), RECORD, SETTINGS, None) is None
 
 
 @pytest.mark.parametrize("path", list(mappings(BUILT)), ids=lambda path: ".".join(map(str, path)) or "the object")
@@ -636,7 +636,7 @@ def test_no_object_takes_a_field_that_no_build_writes(path: tuple[str | int, ...
         at = at[step]
     at["hostPath"] = {"path": "/"}
     record = RECORD.model_copy(update={"rayservice": forged})
-    assert find_difference(RICH, record, SETTINGS, None) is not None
+    assert find_difference(RICH, keys_of(RICH), record, SETTINGS, None) is not None
 
 
 json_values = st.recursive(
@@ -655,7 +655,7 @@ def test_no_value_of_any_type_raises(path: tuple[str | int, ...], number: int, v
         at = at[step]
     at[sorted(at)[number % len(at)]] = value
     record = RECORD.model_copy(update={"rayservice": forged})
-    difference = find_difference(RICH, record, SETTINGS, {"spec": forged["spec"]} if path else None)
+    difference = find_difference(RICH, keys_of(RICH), record, SETTINGS, {"spec": forged["spec"]} if path else None)
     assert difference is None or difference
 
 

@@ -15,6 +15,7 @@ from tests.scenes import (
     make_plan,
     make_pod,
     make_rayservice,
+    merged,
     waiting,
 )
 from tests.scenes import refusal as refused
@@ -596,7 +597,7 @@ CASES: dict[str, Case] = {
         ("will replace the RayCluster", "older generation"),
     ),
     "a write that KubeRay has not seen": Case(
-        {"outcome": Outcome(written=("patch RayService/mixtral",))},
+        {"rayservice": merged(make_rayservice(serving=True), {"metadata": {"generation": 2}})},
         Reason.ROLLING_OUT,
         ConditionType.READY,
         ("has not acted on the last change",),

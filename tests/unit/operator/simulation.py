@@ -7,9 +7,10 @@ import copy
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from tests.fake_cluster import FakeCluster
+
 from conclave.kubernetes.kuberay import REQUIRED_FIELDS
 from conclave.settings import OperatorSettings
-from conclave_cluster.fake import FakeCluster
 from conclave_cluster.resources import (
     CLAIM,
     CONFIG_MAP,
@@ -25,6 +26,7 @@ from conclave_cluster.resources import (
 )
 from conclave_operator.controller import Controller
 from conclave_operator.metrics import Metrics
+from conclave_operator.model_deployments import model_deployments
 
 Json = dict[str, Any]
 NAMESPACE = "llm"
@@ -58,7 +60,9 @@ class Simulation:
 
     def restart(self) -> None:
         """A new process: nothing is remembered."""
-        self.controller = Controller(self.cluster, self.settings, Metrics(), clock=lambda: self.now)
+        self.controller = Controller(
+            (model_deployments(self.settings),), self.cluster, Metrics(), clock=lambda: self.now
+        )
 
     def put(self, manifest: Json) -> Json:
         return self.cluster.put(manifest)
@@ -78,7 +82,7 @@ class Simulation:
         for item in items:
             self.controller.fleet.watched(copy.deepcopy(item))
         done = [asyncio.run(self.controller.process(key)) for key in self.controller.fleet.known()]
-        return all(done)
+        return all(longest_s is None for longest_s in done)
 
     def settle(self, limit: int = 12) -> int:
         """Passes until one writes nothing; returns how many wrote something."""

@@ -12,6 +12,7 @@ from tests.unit.operator.simulation import NAMESPACE, Simulation, model_deployme
 from conclave_cluster.cluster import Reading
 from conclave_cluster.lease import LeadershipLost
 from conclave_cluster.resources import CLAIM, RAY_SERVICE, Resource
+from conclave_operator.kinds import key_of
 
 Json = dict[str, Any]
 
@@ -94,7 +95,7 @@ def test_another_deployment_is_reconciled_meanwhile() -> None:
     world.put(model_deployment("other", model={"id": "mistralai/Mixtral-8x7B-Instruct-v0.1", "source": source}))
     for item in (world.deployment(), world.deployment("other")):
         world.controller.fleet.watched(item)
-        world.controller.queue.add((NAMESPACE, item["metadata"]["name"]))
+        world.controller.queue.add(key_of(item))
 
     async def work() -> None:
         running = asyncio.create_task(world.controller.queue.run())

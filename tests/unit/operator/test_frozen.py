@@ -6,13 +6,13 @@ import asyncio
 from datetime import UTC, datetime
 
 import pytest
+from tests.fake_cluster import FakeCluster
 from tests.frozen import APPLIED, CASES, IDS, Frozen, Json, read, settings
 from tests.unit.operator.simulation import Simulation, gpu_node
 from tools.freeze.scenarios import CLAIMS, NODES
 
 from conclave import __version__
 from conclave.settings import OperatorSettings
-from conclave_cluster.fake import FakeCluster
 from conclave_cluster.resources import resource_of
 
 FAILING_JOBS = ("download-refused",)

@@ -13,14 +13,17 @@ from typing import Any
 
 import pytest
 from opentelemetry import trace
+from tests.scenes import SETTINGS
 
 from conclave_operator.logs import JsonFormatter
 from conclave_operator.metrics import Metrics
+from conclave_operator.model_deployments import model_deployments
 from conclave_operator.probes import serve_probes, stale_watch
 from conclave_operator.tracing import set_up_tracing, span
 from conclave_operator.transitions import BURST, MOST_REMEMBERED, REFILL_S, Budget, build_events
 
 NOW = datetime(2026, 11, 23, tzinfo=UTC)
+KIND = model_deployments(SETTINGS)
 
 
 def condition(kind: str, status: str, reason: str) -> dict[str, Any]:
@@ -78,13 +81,13 @@ FORGED = condition("WithinPolicy", "False", "RecordRefused")
     ],
 )
 def test_events_are_transitions(before: list[Any], after: list[Any], told: list[tuple[str, str]]) -> None:
-    events = build_events(deployment(*before), {"conditions": after}, NOW)
+    events = build_events(deployment(*before), {"conditions": after}, NOW, KIND)
     assert [(event["type"], event["reason"]) for event in events] == told
 
 
 def test_a_long_message_is_cut_to_what_an_event_may_hold() -> None:
     long = {**STUCK, "message": "x" * 5000}
-    (event,) = build_events(deployment(), {"conditions": [long]}, NOW)
+    (event,) = build_events(deployment(), {"conditions": [long]}, NOW, KIND)
     assert len(event["message"]) == 1024
 
 

@@ -9,6 +9,8 @@ import sys
 import tomllib
 from pathlib import Path
 
+from conclave.engine.environment import MOST_SEQUENCES
+from conclave_openai.limits.request import load_limits
 from conclave_serving.environment import CLOSED_ENVIRONMENT, PLUGIN
 
 ROOT = Path(__file__).parents[3]
@@ -56,3 +58,8 @@ def test_the_name_is_the_entry_points_the_products_and_the_suites() -> None:
     for file, group in (("pyproject.toml", "general"), ("e2e/platform/pyproject.toml", "platform")):
         project = tomllib.loads((ROOT / file).read_text())["project"]
         assert list(project["entry-points"][f"vllm.{group}_plugins"]) == [PLUGIN]
+
+
+def test_the_engine_takes_as_many_sequences_of_one_request_as_the_edge() -> None:
+    limits = load_limits()
+    assert limits.sequences == limits.fields["n"].maximum == MOST_SEQUENCES

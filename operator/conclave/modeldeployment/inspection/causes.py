@@ -14,7 +14,6 @@ from conclave.modeldeployment.inspection.source import files_of
 from conclave.modeldeployment.job_causes import job_waits, undone_pods
 from conclave.modeldeployment.observed import Work
 from conclave.modeldeployment.scene import Scene
-from conclave.modeldeployment.weights.keys import find_download
 
 
 def not_inspected(scene: Scene) -> Finding:
@@ -59,8 +58,7 @@ def _container_failed(scene: Scene, work: Work) -> Finding | None:
 def _inspecting(scene: Scene) -> Finding:
     model_id = scene.deployment.spec.model.id
     near = " or ".join(suggest_models(model_id))
-    is_stored = scene.deployment.spec.model.source.object_store is not None
-    if is_stored and find_download(scene.deployment, scene.observed) is None:
+    if not scene.is_downloaded:
         step = "after the download, config.json will be read from"
     else:
         step = "config.json is being read from"

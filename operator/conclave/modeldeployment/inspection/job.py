@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from conclave import names
 from conclave.api.modeldeployment import ModelDeployment
-from conclave.kubernetes.jobs import build_job, job_pod, job_spec, reporting_container
+from conclave.kubernetes.job_builder import build_job, job_pod, job_spec, reporting_container
 from conclave.kubernetes.objects import JsonObject, content_hash
 from conclave.kubernetes.peers import build_policy
 from conclave.kubernetes.reports import REPORT_PATH

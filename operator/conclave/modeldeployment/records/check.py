@@ -1,6 +1,6 @@
 """Which records are valid: those that a version of the operator can have written for this deployment (docs/adr/0014).
 
-The operator applies records with its own rights. Without this check, everybody who can write ControllerRevisions would
+The operator applies what is recorded with its own rights, so that whoever can write ControllerRevisions would otherwise
 have these rights too. Called by `sync`; pure.
 """
 
@@ -18,7 +18,7 @@ from conclave.api.reasons import ConditionType, Reason
 from conclave.finding import Finding
 from conclave.kubernetes.objects import JsonObject
 from conclave.modeldeployment.observed import Observed
-from conclave.modeldeployment.records.record import Record, read_records, shape_hash
+from conclave.modeldeployment.records.record import Keys, Record, read_records
 from conclave.modeldeployment.records.recorded import Owner, RecordedRayService, Template, first_difference
 from conclave.modeldeployment.records.recorded_serve_config import serve_config_difference
 from conclave.modeldeployment.records.version import NewerRecord, is_version, newer_records
@@ -50,8 +50,8 @@ class History(NamedTuple):
         return self.records[-1] if self.records else None
 
 
-def read_history(deployment: ModelDeployment, observed: Observed, settings: OperatorSettings) -> History:
-    """Skips refused records. A forged record beside a real one changes only condition WithinPolicy."""
+def read_history(deployment: ModelDeployment, keys: Keys, observed: Observed, settings: OperatorSettings) -> History:
+    """Skips what is refused: a forged record beside a real one changes only the condition that names it."""
     newer = newer_records(observed.revisions)
     unread = {record.name for record in newer}
     records = list(read_records(item for item in observed.revisions if item["metadata"]["name"] not in unread))
@@ -59,7 +59,7 @@ def read_history(deployment: ModelDeployment, observed: Observed, settings: Oper
     refused: list[Record] = []
     objections: list[Finding] = []
     while records and len(refused) < MOST_REFUSED:
-        difference = find_difference(deployment, records[-1], settings, running)
+        difference = find_difference(deployment, keys, records[-1], settings, running)
         if difference is None:
             later = tuple(record for record in newer if record.number >= records[-1].number)
             return History(tuple(records), tuple(refused), tuple(objections), later)
@@ -79,18 +79,19 @@ def find_token_secret(rayservice: JsonObject) -> str | None:
 
 
 def find_difference(
-    deployment: ModelDeployment, record: Record, settings: OperatorSettings, running: JsonObject | None
+    deployment: ModelDeployment, keys: Keys, record: Record, settings: OperatorSettings, running: JsonObject | None
 ) -> str | None:
     """The first part of a record that no version of the operator writes for this deployment, or None."""
     try:
         recorded = RecordedRayService.model_validate(record.rayservice)
     except ValidationError as error:
         return f"in its RayService, {first_difference(error)}"
-    return next(_differences(deployment, record, recorded, settings, running), None)
+    return next(_differences(deployment, keys, record, recorded, settings, running), None)
 
 
 def _differences(
     deployment: ModelDeployment,
+    keys: Keys,
     record: Record,
     recorded: RecordedRayService,
     settings: OperatorSettings,
@@ -124,7 +125,7 @@ def _differences(
         yield f"its revision {record.number} is larger than any that the operator writes"
     if difference := serve_config_difference(recorded.spec.serve_config_v2, name):
         yield f"in its RayService, spec.serveConfigV2: {difference}"
-    if record.shape == shape_hash(deployment):
+    if record.shape == keys.shape:
         yield from _outside_of_regions(deployment.spec.access.regions, templates)
     yield from _unlisted(templates, namespace, settings, running)
 

@@ -20,7 +20,6 @@ from conclave.kubernetes.reports import read_report
 from conclave.modeldeployment.pod_causes import on_pod
 from conclave.modeldeployment.scene import StatusScene
 from conclave.modeldeployment.serving.failed_pods import failed_pods
-from conclave.modeldeployment.weights.keys import find_download
 from conclave.modeldeployment.weights.reasons import REASONS_OF_WEIGHTS
 
 _REMEDIES_OF_WEIGHTS = {
@@ -59,8 +58,8 @@ def weights_unfit(scene: StatusScene) -> Finding | None:
 
 
 def _mending(scene: StatusScene, container: ContainerState, reason: Reason) -> str:
-    """How to repair the files. Only a download Job can write to the cache, so only a new Job repairs files there."""
-    job = find_download(scene.deployment, scene.observed) if container.name == names.VERIFY_CONTAINER else None
+    """Files of the cache are mended by the Job that put them there: nobody else has it mounted for writing."""
+    job = scene.download if container.name == names.VERIFY_CONTAINER else None
     if job is None or reason is Reason.WEIGHTS_UNREADABLE:
         return _REMEDIES_OF_WEIGHTS[reason]
     return (

@@ -152,11 +152,11 @@ def pods_starting(scene: StatusScene) -> Finding | None:
 
 
 def not_acted_upon(scene: StatusScene) -> Finding | None:
-    """KubeRay has not seen the last write, or the operator has only just made it."""
+    """KubeRay has not observed the newest generation. A change of metadata makes no new generation."""
     if scene.decision.refusal is not None or not scene.observed.kuberay.installed:
         return None
     is_new = not (scene.observed.rayservice or {}).get("status")
-    if not is_new and not _is_behind(scene) and not _has_just_written(scene):
+    if not is_new and not _is_behind(scene):
         return None
     return Finding(
         condition=ConditionType.READY,
@@ -172,10 +172,6 @@ def _is_behind(scene: StatusScene) -> bool:
     rayservice = scene.observed.rayservice or {}
     seen, asked = rayservice.get("status", {}).get("observedGeneration", 0), rayservice["metadata"].get("generation", 0)
     return is_serving(scene) and bool(seen < asked)
-
-
-def _has_just_written(scene: StatusScene) -> bool:
-    return any(" RayService/" in written for written in scene.outcome.written)
 
 
 def rolling_out(scene: StatusScene) -> Finding | None:

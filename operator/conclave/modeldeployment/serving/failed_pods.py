@@ -1,7 +1,7 @@
 """Failed pods that KubeRay has deleted. KubeRay deletes them at once; an event says how the Ray container ended.
 
-Called by `ended_pods`. If a pod fails before its Ray container runs (an init container, an early eviction), the event
-says `nil`, and the pod is not reported here.
+Called by `ended_pods`. Of a pod that failed before its Ray container ran (an init container, an early eviction) the
+event says `nil`: nothing is told of it here.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Condition Scaled: how many replicas are wanted, how many are ready, and why the others are not. Not a part of Ready.
 
-Called by `status`. While scaling.minReplicas replicas are ready, a further pod that fails does not make Ready false.
+Called by `status`. While the least replicas answer, a pod beyond them is no trouble of the deployment.
 """
 
 from __future__ import annotations

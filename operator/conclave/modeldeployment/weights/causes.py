@@ -16,7 +16,6 @@ from conclave.kubernetes.pods import container_statuses, has_begun
 from conclave.kubernetes.reports import read_report
 from conclave.modeldeployment.job_causes import job_waits, names_of_undone_jobs, undone_pods
 from conclave.modeldeployment.scene import Scene
-from conclave.modeldeployment.weights.keys import find_download
 from conclave.modeldeployment.weights.reasons import REASONS_OF_WEIGHTS
 
 _REMEDIES = {
@@ -29,10 +28,8 @@ _REMEDIES = {
 
 
 def not_downloaded(scene: Scene) -> Finding | None:
-    """The first reason why the weights are not in the cache yet; None if the pods can mount them."""
-    if scene.deployment.spec.model.source.object_store is None:
-        return None
-    if find_download(scene.deployment, scene.observed) is not None:
+    """The first fact that keeps the weights from the cache, be it only time; None where the pods can mount them."""
+    if scene.is_downloaded:
         return None
     if scene.deployment.spec.suspend:
         claim = scene.name_of("PersistentVolumeClaim", names.cache_claim(scene.name))

@@ -13,7 +13,7 @@ from conclave.kubernetes.failures import FOREIGN_OWNER, ApiFailure
 from conclave.kubernetes.objects import JsonObject
 from conclave_cluster.cache import labels_of
 from conclave_cluster.cluster import Reading, Written
-from conclave_cluster.comparison import is_owned_by
+from conclave_cluster.comparison import has_same_controller
 from conclave_cluster.resources import Resource, resource_of
 
 Key = tuple[Resource, str, str]
@@ -26,7 +26,9 @@ def nothing(_: str) -> None:
 class FakeCluster:
     """Objects by resource, namespace and name."""
 
-    def __init__(self) -> None:
+    def __init__(self, *kinds: Resource) -> None:
+        self._kinds = {(kind.api_version, kind.kind): kind for kind in kinds}
+        """Kinds that the operator's own table does not have."""
         self.objects: dict[Key, JsonObject] = {}
         self.writes: list[str] = []
         """`verb Kind/name` of every write that reached the store."""
@@ -43,7 +45,7 @@ class FakeCluster:
 
     def put(self, manifest: JsonObject) -> JsonObject:
         """An object that somebody else makes or edits; returns it as stored."""
-        key = _key_of(manifest)
+        key = self._key_of(manifest)
         known = self.objects.get(key)
         item = copy.deepcopy(manifest)
         item["metadata"].setdefault("uid", known["metadata"]["uid"] if known else f"uid-{next(self._serial)}")
@@ -81,18 +83,18 @@ class FakeCluster:
         return Reading((found,) if found else ())
 
     async def create_once(self, desired: JsonObject) -> Written:
-        refusal = self._refusal("create", *_key_of(desired))
+        refusal = self._refusal("create", *self._key_of(desired))
         if refusal:
             return Written(failure=refusal)
-        if _key_of(desired) in self.objects:
+        if self._key_of(desired) in self.objects:
             return Written()
         return self._write("create", desired, lambda: self.put(desired))
 
     async def apply(self, desired: JsonObject) -> Written:
-        key = _key_of(desired)
+        key = self._key_of(desired)
         live = self.objects.get(key)
         refusal = self._refusal("patch", *key)
-        if live is not None and not is_owned_by(live, desired):
+        if live is not None and not has_same_controller(live, desired):
             return Written(failure=_foreign(key))
         merged = _merge(live, desired, self._applied.get(key, {}))
         if live is not None and merged == live and self._applied.get(key) == desired:
@@ -107,29 +109,35 @@ class FakeCluster:
         return self._write("patch" if live else "create", desired, store)
 
     async def delete(self, owned: JsonObject) -> Written:
-        key = _key_of(owned)
+        key = self._key_of(owned)
         live = self.objects.get(key)
         refusal = self._refusal("delete", *key)
         if live is None:
             return Written(failure=refusal if refusal and refusal.code == 403 else None)
-        if not is_owned_by(live, owned):
+        if not has_same_controller(live, owned):
             return Written(failure=_foreign(key))
         if refusal:
             return Written(failure=refusal)
         return self._write("delete", owned, lambda: self.remove(*key))
 
-    async def patch_status(self, deployment: JsonObject, status: JsonObject) -> Written:
-        key = _key_of(deployment)
+    async def patch_status(self, resource: Resource, item: JsonObject, status: JsonObject) -> Written:
+        metadata = item["metadata"]
+        key = resource, metadata["namespace"], metadata["name"]
         refusal = self._refusal("patch", *key)
         live = self.objects.get(key)
-        if live is None or deployment.get("status") == status:
+        if live is None or item.get("status") == status:
             return Written()
         if refusal:
             return Written(failure=refusal)
-        return self._write("patch", deployment, lambda: self.put({**live, "status": copy.deepcopy(status)}))
+        return self._write("patch", item, lambda: self.put({**live, "status": copy.deepcopy(status)}))
 
     async def record_event(self, event: JsonObject) -> Written:
         return await self.create_once(event)
+
+    def _key_of(self, manifest: JsonObject) -> Key:
+        metadata = manifest["metadata"]
+        own = self._kinds.get((manifest["apiVersion"], manifest["kind"]))
+        return own or resource_of(manifest), metadata.get("namespace", ""), metadata["name"]
 
     def _refusal(self, verb: str, resource: Resource, namespace: str = "", name: str = "") -> ApiFailure | None:
         request = {
@@ -154,11 +162,6 @@ class FakeCluster:
         self.writes.append(what)
         self.after_write(what)
         return Written(verb)
-
-
-def _key_of(manifest: JsonObject) -> Key:
-    metadata = manifest["metadata"]
-    return resource_of(manifest), metadata.get("namespace", ""), metadata["name"]
 
 
 def _merge(live: JsonObject | None, desired: JsonObject, applied: JsonObject) -> JsonObject:
