@@ -44,7 +44,7 @@ class Scene(BaseModel):
 
     @cached_property
     def needs_inspection(self) -> bool:
-        """Whether only the weights themselves say what the model is."""
+        """Whether the model is unknown, so that only its weights describe it."""
         model = self.deployment.spec.model
         return model.config_ref is None and find_model(model.id) is None
 

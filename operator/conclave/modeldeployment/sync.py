@@ -38,7 +38,7 @@ LONGEST_RESYNC_S = 60.0
 
 
 def sync(deployment: ModelDeployment, observed: Observed, settings: OperatorSettings, token: str) -> Desired[Observed]:
-    """`token` is a fresh random value; it is used only where the endpoint has no token yet."""
+    """`token` is a fresh random value. It is used only if the endpoint has no token yet."""
     decision = decide(deployment, observed, settings, token)
     rests_on_nodes = _rests_on_nodes(observed, decision)
 
@@ -78,7 +78,7 @@ def _waits_for_unwatched(deployment: ModelDeployment, observed: Observed, decisi
 
 
 def decide(deployment: ModelDeployment, observed: Observed, settings: OperatorSettings, token: str) -> Decision:
-    """What should exist, and why the rest does not."""
+    """The objects that should exist, and why other objects do not exist yet."""
     keys = keys_of(deployment)
     history = read_history(deployment, keys, observed, settings)
     scene = PartScene(
@@ -115,7 +115,7 @@ def _fold(scene: PartScene) -> Decision:
 
 
 def _kept_record(scene: PartScene) -> Record | None:
-    """What runs keeps running, repaired where somebody changed it, until there is something to run instead."""
+    """Keeps the running model, and repairs its objects, until a new build can replace it."""
     if scene.current is None or scene.is_in_doubt:
         return None
     return with_suspension(scene, scene.current)

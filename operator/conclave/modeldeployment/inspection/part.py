@@ -13,7 +13,7 @@ from conclave.modeldeployment.part import PartResult, PartScene
 
 
 def needs(scene: PartScene) -> PartResult:
-    """The Job and its policy. The Job waits for the policy, so that its pod reaches nobody, and for a download."""
+    """The Job and its policy. The Job waits for the download, and for the policy, so that its pod can reach nobody."""
     deployment, work, inspected = scene.deployment, scene.observed.inspection, scene.inspected
     if not scene.needs_inspection:
         return PartResult(delete=work.jobs)

@@ -51,7 +51,7 @@ class History(NamedTuple):
 
 
 def read_history(deployment: ModelDeployment, keys: Keys, observed: Observed, settings: OperatorSettings) -> History:
-    """Skips what is refused: a forged record beside a real one changes only the condition that names it."""
+    """Skips refused records. A forged record beside a real one changes only condition WithinPolicy."""
     newer = newer_records(observed.revisions)
     unread = {record.name for record in newer}
     records = list(read_records(item for item in observed.revisions if item["metadata"]["name"] not in unread))

@@ -58,7 +58,7 @@ def weights_unfit(scene: StatusScene) -> Finding | None:
 
 
 def _mending(scene: StatusScene, container: ContainerState, reason: Reason) -> str:
-    """Files of the cache are mended by the Job that put them there: nobody else has it mounted for writing."""
+    """How to repair the files. Only a download Job can write to the cache, so only a new Job repairs files there."""
     job = scene.download if container.name == names.VERIFY_CONTAINER else None
     if job is None or reason is Reason.WEIGHTS_UNREADABLE:
         return _REMEDIES_OF_WEIGHTS[reason]

@@ -28,7 +28,7 @@ _REMEDIES = {
 
 
 def not_downloaded(scene: Scene) -> Finding | None:
-    """The first fact that keeps the weights from the cache, be it only time; None where the pods can mount them."""
+    """The first reason why the weights are not in the cache yet; None if the pods can mount them."""
     if scene.is_downloaded:
         return None
     if scene.deployment.spec.suspend:
