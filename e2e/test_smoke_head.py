@@ -27,7 +27,7 @@ def test_a_killed_head_is_named_and_the_model_serves_again(site: Site, running: 
     eventually(lambda: model.condition("Ready")["reason"] == "HeadReplaced", timeout=60, every=0.5)
     assert model.condition("Ready")["status"] == model.condition("Serving")["status"] == "False"
     assert model.status()["readyReplicas"] == 0
-    assert "its Ray head is gone" in explain(model)
+    assert "the Ray head pod was replaced" in explain(model)
     eventually(lambda: _other_head(model, head["metadata"]["uid"]), timeout=120, every=1)
     model.wait_until_ready()
     body = {"model": "mixtral", "prompt": [1, 2, 3], "max_tokens": 4}
@@ -44,11 +44,11 @@ def test_an_evicted_head_is_named_also_when_its_pod_is_gone(site: Site, running:
     model.run(head, FILL)
 
     condition = model.eventually_says("Provisioned", "PodEvicted", 180)
-    assert f"Pod {model.namespace}/{head['metadata']['name']}: its kubelet evicted it: " in condition["message"]
+    assert f"Pod {model.namespace}/{head['metadata']['name']}: the kubelet evicted the pod: " in condition["message"]
     assert 'EmptyDir volume "tmp" exceeds the limit "4Gi"' in condition["message"]
     eventually(lambda: _other_head(model, head["metadata"]["uid"]), timeout=120, every=1)
     assert model.condition("Ready")["reason"] == "PodEvicted"
-    assert "its kubelet evicted it" in explain(model)
+    assert "the kubelet evicted the pod" in explain(model)
     model.wait_until_ready()
 
 

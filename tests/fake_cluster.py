@@ -13,7 +13,7 @@ from conclave.kubernetes.failures import FOREIGN_OWNER, ApiFailure
 from conclave.kubernetes.objects import JsonObject
 from conclave_cluster.cache import labels_of
 from conclave_cluster.cluster import Reading, Written
-from conclave_cluster.comparison import is_owned_by
+from conclave_cluster.comparison import has_same_controller
 from conclave_cluster.resources import Resource, resource_of
 
 Key = tuple[Resource, str, str]
@@ -94,7 +94,7 @@ class FakeCluster:
         key = self._key_of(desired)
         live = self.objects.get(key)
         refusal = self._refusal("patch", *key)
-        if live is not None and not is_owned_by(live, desired):
+        if live is not None and not has_same_controller(live, desired):
             return Written(failure=_foreign(key))
         merged = _merge(live, desired, self._applied.get(key, {}))
         if live is not None and merged == live and self._applied.get(key) == desired:
@@ -114,7 +114,7 @@ class FakeCluster:
         refusal = self._refusal("delete", *key)
         if live is None:
             return Written(failure=refusal if refusal and refusal.code == 403 else None)
-        if not is_owned_by(live, owned):
+        if not has_same_controller(live, owned):
             return Written(failure=_foreign(key))
         if refusal:
             return Written(failure=refusal)

@@ -31,7 +31,7 @@ class Finding(BaseModel):
     """The condition that the fact makes false, besides Ready."""
     reason: Reason
     subject: str
-    """The object that shows the fact, for instance `Pod llm/mixtral-8x7b-head-abcde`; empty where `seen` names it."""
+    """The object that shows the fact, for instance `Pod llm/mixtral-8x7b-head-abcde`"""
     seen: str
     """The fact, with the value that was expected."""
     remedy: str = ""
@@ -41,13 +41,20 @@ class Finding(BaseModel):
     is_stalled: bool = True
     """Whether somebody has to act before the object can make progress."""
 
+    is_whole: bool = False
+    """Whether `seen` is a whole message, as a condition has it."""
+
+    @property
+    def fact(self) -> str:
+        """Object and fact."""
+        return self.seen if self.is_whole else f"{self.subject}: {self.seen}"
+
     @property
     def message(self) -> str:
         """Object, fact, remedy."""
-        fact = f"{self.subject}: {self.seen}" if self.subject else self.seen
-        return fact + (f"; {self.remedy}" if self.remedy else "")
+        return self.fact + (f"; {self.remedy}" if self.remedy else "")
 
 
-def reported(condition: ConditionType, reason: str, message: str) -> Finding:
-    """A finding of which only its condition is known: the words stay as they are, and nothing is read out of them."""
-    return Finding(condition=condition, reason=Reason(reason), subject="", seen=message)
+def reported(condition: ConditionType, reason: str, subject: str, message: str) -> Finding:
+    """A finding of which only its condition is known: the words stay whole, and nothing is read out of them."""
+    return Finding(condition=condition, reason=Reason(reason), subject=subject, seen=message, is_whole=True)

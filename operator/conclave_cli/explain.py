@@ -110,7 +110,7 @@ def _lag(item: JsonObject) -> list[str]:
 def _print(number: int, cause: Finding) -> None:
     role = "root cause" if number == 1 else "also" if cause.is_stalled else "meanwhile"
     say(f"\n{number}. {role}: {cause.reason} ({cause.condition} is not true)")
-    say(f"   {_hanging(f'{cause.subject}: {cause.seen}', 3)}")
+    say(f"   {_hanging(cause.fact, 3)}")
     for line in cause.evidence:
         say(f"   seen in  {_hanging(line, 12)}")
     if cause.remedy:

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from conclave.api.modeldeployment import Toleration
-from conclave.catalogue.accelerators import all_accelerators, find_accelerator
+from conclave.catalogue.accelerators import all_accelerators, find_accelerator, is_product
 from conclave.errors import InvalidInput
 from conclave.kubernetes.shapes import read_node, read_pod
 from conclave.planning.inventory import Inventory, Node
@@ -75,9 +75,8 @@ def product_memory(product: str, where: str) -> tuple[str, int]:
 
 def _meant(product: str) -> str:
     known = [name for entry in all_accelerators() for name in (entry.name, *entry.products)]
-    wanted = product.replace(" ", "-")
-    longer = [name for name in known if wanted and name.lower().startswith(wanted.lower())]
-    if close := longer or get_close_matches(wanted, known):
+    longer = [name for name in known if product.strip() and is_product(name, product)]
+    if close := longer or get_close_matches(product.replace(" ", "-"), known):
         return f" (did you mean {' or '.join(close[:3])}?)"
     return f" (it knows {', '.join(entry.name for entry in all_accelerators())})"
 

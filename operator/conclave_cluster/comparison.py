@@ -10,7 +10,7 @@ import json
 from functools import lru_cache
 from typing import Any
 
-from conclave.kubernetes.objects import JsonObject
+from conclave.kubernetes.objects import JsonObject, controller_uid
 from conclave.names import FIELD_MANAGER
 
 
@@ -37,14 +37,9 @@ def has_foreign_spec(desired: JsonObject, live: JsonObject) -> bool:
     )
 
 
-def is_owned_by(live: JsonObject, desired: JsonObject) -> bool:
+def has_same_controller(live: JsonObject, desired: JsonObject) -> bool:
     """Whether the controller of the live object is the one that the desired object names."""
-    return _controllers(desired) == _controllers(live)
-
-
-def _controllers(item: JsonObject) -> list[object]:
-    owners = item["metadata"].get("ownerReferences") or []
-    return [owner.get("uid") for owner in owners if owner.get("controller")]
+    return controller_uid(desired) == controller_uid(live)
 
 
 def _is_ours(entry: JsonObject) -> bool:

@@ -15,7 +15,7 @@ from conclave.names import FIELD_MANAGER
 from conclave_cluster.cache import Bound, Cache, Listener, Projection, unheard, whole
 from conclave_cluster.client import APPLY, JSON_PATCH, Client, RequestError
 from conclave_cluster.cluster import Reading, Written
-from conclave_cluster.comparison import has_foreign_spec, is_owned_by, needs_apply
+from conclave_cluster.comparison import has_foreign_spec, has_same_controller, needs_apply
 from conclave_cluster.resources import CLAIM, Resource, resource_of
 
 logger = logging.getLogger(__name__)
@@ -149,7 +149,7 @@ class KubernetesCluster:
             live = await self._read(resource, namespace, name)
             if live is None or live["metadata"].get("deletionTimestamp"):
                 return Written()
-            if not is_owned_by(live, owned):
+            if not has_same_controller(live, owned):
                 return Written(failure=_foreign(resource, live))
             self._fence()
             await self._client.delete(resource, namespace, name, live["metadata"]["uid"])
@@ -199,7 +199,7 @@ class KubernetesCluster:
     ) -> Written:
         """One comparison and, where it differs, the writes; a stale view is refused by its resource version."""
         if live is not None:
-            if not is_owned_by(live, desired):
+            if not has_same_controller(live, desired):
                 return Written(failure=_foreign(resource, live))
             if live["metadata"].get("deletionTimestamp"):
                 return Written()  # its deletion is an event, after which it is made again

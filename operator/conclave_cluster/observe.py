@@ -10,7 +10,7 @@ from conclave.api.modeldeployment import ModelDeployment
 from conclave.kubernetes import events
 from conclave.kubernetes.failures import ApiFailure
 from conclave.kubernetes.kuberay import missing_fields
-from conclave.kubernetes.objects import JsonObject
+from conclave.kubernetes.objects import JsonObject, controller, controller_uid, is_owned_by
 from conclave.kubernetes.shapes import (
     Read,
     read_claim,
@@ -64,7 +64,7 @@ async def observe(cluster: Cluster, deployment: ModelDeployment, last: LastCapac
     rayclusters = [
         item
         for item in (() if _is_absent(clusters) else found(clusters, read_raycluster))
-        if rayservice and _is_child(item, rayservice)
+        if rayservice and is_owned_by(item, rayservice["metadata"].get("uid"))
     ]
     pods = found(await cluster.list(POD, namespace, names.pod_selector(name)), read_pod)
     jobs = found(await cluster.list(JOB, namespace, {names.MODEL_DEPLOYMENT: name}), read_job)
@@ -105,8 +105,11 @@ async def observe(cluster: Cluster, deployment: ModelDeployment, last: LastCapac
         events=tuple(sorted(relevant, key=events.told_at, reverse=True)[: events.MOST_OF_A_PASS]),
         revisions=tuple(item for item in revisions if _is_owned(item, deployment)),
         network_policies=tuple(item for item in policies if _is_owned(item, deployment)),
-        weights=Work(jobs=tuple(job for job in own_jobs if not _is_inspection(job)), pods=weights_pods),
-        inspection=Work(jobs=tuple(filter(_is_inspection, own_jobs)), pods=inspection_pods),
+        weights=Work(
+            jobs=_labelled(own_jobs, names.WEIGHTS_KEY),
+            pods=weights_pods,
+        ),
+        inspection=Work(jobs=_labelled(own_jobs, names.INSPECTION_KEY), pods=inspection_pods),
         cache=next((item for item in caches if _is_owned(item, deployment) and "uid" in item["metadata"]), None),
         claims={item["metadata"]["name"]: item.get("status", {}).get("phase", "") for item in claims},
         config_maps={item["metadata"]["name"]: item.get("data", {}) for item in config_maps},
@@ -120,19 +123,14 @@ def keep_ours(item: JsonObject) -> JsonObject:
     Otherwise a tenant who may write NetworkPolicies could fill the operator's memory with them. The garbage collector
     of Kubernetes deletes those that name an owner which does not exist.
     """
-    owner = _controller(item)
+    owner = controller(item)
     is_given = names.is_given(item["metadata"]["name"], owner.get("name", ""))
     return item if is_given and owner.get("kind") == MODEL_DEPLOYMENT.kind else keep_owner(item)
 
 
 def keep_record(item: JsonObject) -> JsonObject:
     """Of ControllerRevisions, those of ModelDeployments under any name: a forged one is named in the status."""
-    return item if _controller(item).get("kind") == MODEL_DEPLOYMENT.kind else keep_owner(item)
-
-
-def _controller(item: JsonObject) -> JsonObject:
-    owners: list[JsonObject] = item["metadata"].get("ownerReferences") or []
-    return next((owner for owner in owners if owner.get("controller")), {})
+    return item if controller(item).get("kind") == MODEL_DEPLOYMENT.kind else keep_owner(item)
 
 
 def keep_pod(pod: JsonObject) -> JsonObject | None:
@@ -210,15 +208,9 @@ def _is_absent(reading: Reading) -> bool:
     return reading.failure is not None and reading.failure.code == 404
 
 
-def _is_child(item: JsonObject, owner: JsonObject) -> bool:
-    owners = item["metadata"].get("ownerReferences", [])
-    return any(reference["uid"] == owner["metadata"].get("uid") for reference in owners)
-
-
-def _is_inspection(job: JsonObject) -> bool:
-    return names.INSPECTION_KEY in job["metadata"].get("labels", {})
+def _labelled(jobs: list[JsonObject], label: str) -> tuple[JsonObject, ...]:
+    return tuple(job for job in jobs if label in job["metadata"].get("labels", {}))
 
 
 def _is_owned(item: JsonObject, deployment: ModelDeployment) -> bool:
-    owners = item["metadata"].get("ownerReferences", [])
-    return any(reference["uid"] == deployment.metadata.uid and reference.get("controller") for reference in owners)
+    return controller_uid(item) == deployment.metadata.uid

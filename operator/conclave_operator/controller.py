@@ -28,7 +28,7 @@ from conclave_operator.reconcile import Pass, observe, reconcile
 from conclave_operator.tracing import span
 from conclave_operator.transitions import Budget, build_events
 from conclave_operator.undecided import described, failed_status, unreadable_status
-from conclave_operator.work_queue import WorkQueue
+from conclave_operator.work_queue import LONGEST_RETRY_S, WorkQueue
 
 logger = logging.getLogger(__name__)
 
@@ -46,7 +46,7 @@ class _Rest(NamedTuple):
     """Its digest: the object itself is in the fleet already."""
     inputs_of: Callable[[Seen], object]
     inputs: object
-    is_done: bool
+    resync_after_s: float | None
 
 
 class Controller:
@@ -89,8 +89,8 @@ class Controller:
         for key in before | set(self.fleet.known(kind)):
             self.queue.add(key, is_news=False)
 
-    async def process(self, key: Key) -> bool:
-        """One look at one object; False where it should be tried again soon.
+    async def process(self, key: Key) -> float | None:
+        """One look at one object. Returns None when it is done, else the longest delay in seconds before the next look.
 
         Whatever it raises is told in the object's status first. The queue then logs it and tries again.
         """
@@ -98,7 +98,7 @@ class Controller:
         if item is None or item["metadata"].get("deletionTimestamp"):
             self._waiting_for_nodes[key.kind].discard(key)
             self._at_rest.pop(key, None)
-            return True  # owner references do the rest
+            return None  # owner references do the rest
         try:
             return await self._look_at(key, item)
         except LeadershipLost:
@@ -116,7 +116,7 @@ class Controller:
         text = "%s/%s: the pass failed and is tried again: %s"
         logger.error(text, key.namespace, key.name, described(error), extra=fields)
 
-    async def _look_at(self, key: Key, item: JsonObject) -> bool:
+    async def _look_at(self, key: Key, item: JsonObject) -> float | None:
         kind = self._kinds[key.kind]
         now = self._clock()
         attributes = {"k8s.namespace.name": key.namespace, f"conclave.{_snake(key.kind)}": key.name}
@@ -126,12 +126,12 @@ class Controller:
             except ValidationError as error:
                 logger.warning("%s/%s cannot be read: %s", key.namespace, key.name, described(error))
                 status = unreadable_status(item, error, now, kind)
-                return await self._report(key, item, status, now)
+                return None if await self._report(key, item, status, now) else LONGEST_RETRY_S
             observed = await observe(kind, parent, self._cluster)
             rest = self._at_rest.get(key)
             if rest and rest.item == digest(item) and rest.inputs == rest.inputs_of(observed):
                 self._metrics.unchanged.inc()
-                return rest.is_done
+                return rest.resync_after_s
             self._at_rest.pop(key, None)
             done = await reconcile(kind, parent, observed, self._cluster, partial(self._passed, key))
             status = done.desired.status(done.observed, done.outcome, now)
@@ -143,12 +143,12 @@ class Controller:
         if done.desired.is_waiting_for_nodes:
             waiting.add(key)
         if not is_reported or done.failures or not done.is_settled:
-            return False
+            return LONGEST_RETRY_S
         inputs = done.desired.inputs_of(done.observed)
         if inputs is not None:
             was = digest({**item, "status": status})
-            self._at_rest[key] = _Rest(was, done.desired.inputs_of, inputs, done.desired.resync_after_s is None)
-        return done.desired.resync_after_s is None
+            self._at_rest[key] = _Rest(was, done.desired.inputs_of, inputs, done.desired.resync_after_s)
+        return done.desired.resync_after_s
 
     async def _report(self, key: Key, item: JsonObject, status: JsonObject, now: datetime) -> bool:
         kind = self._kinds[key.kind]

@@ -80,12 +80,17 @@ Kinds = tuple[AnyKind, ...]
 
 
 def watches_of(kinds: Kinds) -> tuple[Watch, ...]:
-    """Each once, however many kinds read it; two kinds that read a resource have to watch it the same way."""
-    watches: list[Watch] = []
-    for watch in (watch for kind in kinds for watch in kind.watches):
-        if watch not in watches:
-            watches.append(watch)
-    return tuple(watches)
+    """Each once, however many kinds read it. Raises ValueError where two kinds watch a resource in two ways: one cache
+    would be cut to what the other kind reads.
+    """
+    watches: dict[Resource, Watch] = {}
+    for kind in kinds:
+        for watch in kind.watches:
+            if watches.setdefault(watch.resource, watch) != watch:
+                raise ValueError(
+                    f"kind {kind.name} watches {watch.resource.plural} in another way than a kind before it"
+                )
+    return tuple(watches.values())
 
 
 def key_of(item: JsonObject) -> Key:

@@ -20,14 +20,15 @@ FIRST_RETRY_S, LONGEST_RETRY_S = 1.0, 60.0
 
 
 class WorkQueue(Generic[Key]):
-    """`work(key)` answers whether it is done; if not, or if it raises, it is tried again after a growing delay.
+    """`work(key)` returns None when it is done. Else it returns the longest delay in seconds: the key is tried again at
+    growing delays up to that. A key whose work raises is tried again at delays up to LONGEST_RETRY_S.
 
     `failed` is told what it raised. What is `fatal` ends the queue instead.
     """
 
     def __init__(
         self,
-        work: Callable[[Key], Awaitable[bool]],
+        work: Callable[[Key], Awaitable[float | None]],
         concurrency: int,
         failed: Callable[[Key, Exception], None],
         fatal: tuple[type[Exception], ...] = (),
@@ -77,25 +78,25 @@ class WorkQueue(Generic[Key]):
             self._busy.add(key)
             self._cancel_timer(key)
             try:
-                is_done = await self._work(key)
+                longest_s = await self._work(key)
             except self._fatal:
                 raise
             except Exception as error:  # noqa: BLE001 - one key must not end the passes of all others
                 self._failed(key, error)
-                is_done = False
+                longest_s = LONGEST_RETRY_S
             finally:
                 self._busy.discard(key)
-            if is_done:
+            if longest_s is None:
                 self._retries.pop(key, None)
             else:
-                self._retry(key)
+                self._retry(key, longest_s)
             if key in self._dirty:
                 self._put(key)
 
-    def _retry(self, key: Key) -> None:
+    def _retry(self, key: Key, longest_s: float) -> None:
         tries = self._retries.get(key, 0)
         self._retries[key] = tries + 1
-        delay_s = min(FIRST_RETRY_S * 2 ** min(tries, 16), LONGEST_RETRY_S)
+        delay_s = min(FIRST_RETRY_S * 2 ** min(tries, 16), longest_s)
         self._cancel_timer(key)
         self._timers[key] = asyncio.get_running_loop().call_later(delay_s, self.add, key)
 

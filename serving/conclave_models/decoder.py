@@ -68,8 +68,8 @@ class ConfigFields:
 
     def unexpected(self, path: str, expected: str) -> ValueError:
         return ValueError(
-            f"config.json: {path} is {self.value(path)!r}, expected {expected}; take config.json from where the "
-            "weights come from"
+            f"config.json: {path} is {self.value(path)!r}, expected {expected}; use the config.json that belongs to "
+            "these weights"
         )
 
 
@@ -92,8 +92,8 @@ class Sizes:
     def __post_init__(self) -> None:
         if self.heads % self.key_value_heads:
             raise ValueError(
-                f"config.json: {self.heads} attention heads, expected a multiple of {self.key_value_heads} key-value "
-                "heads; take config.json from where the weights come from"
+                f"config.json: {self.heads} attention heads, expected a multiple of {self.key_value_heads} "
+                "key-value heads; use the config.json that belongs to these weights"
             )
 
     def heads_of_rank(self) -> tuple[int, int]:

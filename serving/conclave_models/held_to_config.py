@@ -47,4 +47,6 @@ def held_to_config(weights: Weights, vllm_config: VllmConfig) -> Iterator[tuple[
     # With this option vLLM does not read the experts of other ranks.
     if missing and not vllm_config.parallel_config.enable_ep_weight_filter:
         some = ", ".join(list(missing)[:SHOWN_NAMES])
-        raise WeightsUnfit(f"{len(missing)} of {len(expected.required)} tensors are missing: {some}; copy them anew")
+        raise WeightsUnfit(
+            f"{len(missing)} of {len(expected.required)} tensors are missing: {some}; copy the weights again"
+        )

@@ -116,4 +116,4 @@ class BearerToken:
         self._token = None
         if not self._is_reported:
             self._is_reported = True
-            self._logger.error("%s. Every request is refused until then.", error)
+            self._logger.error("%s. The endpoint refuses every request until then.", error)

@@ -42,14 +42,16 @@ def main() -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="conclave_weights")
     commands = parser.add_subparsers(dest="command", required=True)
-    command = commands.add_parser("verify", help="check that the weights are whole and are those of the digest")
+    command = commands.add_parser("verify", help="check that the weights are complete and match the digest")
     command.add_argument("--digest", required=True)
     command.add_argument("--report", type=Path)
-    command.add_argument("--notes", type=Path, help="where they are unfit, note it here for `await`, and end well")
+    command.add_argument("--notes", type=Path, help="if the weights are wrong, write why to this file, and exit 0")
     command.add_argument("path", type=Path)
-    command = commands.add_parser("await", help="wait until all that `verify --notes` found unfit is sound")
+    command = commands.add_parser("await", help="wait until the weights that `verify --notes` found wrong are repaired")
     command.add_argument("--look-seconds", type=float, default=LOOK_EVERY_S)
-    command.add_argument("--read-seconds", type=float, default=READ_EVERY_S, help="reads them even where none changed")
+    command.add_argument(
+        "--read-seconds", type=float, default=READ_EVERY_S, help="reads the files even if none has changed"
+    )
     command.add_argument("--report", type=Path)
     command.add_argument("notes", type=Path)
     command = commands.add_parser("download", help="fetch weights from an object store; credentials are in AWS_*")
@@ -63,7 +65,9 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--report", type=Path)
     command.add_argument("uri")
     command.add_argument("path", type=Path)
-    command = commands.add_parser("inspect", help="tell what a plan needs of weights that the catalogue does not know")
+    command = commands.add_parser(
+        "inspect", help="report what a plan needs to know about the weights of unknown models"
+    )
     command.add_argument("--report", type=Path)
     command.add_argument("path", type=Path)
     return parser

@@ -211,7 +211,7 @@ def test_the_notes_say_what_is_missing_and_how_to_go_on(kuberay: KubeRay, helm: 
 
 
 def test_the_notes_say_when_the_heads_may_call_any_address(helm: Helm) -> None:
-    assert "may open connections to ANY\naddress on ports 443 and 6443" in _install(helm)
+    assert "may open connections to\nANY address on ports 443 and 6443" in _install(helm)
     addresses = """--set-json=network.apiServerCidrs=["10.0.0.1/32"]"""
     assert "ANY" not in helm.run("upgrade", RELEASE, CHART, f"--namespace={NAMESPACE}", addresses)
 

@@ -93,7 +93,7 @@ def test_a_forged_record_in_place_of_the_real_ones_leaves_the_model_as_it_runs(w
     world.operator.ensure("--resync-seconds=5")
     refused = world.becomes("mixtral", "PlanReady", "RecordRefused", timeout=60)
     assert f"ControllerRevision {world.namespace}/forged" in refused["message"]
-    assert "what runs is left as it is" in refused["message"]
+    assert "the operator leaves the running model unchanged" in refused["message"]
     assert world.status("mixtral")["endpoint"] == endpoint
     world.kube.delete("apps/v1", "ControllerRevision", "forged", world.namespace)
     world.becomes("mixtral", "PlanReady", "Planned")

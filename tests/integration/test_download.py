@@ -230,7 +230,7 @@ def test_bytes_that_differ_from_the_stores_md5_are_fetched_anew(minio: Minio, pr
     (part,) = target.with_name("weights.partial").glob(".config.json.*")
     content = part.read_bytes()
     part.write_bytes(b"?" * len(content))
-    with pytest.raises(DownloadFailed, match=r"config\.json: other bytes arrived"):
+    with pytest.raises(DownloadFailed, match=r"config\.json: the bytes that arrived do not match"):
         download(store(minio, prefix), target)
     done = download(store(minio, prefix), target)
     assert (target / "config.json").read_bytes() == content
@@ -295,7 +295,7 @@ def test_what_was_changed_beside_its_marker_is_found_by_the_pod_and_mended_by_th
 
     code, stdout, stderr = finished(run(prefix, target, minio.url, *job))
     assert (code, stderr) == (0, "")
-    assert f"note: {target}: its files were changed since they were downloaded" in stdout
+    assert f"note: {target}: the files were changed after the download" in stdout
     assert visible(target) == visible(weights)
     assert target.stat().st_ino == mounted, "a pod that waits has this directory mounted"
     command = [sys.executable, "-m", "conclave_weights", "await", "--look-seconds", "0.1"]
@@ -312,7 +312,7 @@ def test_a_person_is_asked_before_changed_files_are_fetched_anew(
     digest = digest_of(hash_files(weights))
     download(store(minio, prefix), target, digest)
     (target / "notes.txt").write_text("mine")
-    with pytest.raises(DigestMismatch, match=f"not those of {digest}; remove it, then repeat"):
+    with pytest.raises(DigestMismatch, match=f"do not match {digest}; remove {target}, then repeat"):
         download(store(minio, prefix), target, digest)
     assert (target / "notes.txt").read_text() == "mine"
 
@@ -418,7 +418,7 @@ def test_two_downloads_of_the_same_do_not_write_the_same_files(minio: Minio, pre
     with Wire(minio.port, stall_after=MIB) as wire:
         process = run(prefix, target, wire.url)
         assert wire.stalled.wait(60)
-        with pytest.raises(DownloadFailed, match="another download is at work"):
+        with pytest.raises(DownloadFailed, match="another download is running"):
             download(store(minio, prefix), target)
         process.kill()
         finished(process)
@@ -430,7 +430,7 @@ def test_a_full_disk_is_told_before_the_first_byte(
     monkeypatch.setattr(
         conclave_weights.transfer.download.shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(1, 1, 1000)
     )
-    with pytest.raises(DownloadFailed, match="bytes are missing and 1000 are free; make room"):
+    with pytest.raises(DownloadFailed, match="bytes are missing and 1000 are free; free space"):
         download(store(minio, prefix), target)
     assert not any(path.stat().st_size for path in target.parent.rglob(".*.*") if path.is_file())
 
@@ -452,19 +452,19 @@ REFUSED: tuple[tuple[str, str, Callable[[Minio], dict[str, Any]], str], ...] = (
         "a wrong secret",
         "s3://models/x",
         lambda minio: {"environment": WRONG_SECRET},
-        "SignatureDoesNotMatch .* the credentials are refused; correct AWS_ACCESS_KEY_ID",
+        "SignatureDoesNotMatch .* the store refuses the credentials; correct AWS_ACCESS_KEY_ID",
     ),
     (
         "an unknown key",
         "s3://models/x",
         lambda minio: {"environment": WRONG_SECRET | {"AWS_ACCESS_KEY_ID": "nobody"}},
-        "InvalidAccessKeyId .* the credentials are refused",
+        "InvalidAccessKeyId .* the store refuses the credentials",
     ),
     (
         "a bucket that is nobody's",
         "s3://minio/x",
         lambda minio: {},
-        r"AllAccessDisabled .*may not do this; grant s3:ListBucket on minio and s3:GetObject",
+        r"AllAccessDisabled .*lack a permission; grant s3:ListBucket on minio and s3:GetObject",
     ),
     (
         "no credentials",

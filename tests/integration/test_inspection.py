@@ -130,7 +130,7 @@ def test_a_downloaded_unknown_model_is_inspected_in_its_cache(
     world.apply(model_deployment("own", model=stored_model(size="10Gi") | {"id": "acme/own-mixtral"}))
     (download,) = eventually(lambda: jobs(world, "conclave.dev/weights-key"), timeout=60)
     world.becomes("own", "PlanReady", "Inspecting")
-    assert "once the weights are downloaded" in world.condition("own", "PlanReady")["message"]
+    assert "after the download, config.json will be read" in world.condition("own", "PlanReady")["message"]
     assert world.condition("own", "Ready")["reason"] == "Downloading"
     assert jobs(world) == []
     selector = f"conclave.dev/weights-of=own,job-name={download['metadata']['name']}"

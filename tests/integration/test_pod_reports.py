@@ -140,8 +140,8 @@ def test_an_eviction_is_told_after_kuberay_has_deleted_the_pod(world: World) -> 
     world.settle("mixtral")
     condition = world.becomes("mixtral", "Provisioned", "PodEvicted")
     assert condition["message"] == (
-        f"Pod {world.namespace}/{metadata['name']}: its kubelet evicted it: {message.strip('. ')}; "
-        "KubeRay makes another one; free that on the node"
+        f"Pod {world.namespace}/{metadata['name']}: the kubelet evicted the pod: {message.strip('. ')}; "
+        "KubeRay will create a replacement pod. Free that resource on the node first"
     )
 
 

@@ -88,7 +88,7 @@ def find_accelerator(product: str) -> AcceleratorMatch | None:
     A label matches a product when it is equal to it or goes on after a dash; the longest product wins, so that
     NVIDIA-A10 is never taken for NVIDIA-A100-SXM4-80GB. MIG and time-slicing suffixes are told apart.
     """
-    wanted = product.strip().replace(" ", "-").lower()
+    wanted = folded(product)
     matches = [
         (len(spelling), accelerator)
         for accelerator in all_accelerators()
@@ -110,8 +110,9 @@ def is_product(product: str, wanted: str) -> bool:
 
     For instance `NVIDIA H100` and `nvidia-h100` both mean `NVIDIA-H100-80GB-HBM3`. An empty name means every product.
     """
-    return _folded(product).startswith(_folded(wanted))
+    return folded(product).startswith(folded(wanted))
 
 
-def _folded(name: str) -> str:
+def folded(name: str) -> str:
+    """A product's name as names are compared: in lower case, with hyphens for spaces."""
     return name.strip().lower().replace(" ", "-")

@@ -41,14 +41,11 @@ def read_config(config: Mapping[str, object]) -> ModelFacts:
     reader = _READERS.get(architecture)
     if reader is None:
         raise UnknownModel(
-            f"config.json: architectures is {architecture!r}, which no reader knows; "
-            f"known are {', '.join(known_architectures())}"
+            f"config.json: architectures is {architecture!r}, expected one of {', '.join(known_architectures())}"
         )
     try:
         return reader(Fields(with_defaults(config)))
     except ValidationError as error:  # what only the shape as a whole can tell
         first = error.errors()[0]
         name = ".".join(map(str, first["loc"]))
-        raise InvalidInput(
-            f"config.json: {name} comes out as {first['input']!r:.80}; expected: {first['msg']}"
-        ) from error
+        raise InvalidInput(f"config.json: {name} is {first['input']!r:.80}; expected: {first['msg']}") from error

@@ -21,8 +21,8 @@ def check_servable(model_id: str, licence_accepted: str | None, has_config: bool
         return (_never_released(model_id, entry),)
     if entry.served.by == "provider":
         return (
-            f"model {model_id}: {entry.served.reason}; served by its provider only: "
-            "to be reached by a ModelProvider, not by a ModelDeployment",
+            f"model {model_id}: {entry.served.reason}; a ModelDeployment cannot serve this model; a ModelProvider, "
+            "which a later version brings, will reach its provider",
         )
     return _licence_problems(model_id, entry, licence_accepted)
 
@@ -37,7 +37,7 @@ def not_yet_served(model_id: str, architecture: str | None = None) -> str | None
     )
     if entry is None or entry.served.by != "not-yet":
         return None
-    return f"model {model_id}: not served by this release: {entry.served.reason}"
+    return f"model {model_id}: this release plans this model and does not serve it yet: {entry.served.reason}"
 
 
 def to_be_inspected(model_id: str) -> str | None:
@@ -45,16 +45,16 @@ def to_be_inspected(model_id: str) -> str | None:
     if find_model(model_id) is not None:
         return None
     return (
-        f"model {model_id}: not in the catalogue; {_meant(model_id)}In a cluster the operator first has a Job read "
-        "config.json beside the weights, and refuses what cannot be served"
+        f"model {model_id}: not in the catalogue; {_meant(model_id)}In a cluster, a Job of the operator first reads "
+        "config.json beside the weights; the operator then refuses a model that cannot be served"
     )
 
 
 def _unknown(model_id: str) -> str:
     return (
-        f"model {model_id}: not in the catalogue and no config.json given; {_meant(model_id)}"
-        "`conclave models` lists the known ones; for another, give its config.json (in a cluster a Job of the "
-        "operator reads the one beside the weights)"
+        f"model {model_id}: not in the catalogue, and no config.json is given; {_meant(model_id)}`conclave models` "
+        "lists the known models; for another model, give its config.json with --config (in a cluster, a Job of the "
+        "operator reads it beside the weights)"
     )
 
 
@@ -74,14 +74,14 @@ def _licence_problems(model_id: str, entry: ModelEntry, accepted: str | None) ->
     if terms is None or (accepted is not None and terms.is_named(accepted)) or (terms.open and accepted is None):
         return ()
     if accepted is not None:
-        remedy = "leave licence out" if terms.open else f"write {_yaml(terms.id)}"
+        remedy = "remove spec.model.licence" if terms.open else f"write {_yaml(terms.id)}"
         return (
             f"model {model_id}: spec.model.licence.accepted is {accepted}, but its licence is {terms.id} "
             f"({terms.title}); {remedy}",
         )
     return (
-        f"model {model_id}: its licence {terms.id} ({terms.title}) is not plainly open and was not accepted; "
-        f"it obliges to: {terms.obliges} ({terms.url}); to accept it, write {_yaml(terms.id)}",
+        f"model {model_id}: its licence {terms.id} ({terms.title}) was not accepted and has conditions: "
+        f"{terms.obliges} ({terms.url}); to accept the licence, write {_yaml(terms.id)}",
     )
 
 

@@ -1,1 +1,1 @@
-"""What an engine is told: arguments, Serve config, load bounds, tracing; and what its exceptions mean."""
+"""The configuration of an engine: arguments, Serve config, load bounds, tracing; and what its exceptions mean."""

@@ -74,7 +74,7 @@ class AutoscalingArguments(_Arguments):
 
 
 class QueueArguments(_Arguments):
-    """A bounded queue: what does not fit is answered 503 with Retry-After."""
+    """A bounded queue: further requests get 503 with Retry-After."""
 
     max_ongoing_requests: int = Field(ge=1)
     """Requests in flight that one engine replica accepts."""
@@ -84,7 +84,7 @@ class QueueArguments(_Arguments):
 
 
 class ServingArguments(_Arguments):
-    """Everything that one deployment's Serve application needs to know."""
+    """The arguments of one deployment's Serve application."""
 
     deployment: str
     """metadata.name: the Serve application and deployment names are made of it."""

@@ -32,7 +32,7 @@ UNREACHABLE = "Unreachable"
 
 
 class Outcome(BaseModel):
-    """What the writes of one pass did."""
+    """The result of the writes of one pass."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

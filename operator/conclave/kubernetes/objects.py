@@ -45,13 +45,13 @@ def metadata(owner: Owner, name: str, labels: dict[str, str], annotations: dict[
 
 
 def controller(item: JsonObject) -> JsonObject:
-    """The owner reference of the object's controller; empty where it has none."""
+    """The owner reference of the object's controller; empty without a controller."""
     owners: list[JsonObject] = item["metadata"].get("ownerReferences") or []
     return next((owner for owner in owners if owner.get("controller")), {})
 
 
 def controller_uid(item: JsonObject) -> str:
-    """UID of the object's controller; empty where it has none."""
+    """UID of the object's controller; empty without a controller."""
     return str(controller(item).get("uid", ""))
 
 

@@ -27,7 +27,7 @@ def address_peers(cidrs: Iterable[str]) -> list[JsonObject]:
 
 
 def tcp(port: int | None = None) -> JsonObject:
-    """A TCP port; every one where it is left out."""
+    """A TCP port; every port if `port` is left out."""
     return {"protocol": "TCP"} if port is None else {"protocol": "TCP", "port": port}
 
 
@@ -82,7 +82,7 @@ class Target(NamedTuple):
 
     @property
     def address(self) -> IPv4Address | None:
-        """The host where it is an address."""
+        """The host if it is an address, else None."""
         try:
             return IPv4Address(self.host)
         except AddressValueError:

@@ -1,4 +1,4 @@
-"""Reads pod objects: what a pod waits for, what its containers died of, which events are about it."""
+"""Reads pod objects: what a pod waits for, how its containers ended, which events are about it."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def is_ready(pod: JsonObject) -> bool:
 
 
 def ready_since(pod: JsonObject) -> datetime | None:
-    """None where it is not ready, or where nobody says since when."""
+    """Since when the pod is ready; None if it is not ready or the time is unknown."""
     times = [condition.get("lastTransitionTime") for condition in _ready_conditions(pod)]
     return datetime.fromisoformat(times[0]) if times and times[0] else None
 
@@ -74,7 +74,7 @@ def _ready_conditions(pod: JsonObject) -> Iterator[JsonObject]:
 
 
 def in_trouble(pods: Iterable[JsonObject]) -> Iterator[JsonObject]:
-    """Pods that do not run, the heads first: nothing works without them."""
+    """Pods that do not run, the heads first, since workers need their head."""
     waiting = [pod for pod in pods if not is_running(pod) and not is_leaving(pod)]
     yield from sorted(waiting, key=lambda pod: (is_worker(pod), pod["metadata"]["name"]))
 
@@ -102,7 +102,7 @@ def dead_containers(pod: JsonObject) -> Iterator[ContainerState]:
 
 
 def running_since(pod: JsonObject, container: str) -> datetime | None:
-    """None where the container does not run."""
+    """Since when the container runs; None if it does not run."""
     for status in container_statuses(pod):
         started = status.get("state", {}).get("running", {}).get("startedAt")
         if status["name"] == container and started:
@@ -127,7 +127,7 @@ def has_verified(pod: JsonObject, digest: str) -> bool:
 
 
 def unschedulable_message(pod: JsonObject) -> str:
-    """The scheduler's own words; empty where the pod is placed."""
+    """The scheduler's own message; empty if the pod has a node."""
     for condition in pod.get("status", {}).get("conditions", []):
         if condition.get("type") == "PodScheduled" and condition.get("status") == "False":
             return str(condition.get("message", condition.get("reason", "")))

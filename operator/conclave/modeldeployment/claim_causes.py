@@ -18,22 +18,22 @@ def claim_unusable(scene: Scene) -> Finding | None:
                 condition=ConditionType.WEIGHTS_READY,
                 reason=Reason.CLAIM_MISSING,
                 subject=subject,
-                seen="spec.model names it, and it does not exist",
-                remedy="create it with the weights in it, or correct the name",
+                seen="does not exist, although spec.model names this claim",
+                remedy="create the claim and put the weights there, or correct the name in spec.model",
             )
         if phase == "Lost":
             return Finding(
                 condition=ConditionType.WEIGHTS_READY,
                 reason=Reason.CLAIM_LOST,
                 subject=subject,
-                seen="phase Lost, expected Bound: its volume is gone",
-                remedy="restore the volume, or name another claim",
+                seen="phase is Lost, expected Bound: the volume is gone",
+                remedy="restore the volume, or name another claim in spec.model",
             )
     return None
 
 
 def claim_pending(scene: Scene) -> Finding | None:
-    """After the pods' own troubles, since a claim may wait for its first pod to be placed."""
+    """A claim that is not bound. Checked after the pods, since a claim may wait until its first pod has a node."""
     phases = scene.observed.claims
     claim = next((claim for claim in scene.deployment.spec.model.claims if phases.get(claim) == "Pending"), None)
     if claim is None:
@@ -42,8 +42,8 @@ def claim_pending(scene: Scene) -> Finding | None:
         condition=ConditionType.WEIGHTS_READY,
         reason=Reason.CLAIM_PENDING,
         subject=scene.name_of("PersistentVolumeClaim", claim),
-        seen="phase Pending, expected Bound",
-        remedy="`kubectl describe` it to see what its storage class waits for",
+        seen="phase is Pending, expected Bound",
+        remedy="`kubectl describe` the claim to see what its storage class waits for",
         is_stalled=False,
     )
 

@@ -16,7 +16,7 @@ _EVENTS = "events"
 
 
 def request_refused(scene: StatusScene) -> Finding | None:
-    """A read or a write of ours failed; without events there is only less to explain."""
+    """A request of the operator failed. A failed read of events is ignored: it only leaves less to explain."""
     failures = (*scene.outcome.failures, *scene.observed.failures)
     failure = next((failure for failure in failures if failure.resource != _EVENTS), None)
     if failure is None:
@@ -39,8 +39,8 @@ def _explained(failure: ApiFailure) -> tuple[Reason, str, str]:
     if failure.reason == FOREIGN_OWNER:
         return (
             Reason.FOREIGN_OWNER,
-            f"it exists and {failure.message}; it is left alone",
-            "rename the ModelDeployment, or delete that object",
+            f"an object of this name exists, and {failure.message}; the operator does not change it",
+            "rename the ModelDeployment, or delete the other object",
         )
     if failure.code == 403:
         return (
@@ -51,13 +51,14 @@ def _explained(failure: ApiFailure) -> tuple[Reason, str, str]:
     if failure.code == 0 or failure.code >= 429:
         return (
             Reason.API_SERVER_UNREACHABLE,
-            f"{failure.verb} was not answered ({failure.code} {failure.reason}) {failure.message}".rstrip(),
-            "it is tried again",
+            f"the API server did not answer the operator's {failure.verb} "
+            f"({failure.code} {failure.reason}) {failure.message}".rstrip(),
+            "the operator tries again",
         )
     return (
         Reason.WRITE_REJECTED,
-        f"{failure.verb} was refused with {failure.code} {failure.reason}: {failure.message}",
-        "correct what the API server names",
+        f"the API server refused the operator's {failure.verb} with {failure.code} {failure.reason}: {failure.message}",
+        "correct the field that the API server names",
     )
 
 
@@ -72,8 +73,8 @@ def kuberay_missing(scene: StatusScene) -> Finding | None:
         condition=ConditionType.PROVISIONED,
         reason=Reason.DEPENDENCY_MISSING,
         subject="CustomResourceDefinition rayservices.ray.io",
-        seen="not installed, so that nothing can run the model",
-        remedy=f"install KubeRay (tried with {kuberay.TRIED_VERSION}); the deployment goes on by itself then",
+        seen="not installed: without KubeRay nothing can run the model",
+        remedy=f"install KubeRay (tested with {kuberay.TRIED_VERSION}); then the operator continues by itself",
     )
 
 
@@ -85,8 +86,8 @@ def kuberay_outdated(scene: StatusScene) -> Finding | None:
         condition=ConditionType.PROVISIONED,
         reason=Reason.DEPENDENCY_OUTDATED,
         subject="CustomResourceDefinition rayservices.ray.io",
-        seen=f"it does not know {', '.join(missing)}",
-        remedy=f"update KubeRay's operator and its CRDs (tried with {kuberay.TRIED_VERSION})",
+        seen=f"the installed version lacks the fields {', '.join(missing)}",
+        remedy=f"update KubeRay's operator and its CRDs (tested with {kuberay.TRIED_VERSION})",
     )
 
 
@@ -121,8 +122,8 @@ def cluster_rejected(scene: StatusScene) -> Finding | None:
             condition=ConditionType.PROVISIONED,
             reason=Reason.CLUSTER_REJECTED,
             subject=scene.name_of(item.get("kind", "object"), item["metadata"]["name"]),
-            seen=f"KubeRay refuses it: {words}",
-            remedy=f"the installed KubeRay may be another than {kuberay.TRIED_VERSION}, for which it was built",
+            seen=f"KubeRay refuses this object: {words}",
+            remedy=f"check KubeRay's version: Conclave builds this object for KubeRay {kuberay.TRIED_VERSION}",
         )
     return None
 
@@ -145,10 +146,10 @@ def pods_rejected(scene: StatusScene) -> Finding | None:
             condition=ConditionType.PROVISIONED,
             reason=Reason.QUOTA_EXCEEDED if is_quota else Reason.POD_REJECTED,
             subject=scene.name_of("RayCluster", cluster["metadata"]["name"]),
-            seen=f"its pods cannot be created: {words}",
+            seen=f"the API server refuses its pods: {words}",
             remedy="raise the namespace's quota or lower scaling.minReplicas"
             if is_quota
-            else "change what the message names: admission policy, service account or priority class",
+            else "correct the admission policy, service account or priority class that the message names",
         )
     return None
 

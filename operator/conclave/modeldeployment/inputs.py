@@ -6,8 +6,8 @@ from conclave.kubernetes.objects import JsonObject
 from conclave.modeldeployment.observed import Observed
 
 
-def inputs_of(observed: Observed, *, has_plan: bool) -> object:
-    """Objects by their versions. A plan that was made rests on no node any more.
+def inputs_of(observed: Observed, *, rests_on_nodes: bool) -> object:
+    """Objects by their versions. Nodes count only while the decision rests on them.
 
     How long a pod has waited or been dead matters while one is in trouble: then time alone changes the status.
     """
@@ -25,7 +25,7 @@ def inputs_of(observed: Observed, *, has_plan: bool) -> object:
         *((observed.cache,) if observed.cache else ()),
     )
     versions = tuple((item["metadata"].get("uid"), item["metadata"].get("resourceVersion")) for item in objects)
-    inventory = None if has_plan else observed.inventory
+    inventory = observed.inventory if rests_on_nodes else None
     configs = {name: hash(frozenset(data.items())) for name, data in observed.config_maps.items()}
     return versions, inventory, observed.kuberay, observed.claims, configs, observed.failures
 

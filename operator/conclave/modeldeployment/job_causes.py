@@ -23,7 +23,7 @@ _POD_CHECKS = (
 
 
 def job_waits(scene: Scene, work: Work, condition: ConditionType) -> Finding | None:
-    """What the Job waits for, as a finding of this condition; None where its pod runs or has run."""
+    """What the Job waits for, as a finding of this condition; None if its pod runs or has run."""
     found = _job_rejected(scene, work, condition) or _pod_waits(scene, work)
     return found and found.model_copy(update={"condition": condition})
 
@@ -48,8 +48,8 @@ def _job_rejected(scene: Scene, work: Work, condition: ConditionType) -> Finding
                 condition=condition,
                 reason=Reason.QUOTA_EXCEEDED if is_quota else Reason.POD_REJECTED,
                 subject=subject,
-                seen=f"its pod cannot be created: {words}",
-                remedy="raise the namespace's quota" if is_quota else "change what the message names",
+                seen=f"the API server refuses its pod: {words}",
+                remedy="raise the namespace's quota" if is_quota else "correct the setting that the message names",
                 evidence=(*names_of_undone_jobs(scene, work), subject),
             )
     return None
@@ -62,5 +62,5 @@ def _pod_waits(scene: Scene, work: Work) -> Finding | None:
 
 
 def names_of_undone_jobs(scene: Scene, work: Work) -> tuple[str, ...]:
-    """For the evidence of findings."""
+    """The names of Jobs that have not succeeded, as evidence of a finding."""
     return tuple(scene.name_of("Job", job["metadata"]["name"]) for job in work.jobs if not is_complete(job))

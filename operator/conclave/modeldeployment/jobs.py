@@ -18,9 +18,9 @@ def keep_working(
     build: Callable[[OperatorSettings], JsonObject],
     settings: OperatorSettings,
 ) -> JsonObject:
-    """An upgrade of the operator, which brings another image, interrupts no pod that makes progress.
+    """Keeps a Job of an earlier serving image while its pod makes progress, so that an upgrade does not interrupt it.
 
-    A Job whose pod fails is built anew: the newer image may be the remedy.
+    A Job whose pod fails is replaced: the newer image may be the remedy.
     """
     found = list(pods)
     for job in jobs:

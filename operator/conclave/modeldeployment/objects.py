@@ -9,7 +9,7 @@ from conclave.kubernetes.objects import JsonObject, Owner
 
 
 def owner_of(deployment: ModelDeployment) -> Owner:
-    """The ModelDeployment as the owner of what is made for it."""
+    """The ModelDeployment as the owner of its objects."""
     metadata = deployment.metadata
     return Owner(API_VERSION, KIND, metadata.namespace, metadata.name, metadata.uid)
 

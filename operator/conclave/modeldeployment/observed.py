@@ -69,11 +69,11 @@ class Observed(_Observation):
     """Reads that failed; what they would have shown is unknown, not absent."""
 
     def raycluster(self, name: str | None) -> JsonObject | None:
-        """The RayCluster of this name, where this RayService owns it."""
+        """The RayCluster of this name, if the RayService owns it."""
         return next((cluster for cluster in self.rayclusters if cluster["metadata"]["name"] == name), None)
 
     def own_rayservice(self, uid: str) -> JsonObject | None:
-        """The RayService, where the ModelDeployment of this UID controls it."""
+        """The RayService, if the ModelDeployment of this UID controls it."""
         return self.rayservice if self.rayservice and controller_uid(self.rayservice) == uid else None
 
     def has_kuberay(self) -> bool:

@@ -9,22 +9,19 @@ from conclave.catalogue.facts import ModelFacts
 from conclave.errors import InvalidInput, UnknownModel
 from conclave.finding import Finding
 from conclave.kubernetes.shapes import is_shallow
-from conclave.modeldeployment.inspection.part import Inspection
-from conclave.modeldeployment.inspection.source import files_of, needs_inspection
+from conclave.modeldeployment.inspection.source import files_of
 from conclave.modeldeployment.part import PartScene
-from conclave.planning.checks import Unfit, check_deployment, check_runtime, check_shape
+from conclave.planning.checks import Unfit, check_deployment, check_shape
 from conclave.planning.plan import plan_deployment
 from conclave.planning.request import facts_for
 from conclave.planning.roles import Plan
 from conclave.policy.data_classes import DataClasses
 
 
-class Waiting:
-    """The plan waits for the model's config.json."""
+def choose_plan(scene: PartScene) -> Plan | Finding | None:
+    """The plan, a refusal, or None while the plan waits for the model's config.json.
 
-
-def choose_plan(scene: PartScene, inspection: Inspection) -> Plan | Finding | Waiting:
-    """A recorded plan is used until the spec changes or its owner asks for a refresh.
+    A recorded plan is used until the spec changes or its owner asks for a refresh.
 
     A fresh plan is asked to stay as the last plan for the same question was. Plans of other specs are ignored, so that
     A -> B -> A ends with A's plan.
@@ -34,9 +31,9 @@ def choose_plan(scene: PartScene, inspection: Inspection) -> Plan | Finding | Wa
         return refused
     if scene.current is not None and scene.is_for_this_spec(scene.current):
         return Plan.of_flat(scene.current.plan)
-    if refused := refusal_of(scene, check_runtime(deployment, scene.settings.runtime_lists)):
+    if refused := refusal_of(scene, scene.unlisted):
         return refused
-    facts = _facts(scene, inspection)
+    facts = _facts(scene)
     if not isinstance(facts, ModelFacts):
         return facts
     try:
@@ -45,11 +42,11 @@ def choose_plan(scene: PartScene, inspection: Inspection) -> Plan | Finding | Wa
         return scene.refusal(Reason.INVALID_SPEC, str(error))
     if outcome.plan is None:
         return scene.refusal(Reason.NOTHING_FITS, outcome.explanation)
-    return _with_source(scene, outcome.plan, inspection)
+    return _with_source(scene, outcome.plan)
 
 
 def refusal_of(scene: PartScene, problems: tuple[Unfit, ...]) -> Finding | None:
-    """One finding for all problems, with the reason of the first."""
+    """One finding with all problems and the reason of the first problem."""
     if not problems:
         return None
     return scene.refusal(problems[0].reason, "; ".join(problem.message for problem in problems))
@@ -61,23 +58,21 @@ def _precedent(scene: PartScene) -> Plan | None:
     return Plan.of_flat(last.plan) if last and scene.asks_nothing_new(last) else None
 
 
-def _with_source(scene: PartScene, plan: Plan, inspection: Inspection) -> Plan:
+def _with_source(scene: PartScene, plan: Plan) -> Plan:
     """Adds to a plan's reasons that the catalogue does not know the model."""
-    if inspection.weights is None:
+    if scene.inspected.weights is None:
         return plan
     source = f"the catalogue does not know {scene.deployment.spec.model.id}: planned from config.json of "
-    source += f"{files_of(scene.deployment)}: {inspection.weights.summary}"
+    source += f"{files_of(scene.deployment)}: {scene.inspected.weights.summary}"
     return plan.model_copy(update={"because": (*plan.because, source[:1024])})
 
 
-def _facts(scene: PartScene, inspection: Inspection) -> ModelFacts | Finding | Waiting:
+def _facts(scene: PartScene) -> ModelFacts | Finding | None:
     config: dict[str, object] | Finding | None
-    if needs_inspection(scene.deployment):
-        if inspection.refusal is not None:
-            return inspection.refusal
-        if inspection.weights is None:
-            return Waiting()
-        config = inspection.weights.config
+    if scene.needs_inspection:
+        if scene.inspected.weights is None:
+            return scene.inspected.refusal
+        config = scene.inspected.weights.config
     else:
         config = _given_config(scene)
     if isinstance(config, Finding):
@@ -103,7 +98,7 @@ def _given_config(scene: PartScene) -> dict[str, object] | Finding | None:
         seen = "has no key config.json" if name in scene.observed.config_maps else "does not exist"
         return scene.refusal(
             Reason.CONFIG_MISSING,
-            f"{where}, named by spec.model.configRef, {seen}",
+            f"{where}: spec.model.configRef names this ConfigMap, and it {seen}",
             f"create it with `kubectl -n {namespace} create configmap {name} --from-file=config.json`",
         )
     try:
@@ -112,9 +107,11 @@ def _given_config(scene: PartScene) -> dict[str, object] | Finding | None:
     except RecursionError:
         is_too_deep = True
     except ValueError as error:
-        return scene.refusal(Reason.CONFIG_INVALID, f"{where}: config.json is no JSON: {error}")
+        return scene.refusal(Reason.CONFIG_INVALID, f"{where}: config.json is not valid JSON: {error}")
     if is_too_deep:
-        return scene.refusal(Reason.CONFIG_INVALID, f"{where}: config.json is nested too deeply, expected a model's")
+        return scene.refusal(
+            Reason.CONFIG_INVALID, f"{where}: config.json is nested too deeply, expected the config.json of a model"
+        )
     if not isinstance(config, dict):
         return scene.refusal(
             Reason.CONFIG_INVALID, f"{where}: config.json is a {type(config).__name__}, expected an object"

@@ -1,6 +1,6 @@
-"""Checks of pods that have not started: each is one fact about the first pod that shows it.
+"""Checks of pods that have not started. Each check reports one fact about the first pod that shows it.
 
-`Scene.pods` are the pods that are looked at: the model's own, or those of a Job.
+`Scene.pods` are the pods to check: those of the model, or those of a Job.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _MISSING_OBJECT = re.compile(r'(secret|configmap|persistentvolumeclaim) "([^"]+)
 
 
 def volume_not_mounted(scene: Scene) -> Finding | None:
-    """A Secret, claim or volume that a pod waits for."""
+    """A pod waits for a Secret, a claim or a volume."""
     for pod in in_trouble(scene.pods):
         events = [] if is_mounted(pod) else events_about(scene.observed.events, pod, *VOLUME_FAILURES)
         for event in events[:1]:
@@ -42,8 +42,8 @@ def _unmounted(scene: Scene, pod: JsonObject, words: str) -> Finding:
         pod,
         condition=ConditionType.WEIGHTS_READY if is_weights else ConditionType.PROVISIONED,
         reason=Reason.SECRET_MISSING if is_secret else Reason.VOLUME_NOT_MOUNTED,
-        seen=f"a volume cannot be mounted: {words}",
-        remedy="the operator creates it again" if own_token else remedy or "check the volume and its driver",
+        seen=f"the kubelet cannot mount a volume: {words}",
+        remedy="the operator creates the Secret again" if own_token else remedy or "check the volume and its driver",
         is_stalled=not own_token,
     )
 
@@ -62,7 +62,7 @@ def image_not_pulled(scene: Scene) -> Finding | None:
                 pod,
                 reason=Reason.IMAGE_NOT_PULLED,
                 seen=f"{container.reason} for container {container.name}: {words}",
-                remedy="correct runtime.image, or name a Secret that may pull it in runtime.imagePullSecrets",
+                remedy="correct runtime.image, or name a Secret for its registry in runtime.imagePullSecrets",
             )
     return None
 
@@ -77,9 +77,11 @@ def container_not_created(scene: Scene) -> Finding | None:
                     scene,
                     pod,
                     reason=Reason.SECRET_MISSING,
-                    seen=f"container {container.name} cannot be created: {container.message}",
-                    remedy=f"create the Secret {missing[1] or missing[2]} in namespace "
-                    f"{scene.deployment.metadata.namespace} with the keys that the spec asks for",
+                    seen=f"the kubelet cannot create container {container.name}: {container.message}",
+                    remedy=(
+                        f"create the Secret {missing[1] or missing[2]} in namespace "
+                        f"{scene.deployment.metadata.namespace} with the keys that the spec names"
+                    ),
                 )
             is_weights = "subPath" in container.message and names.WEIGHTS_VOLUME in container.message
             return on_pod(
@@ -88,9 +90,9 @@ def container_not_created(scene: Scene) -> Finding | None:
                 condition=ConditionType.WEIGHTS_READY if is_weights else ConditionType.PROVISIONED,
                 reason=Reason.WEIGHTS_MISSING if is_weights else Reason.CONTAINER_NOT_CREATED,
                 seen=f"{container.reason} for container {container.name}: {container.message}",
-                remedy="the directory that the source's path in spec.model names must exist on the volume"
+                remedy="create the directory that the source's path in spec.model names, or correct the path"
                 if is_weights
-                else "correct what the message names",
+                else "correct the setting that the message names",
             )
     return None
 
@@ -103,8 +105,8 @@ def unschedulable(scene: Scene) -> Finding | None:
                 scene,
                 pod,
                 reason=Reason.UNSCHEDULABLE,
-                seen=f"no node takes it: {words}; it wants {_wants(pod)}",
-                remedy="free or add such nodes, or change hardware, access.regions or runtime.resources",
+                seen=f"no node can take the pod: {words}. The pod needs {_wants(pod)}",
+                remedy="free a node or add one, or change hardware, access.regions or runtime.resources",
             )
     return None
 
@@ -161,4 +163,4 @@ def _wants(pod: JsonObject) -> str:
         for expression in term.get("matchExpressions", [])
     ]
     selectors = [f"{key}={value}" for key, value in sorted(spec.get("nodeSelector", {}).items())]
-    return ", ".join([*amounts, *terms, *selectors]) or "nothing that it says"
+    return ", ".join([*amounts, *terms, *selectors]) or "no special resources or labels"

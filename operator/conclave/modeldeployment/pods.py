@@ -39,13 +39,13 @@ def placement(deployment: ModelDeployment, accelerators: Sequence[str] = ()) -> 
 
 
 def pull_secrets(deployment: ModelDeployment, settings: OperatorSettings) -> list[JsonObject]:
-    """What the image is pulled with."""
+    """The Secrets for pulling the image."""
     wanted = dict.fromkeys((*deployment.spec.runtime.image_pull_secrets, *settings.image_pull_secrets))
     return [{"name": name} for name in wanted]
 
 
 def model_files(deployment: ModelDeployment) -> tuple[JsonObject, JsonObject]:
-    """Volume and read-only mount of the model's own files; of a downloaded one, of the cache."""
+    """Volume and read-only mount of the model's files. For a downloaded model, the volume is the cache."""
     return weights_volumes(deployment)[0], weights_mounts(deployment)[0]
 
 
@@ -76,7 +76,7 @@ def _volume_names(deployment: ModelDeployment) -> dict[PersistentVolumeClaimSour
 
 
 def numbered(name: str, number: int) -> str:
-    """The first of several has the plain name."""
+    """`name`, `name-1`, `name-2`: the first object has no number."""
     return f"{name}-{number}" if number else name
 
 
@@ -108,13 +108,13 @@ def weights_mounts(deployment: ModelDeployment) -> list[JsonObject]:
 
 
 def region_terms(deployment: ModelDeployment) -> list[JsonObject]:
-    """What binds a pod to the regions of `spec.access.regions`."""
+    """The node affinity terms that keep a pod in the regions of `spec.access.regions`."""
     regions = deployment.spec.access.regions
     return [{"key": names.REGION, "operator": "In", "values": list(regions)}] if regions else []
 
 
 def affinity(terms: list[JsonObject]) -> JsonObject | None:
-    """A required node affinity of these terms; None where there are none."""
+    """A required node affinity of these terms; None without terms."""
     if not terms:
         return None
     required = {"nodeSelectorTerms": [{"matchExpressions": terms}]}

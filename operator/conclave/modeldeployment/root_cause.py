@@ -1,6 +1,6 @@
 """The ordered chain of checks: what comes first is the cause of what comes after.
 
-Used by `derive` for conditions and by `conclave explain` for the whole chain.
+Used by `status` for conditions and by `conclave explain` for the whole chain.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from conclave.finding import Finding, reported
 from conclave.modeldeployment import claim_causes, dependencies, pod_causes
 from conclave.modeldeployment.decision import Decision
 from conclave.modeldeployment.inspection.causes import not_inspected
-from conclave.modeldeployment.inspection.source import needs_inspection
 from conclave.modeldeployment.observed import Observed
 from conclave.modeldeployment.scene import Scene, StatusScene
 from conclave.modeldeployment.serving import ended_pods, engine_causes, head_causes
@@ -91,10 +90,12 @@ def _decided(scene: Scene) -> Decision:
     unplanned = next((each for each in told if each.type == ConditionType.PLAN_READY and each.status == "False"), None)
     plan = Plan.of_flat(status.plan) if status and status.plan else None
     if unplanned is not None and unplanned.reason in REFUSALS:  # a newer operator may have other reasons
-        return Decision(plan=plan, refusal=reported(ConditionType.PLAN_READY, unplanned.reason, unplanned.message))
+        return Decision(
+            plan=plan, refusal=reported(ConditionType.PLAN_READY, unplanned.reason, scene.subject, unplanned.message)
+        )
     waits = []
     if scene.observed.weights.jobs:
         waits.append(not_downloaded(scene))
-    if needs_inspection(scene.deployment) and (status is None or unplanned is not None):
+    if scene.needs_inspection and (status is None or unplanned is not None):
         waits.append(not_inspected(scene))
     return Decision(plan=plan, waits_for=tuple(filter(None, waits)))

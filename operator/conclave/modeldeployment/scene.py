@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from datetime import datetime
+from functools import cached_property
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from conclave.api.modeldeployment import ModelDeployment
+from conclave.catalogue.models import find_model
 from conclave.kubernetes.failures import Outcome
 from conclave.kubernetes.objects import JsonObject
 from conclave.modeldeployment.decision import Decision
 from conclave.modeldeployment.observed import Observed
+from conclave.modeldeployment.weights.keys import find_download
 
 
 def _own_pods(given: dict[str, Any]) -> tuple[JsonObject, ...]:
@@ -28,6 +31,22 @@ class Scene(BaseModel):
     observed: Observed
     pods: tuple[JsonObject, ...] = Field(default_factory=_own_pods)
     """The pods that checks of pods look at: the model's own, or those of a Job."""
+
+    @cached_property
+    def download(self) -> JsonObject | None:
+        """The Job that has put the spec's weights into the cache; None where there is none, or nothing is stored."""
+        return find_download(self.deployment, self.observed)
+
+    @cached_property
+    def is_downloaded(self) -> bool:
+        """Whether pods can mount the weights: they are downloaded, or need no download."""
+        return self.deployment.spec.model.source.object_store is None or self.download is not None
+
+    @cached_property
+    def needs_inspection(self) -> bool:
+        """Whether the model is unknown, so that only its weights describe it."""
+        model = self.deployment.spec.model
+        return model.config_ref is None and find_model(model.id) is None
 
     @property
     def name(self) -> str:

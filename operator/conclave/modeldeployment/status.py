@@ -1,6 +1,6 @@
-"""Derives the whole status from what was observed, decided and done; the operator writes it once at the end.
+"""Derives the whole status from what was observed, decided and done. The operator writes it once, at the end of a pass.
 
-Nothing of the old status is believed, except since when a condition has been as it is.
+Only the transition times of the old status are reused.
 """
 
 from __future__ import annotations
@@ -23,7 +23,6 @@ from conclave.modeldeployment.scene import StatusScene
 from conclave.modeldeployment.serving.egress import egress_enforced
 from conclave.modeldeployment.serving.replicas import is_serving
 from conclave.modeldeployment.serving.scaling import count_replicas, scaled
-from conclave.modeldeployment.weights.keys import find_download
 
 _LONGEST_MESSAGE = 4096
 
@@ -31,7 +30,7 @@ _LONGEST_MESSAGE = 4096
 def derive_status(
     deployment: ModelDeployment, observed: Observed, decision: Decision, outcome: Outcome, now: datetime
 ) -> ModelDeploymentStatus:
-    """Pure and idempotent: with nothing new, the status as it is."""
+    """The new status. Pure and idempotent: without a change, the result equals the present status."""
     if decision.refusal is not None and decision.refusal.reason is Reason.RECORD_TOO_NEW:
         return _unread(deployment, decision.refusal, now)
     scene = StatusScene(deployment=deployment, observed=observed, decision=decision, outcome=outcome, now=now)
@@ -65,7 +64,7 @@ def derive_status(
 
 
 def _unread(deployment: ModelDeployment, refusal: Finding, now: datetime) -> ModelDeploymentStatus:
-    """Of a deployment whose records a newer version wrote: its status stays, but for whether this operator acts."""
+    """For records of a newer version: the old status, with conditions that say that this operator does not act."""
     verdicts = {
         ConditionType.READY: Verdict("Unknown", refusal.reason, refusal.message),
         ConditionType.PLAN_READY: Verdict("False", refusal.reason, refusal.message),
@@ -80,7 +79,7 @@ def _unread(deployment: ModelDeployment, refusal: Finding, now: datetime) -> Mod
 
 
 def _ready(scene: StatusScene, causes: tuple[Finding, ...], parts: dict[ConditionType, Verdict]) -> Verdict:
-    """The root cause where there is one; without one, still no better than its parts."""
+    """The root cause if there is one. Without a root cause, Ready is not better than its parts."""
     if causes:
         return Verdict("False", causes[0].reason, causes[0].message)
     if scene.deployment.spec.suspend:
@@ -98,7 +97,7 @@ def _plan_ready(scene: StatusScene, causes: tuple[Finding, ...]) -> Verdict:
         return Verdict("False", refused.reason, refused.message)
     if scene.decision.plan is None or scene.decision.waits(ConditionType.PLAN_READY):
         if scene.deployment.spec.suspend and not causes:
-            return Verdict("Unknown", Reason.SUSPENDED, "spec.suspend is true: the weights are not looked at")
+            return Verdict("Unknown", Reason.SUSPENDED, "spec.suspend is true: the weights are not inspected")
         return _unknown(causes, "no plan has been made yet")
     return Verdict("True", Reason.PLANNED, summary(scene.decision.plan.flat()))
 
@@ -120,35 +119,35 @@ def _weights_ready(scene: StatusScene, causes: tuple[Finding, ...]) -> Verdict:
     if scene.deployment.spec.suspend:
         return Verdict("Unknown", Reason.SUSPENDED, "spec.suspend is true: no pod mounts the weights")
     is_stored = scene.deployment.spec.model.source.object_store is not None
-    if is_stored and (scene.decision.refusal or find_download(scene.deployment, scene.observed) is None):
+    if not scene.is_downloaded:
         return _unknown(causes, "the weights have not been downloaded yet")
     workers = [pod for pod in scene.observed.pods if is_worker(pod) and is_running(pod)]
     if not is_stored and not workers:
         return _unknown(causes, "no worker pod has mounted the weights yet")
-    where, reason = "mounted read-only", Reason.MOUNTED
+    where, reason = "the pods mount the weights read-only", Reason.MOUNTED
     if is_stored:
         claim = scene.name_of("PersistentVolumeClaim", names.cache_claim(scene.name))
-        where, reason = f"the cache holds them in {claim}", Reason.DOWNLOADED
+        where, reason = f"the weights are downloaded into {claim}", Reason.DOWNLOADED
     verified, compared = _compared(scene.deployment.spec.model.digest, workers)
     return Verdict("True", Reason.VERIFIED if verified else reason, f"{where}; {compared}")
 
 
 def _compared(digest: str | None, workers: list[JsonObject]) -> tuple[bool, str]:
-    """Whether every pod that serves has compared the files itself, and what is known of them.
+    """Whether every worker pod has compared the files itself, and a sentence about the comparison.
 
-    What a download found does not count: the volume may have been written to since.
+    The comparison of the download does not count: somebody may have written to the volume since then.
     """
     if digest is None:
-        return False, "no spec.model.digest to compare with"
+        return False, "nothing was compared, since spec.model.digest is not set"
     if not workers:
-        return False, f"each pod compares them with {digest} before its engine starts"
+        return False, f"each pod will compare the weights with {digest} before its engine starts"
     blind = sum(not has_verified(pod, digest) for pod in workers)
     if blind:
         return False, (
-            f"{blind} of {len(workers)} worker pods did not compare them with {digest}, as they were made for an "
-            "earlier spec or by an earlier version; the condition UpdateAvailable says how to replace them"
+            f"{blind} of {len(workers)} worker pods have not compared the weights with {digest}: they belong to an "
+            "earlier spec or version; condition UpdateAvailable says how to replace these pods"
         )
-    return True, f"the files were those of {digest} when each pod compared them, before its engine started"
+    return True, f"each worker pod has compared the weights with {digest} before its engine started"
 
 
 def _provisioned(scene: StatusScene, causes: tuple[Finding, ...]) -> Verdict:
@@ -161,21 +160,21 @@ def _provisioned(scene: StatusScene, causes: tuple[Finding, ...]) -> Verdict:
     counted = f"{heads} head and {workers} worker pods run"
     if not heads or workers < scene.least_workers:
         return _unknown(
-            causes, f"{counted}, expected 1 head and at least {scene.least_workers} workers", status="False"
+            causes, f"{counted}; expected 1 head and at least {scene.least_workers} worker pods", status="False"
         )
     waiting = sum(1 for _ in in_trouble(scene.pods))
-    return Verdict("True", Reason.PODS_READY, counted + (f", {waiting} more are waited for" if waiting else ""))
+    return Verdict("True", Reason.PODS_READY, counted + (f"; {waiting} more pods are starting" if waiting else ""))
 
 
 def _serving(scene: StatusScene, causes: tuple[Finding, ...]) -> Verdict:
     if is_serving(scene) and not scene.deployment.spec.suspend:
-        return Verdict("True", Reason.SERVING, "KubeRay counts healthy endpoints")
+        return Verdict("True", Reason.SERVING, "KubeRay reports healthy endpoints")
     found = _first(causes, ConditionType.SERVING)
     if found is not None:
         return Verdict("False", found.reason, found.message)
     if scene.deployment.spec.suspend:
         return _suspended()
-    return _unknown(causes, "nothing answers", status="False")
+    return _unknown(causes, "no replica answers", status="False")
 
 
 def _within_policy(scene: StatusScene, causes: tuple[Finding, ...]) -> Verdict:
@@ -183,29 +182,30 @@ def _within_policy(scene: StatusScene, causes: tuple[Finding, ...]) -> Verdict:
     if objections:
         return Verdict("False", objections[0].reason, "; ".join(objection.message for objection in objections))
     if any(failure.resource in ("controllerrevisions", "rayservices") for failure in scene.observed.failures):
-        return _unknown(causes, "what is recorded and what runs could not be read")
-    return Verdict("True", Reason.AS_WANTED, "the operator's lists allow what the spec and its records name")
+        return _unknown(causes, "the operator could not read its records (ControllerRevisions) or the RayService")
+    allowed = "the operator's lists allow all images and service accounts of the spec and of its records"
+    return Verdict("True", Reason.AS_WANTED, allowed)
 
 
 def _update_available(scene: StatusScene) -> Verdict:
     if scene.decision.update_available:
         return Verdict("True", Reason.BUILDER_CHANGED, scene.decision.update_available)
-    return Verdict("False", Reason.UP_TO_DATE, "what runs is what would be built now")
+    return Verdict("False", Reason.UP_TO_DATE, "no update is available")
 
 
 def _reconciling(scene: StatusScene, causes: tuple[Finding, ...], ready: Verdict) -> Verdict:
     is_suspended = scene.deployment.spec.suspend
     if is_suspended and not causes and scene.observed.pods:
-        return Verdict("True", Reason.SUSPENDED, f"{len(scene.observed.pods)} pods are still there and go")
+        return Verdict("True", Reason.SUSPENDED, f"{len(scene.observed.pods)} pods are ending")
     if ready.status != "True" and not is_suspended and not (causes and causes[0].is_stalled):
         return ready._replace(status="True")
-    return Verdict("False", Reason.AS_WANTED, "nothing is under way")
+    return Verdict("False", Reason.AS_WANTED, "no change is in progress")
 
 
 def _stalled(causes: tuple[Finding, ...]) -> Verdict:
     if causes and causes[0].is_stalled:
         return Verdict("True", causes[0].reason, causes[0].message)
-    return Verdict("False", Reason.AS_WANTED, "nothing waits for a person")
+    return Verdict("False", Reason.AS_WANTED, "nobody has to act")
 
 
 def _suspended() -> Verdict:
@@ -213,9 +213,9 @@ def _suspended() -> Verdict:
 
 
 def _unknown(causes: tuple[Finding, ...], message: str, status: Status = "Unknown") -> Verdict:
-    """Of a condition that only follows from another one's trouble: that trouble's reason, which Ready explains."""
+    """A condition that follows from the root cause has the reason of the root cause, and refers to Ready."""
     if causes:
-        return Verdict(status, causes[0].reason, f"{message}; the condition Ready says why")
+        return Verdict(status, causes[0].reason, f"{message}; condition Ready has the reason")
     return Verdict(status, Reason.PODS_STARTING, message)
 
 

@@ -20,16 +20,17 @@ from conclave.kubernetes.objects import JsonObject
 from conclave.modeldeployment.decision import Decision
 from conclave.modeldeployment.inputs import inputs_of
 from conclave.modeldeployment.inspection import part as inspection_part
+from conclave.modeldeployment.inspection.report import inspect
 from conclave.modeldeployment.observed import Observed
 from conclave.modeldeployment.part import PartResult, PartScene
-from conclave.modeldeployment.plan import Waiting, choose_plan, refusal_of
+from conclave.modeldeployment.plan import choose_plan, refusal_of
 from conclave.modeldeployment.records.check import read_history
+from conclave.modeldeployment.records.record import Record, keys_of
 from conclave.modeldeployment.records.version import too_new
 from conclave.modeldeployment.serving import part as serving_part
 from conclave.modeldeployment.serving.build import choose_build, with_suspension
 from conclave.modeldeployment.status import derive_status
 from conclave.modeldeployment.weights import part as weights_part
-from conclave.planning.checks import check_runtime
 from conclave.planning.roles import Plan
 from conclave.settings import OperatorSettings
 
@@ -37,10 +38,9 @@ LONGEST_RESYNC_S = 60.0
 
 
 def sync(deployment: ModelDeployment, observed: Observed, settings: OperatorSettings, token: str) -> Desired[Observed]:
-    """`token` is a fresh random value; it is used only where the endpoint has no token yet."""
+    """`token` is a fresh random value. It is used only if the endpoint has no token yet."""
     decision = decide(deployment, observed, settings, token)
-    # A refused spec may have an older spec's plan, which keeps running: it still waits for nodes of its own.
-    has_plan = decision.plan is not None and decision.refusal is None
+    rests_on_nodes = _rests_on_nodes(observed, decision)
 
     def status(observed: Observed, outcome: Outcome, now: datetime) -> JsonObject:
         return derive_status(deployment, observed, decision, outcome, now).to_wire()
@@ -52,13 +52,24 @@ def sync(deployment: ModelDeployment, observed: Observed, settings: OperatorSett
         delete=decision.delete,
         resync_after_s=LONGEST_RESYNC_S if _waits_for_unwatched(deployment, observed, decision) else None,
         is_refused=decision.refusal is not None,
-        is_waiting_for_nodes=not has_plan,
-        inputs_of=partial(inputs_of, has_plan=has_plan),
+        is_waiting_for_nodes=rests_on_nodes,
+        inputs_of=partial(inputs_of, rests_on_nodes=rests_on_nodes),
     )
 
 
+def _rests_on_nodes(observed: Observed, decision: Decision) -> bool:
+    """Whether another node could change the decision. A plan rests on no node once it is recorded.
+
+    A refused edit waits for nodes although an older spec's plan runs. A plan that waits for a download is not
+    recorded yet.
+    """
+    if decision.refusal is not None:
+        return decision.refusal.reason is not Reason.RECORD_TOO_NEW
+    return decision.plan is None or bool(decision.waits_for) or not observed.has_kuberay()
+
+
 def _waits_for_unwatched(deployment: ModelDeployment, observed: Observed, decision: Decision) -> bool:
-    """ConfigMaps and claims are read by request, so that no watch tells when one is created or changes."""
+    """Whether the decision waits for a ConfigMap or a claim, which the operator reads without a watch."""
     model = deployment.spec.model
     is_bound = all(observed.claims.get(claim) == "Bound" for claim in model.claims)
     if model.cache is not None:
@@ -67,87 +78,80 @@ def _waits_for_unwatched(deployment: ModelDeployment, observed: Observed, decisi
 
 
 def decide(deployment: ModelDeployment, observed: Observed, settings: OperatorSettings, token: str) -> Decision:
-    """What should exist, and why the rest does not."""
-    history = read_history(deployment, observed, settings)
-    scene = PartScene(deployment=deployment, observed=observed, settings=settings, history=history)
+    """The objects that should exist, and why other objects do not exist yet."""
+    keys = keys_of(deployment)
+    history = read_history(deployment, keys, observed, settings)
+    scene = PartScene(
+        deployment=deployment, observed=observed, settings=settings, keys=keys, history=history, token=token
+    )
     if history.newer:
         return Decision(refusal=scene.refusal(Reason.RECORD_TOO_NEW, *too_new(history.newer)))
-    unlisted = check_runtime(deployment, settings.runtime_lists)
-    objections = tuple(scene.refusal(problem.reason, problem.message) for problem in unlisted)
+    objections = tuple(scene.objection(problem.reason, problem.message) for problem in scene.unlisted)
     if scene.is_blind or deployment.metadata.deletion_timestamp is not None:
         return Decision(plan=_recorded_plan(scene), objections=objections)
     running = observed.own_rayservice(deployment.metadata.uid)
-    decision = _left_alone(scene, running) if running and scene.is_in_doubt else _fold(scene, token)
-    decision = decision.model_copy(update={"objections": (*history.objections, *objections)})
-    return decision if observed.has_kuberay() else _without_objects(decision)
+    decision = _left_alone(scene, running) if running and scene.is_in_doubt else _fold(scene)
+    decision = decision if observed.has_kuberay() else _without_objects(decision)
+    return decision.model_copy(update={"objections": (*history.objections, *objections)})
 
 
-def _fold(scene: PartScene, token: str) -> Decision:
-    inspection = inspection_part.needs(scene)
-    inspected = inspection.result._replace(blocked_by=None, create=())  # a model that is planned needs no new look
-    plan = choose_plan(scene, inspection)
-    if isinstance(plan, Waiting):
-        # Without a plan, a volume of one node is where the deployment's own selector puts it.
-        return _folded(_kept(scene, token), weights_part.needs(scene, None), inspection.result)
+def _fold(scene: PartScene) -> Decision:
+    scene = scene.knowing(inspected=inspect(scene))
+    plan = choose_plan(scene)
     if isinstance(plan, Finding):
-        return _refused(scene, token, plan, inspected)
-    build = choose_build(scene, plan)
+        return _refused(scene, plan)
+    scene = scene.knowing(plan=plan)
+    build = choose_build(scene, plan) if plan else None
     if isinstance(build, Finding):
-        return _refused(scene, token, build, inspected)
-    weights = weights_part.needs(scene, plan)
-    new_pods_refused = refusal_of(scene, check_runtime(scene.deployment, scene.settings.runtime_lists))
-    if weights.create and new_pods_refused:
-        return _refused(scene, token, new_pods_refused, inspected)
-    if weights.blocked_by is None:
-        decision = _serving(serving_part.needs(scene, build.record, token), plan)
-    else:
-        decision = _kept(scene, token).model_copy(update={"plan": plan})
-    decision = decision.model_copy(update={"update_available": build.update_available})
-    return _folded(decision, weights, inspected)
+        return _refused(scene, build)
+    weights = weights_part.needs(scene)
+    if plan and weights.create and (new_pods_refused := refusal_of(scene, scene.unlisted)):
+        return _refused(scene, new_pods_refused)
+    is_next = build is not None and weights.blocked_by is None
+    scene = scene.knowing(record=build.record if build and is_next else _kept_record(scene))
+    decision = _folded(scene, serving_part.needs(scene), weights, inspection_part.needs(scene))
+    update_available = build.update_available if build else ""
+    return decision.model_copy(update={"plan": plan or decision.plan, "update_available": update_available})
 
 
-def _serving(serving: serving_part.Serving, plan: Plan | None) -> Decision:
-    result = serving.result
-    return Decision(
-        plan=plan, endpoint=serving.endpoint, create=result.create, apply=result.apply, delete=result.delete
-    )
-
-
-def _kept(scene: PartScene, token: str) -> Decision:
-    """What runs keeps running, repaired where somebody changed it, until there is something to run instead."""
+def _kept_record(scene: PartScene) -> Record | None:
+    """Keeps the running model, and repairs its objects, until a new build can replace it."""
     if scene.current is None or scene.is_in_doubt:
-        return Decision()
-    record = with_suspension(scene, scene.current)
-    return _serving(serving_part.needs(scene, record, token), Plan.of_flat(record.plan))
+        return None
+    return with_suspension(scene, scene.current)
 
 
-def _refused(scene: PartScene, token: str, refusal: Finding, inspected: PartResult) -> Decision:
+def _refused(scene: PartScene, refusal: Finding) -> Decision:
     """No pod is made for this spec."""
-    return _folded(_kept(scene, token).model_copy(update={"refusal": refusal}), inspected)
+    inspected = scene.inspected._replace(refusal=scene.inspected.refusal or refusal)
+    scene = scene.knowing(plan=None, inspected=inspected, record=_kept_record(scene))
+    decision = _folded(scene, serving_part.needs(scene), inspection_part.needs(scene))
+    return decision.model_copy(update={"refusal": refusal})
 
 
 def _left_alone(scene: PartScene, running: JsonObject) -> Decision:
     """The RayService unchanged, until somebody has deleted the record that was refused."""
     first = scene.history.objections[0]
-    serving = serving_part.left_alone(scene, running)
-    decision = _serving(serving, _recorded_plan(scene))
-    remedy = "until then what runs is left as it is, and then the model is planned anew"
-    return decision.model_copy(update={"refusal": scene.refusal(first.reason, first.message, remedy)})
+    remedy = "until then the operator leaves the running model unchanged; after that it plans the model again"
+    return Decision(
+        plan=_recorded_plan(scene),
+        refusal=scene.refusal(first.reason, first.message, remedy),
+        endpoint=serving_part.endpoint(scene, serving_part.mounted_token_secret(scene, running)),
+        apply=serving_part.needs_of_unchanged(scene).apply,
+    )
 
 
-def _folded(decision: Decision, *parts: PartResult) -> Decision:
-    """The decision with the objects of other parts before it, and with what its pods wait for."""
-    for part in parts:
-        blocked = () if part.blocked_by is None else (part.blocked_by,)
-        decision = decision.model_copy(
-            update={
-                "waits_for": (*decision.waits_for, *blocked),
-                "create": (*decision.create, *part.create),
-                "apply": (*part.apply, *decision.apply),
-                "delete": (*decision.delete, *part.delete),
-            }
-        )
-    return decision
+def _folded(scene: PartScene, *parts: PartResult) -> Decision:
+    """Objects of later parts are applied first: the pods of the first part need them."""
+    record = scene.record
+    return Decision(
+        plan=Plan.of_flat(record.plan) if record else None,
+        endpoint=serving_part.endpoint(scene, record.token_secret) if record else None,
+        waits_for=tuple(part.blocked_by for part in parts if part.blocked_by is not None),
+        create=tuple(manifest for part in parts for manifest in part.create),
+        apply=tuple(manifest for part in reversed(parts) for manifest in part.apply),
+        delete=tuple(manifest for part in parts for manifest in part.delete),
+    )
 
 
 def _recorded_plan(scene: PartScene) -> Plan | None:
@@ -155,7 +159,7 @@ def _recorded_plan(scene: PartScene) -> Plan | None:
 
 
 def _without_objects(decision: Decision) -> Decision:
-    """Without KubeRay nothing is written: no record binds the plan to nodes that may be others by then."""
+    """Writes nothing when KubeRay's CRD is missing: the nodes may change before KubeRay is installed."""
     return decision.model_copy(
         update={
             "waits_for": tuple(each for each in decision.waits_for if each.condition is ConditionType.PLAN_READY),

@@ -31,7 +31,7 @@ class Unfit(NamedTuple):
 
 
 def check_deployment(deployment: ModelDeployment, data_classes: DataClasses) -> tuple[Unfit, ...]:
-    """What can be said before the model's config is read: of an unknown model there is one, beside its weights."""
+    """The checks that need no config.json. An unknown model has its config.json beside its weights."""
     found = []
     if problem := data_classes.problem(deployment.spec.access.data_class):
         found.append(Unfit(Reason.DATA_CLASS_UNKNOWN, ("spec", "access", "dataClass"), problem))
@@ -45,7 +45,7 @@ def check_deployment(deployment: ModelDeployment, data_classes: DataClasses) -> 
 
 
 def check_runtime(deployment: ModelDeployment, lists: RuntimeLists) -> tuple[Unfit, ...]:
-    """What the operator's lists of images and accounts do not hold; a laptop has no such lists."""
+    """Images and service accounts that are not on the operator's lists. `conclave up` has no such lists."""
     runtime, namespace = deployment.spec.runtime, deployment.metadata.namespace
     found = []
     if problem := lists.image_problem(runtime.image):

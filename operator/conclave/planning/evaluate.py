@@ -158,8 +158,8 @@ class _Budget:
         """Weighs what is left for the KV cache against one request of the longest length."""
         if self._sequences > self._tokens:
             return Misfit(
-                reason=f"max_num_seqs is {self._sequences}, more than the {self._tokens} tokens of a step here, "
-                "and a step has at least one of each sequence; a larger max_num_batched_tokens would do"
+                reason=f"max_num_seqs is {self._sequences}, expected at most {self._tokens}, since a step computes "
+                "this many tokens and at least one of each sequence; raise max_num_batched_tokens"
             )
         left = [
             self._requested - weights - self._activations - graphs - self._overhead
@@ -186,7 +186,7 @@ class _Budget:
             room = [pool - margin for pool in left] if tight and longest >= (length or 1) else left
             reason = self._too_long(length or self._limit, tightest, room)
             if room is not left:
-                reason = f"tight: {reason} and the {_gib(margin)} GiB that a plan may be wrong by"
+                reason = f"tight: {reason}, and the estimate may be wrong by {_gib(margin)} GiB"
             return Misfit(reason=reason, longest_context_tokens=certain)
         concurrency = self._cache.concurrency(length, blocks) * self._data
         stages = tuple(self._memory(stage, blocks * size) for stage, size in enumerate(self._cache.stage_block_bytes))
@@ -228,15 +228,15 @@ class _Budget:
     def _too_large(self, stage: int) -> str:
         other = self._activations + self._graphs[stage] + self._overhead
         return (
-            f"needs {_gib(self._weights[stage])} GiB of weights and {_gib(other)} GiB of activations, graphs and "
-            f"overhead on a GPU, and {_gib(self._requested)} GiB may be used; nothing is left for the KV cache"
+            f"each GPU needs {_gib(self._weights[stage])} GiB for weights and {_gib(other)} GiB for activations, "
+            f"graphs and overhead, and {_gib(self._requested)} GiB may be used: nothing is left for the KV cache"
         )
 
     def _too_long(self, length: int, stage: int, left: list[int]) -> str:
         needed = self._cache.request_bytes(length, stage)
         return (
-            f"one request of {length} tokens needs {_gib(needed)} GiB of KV cache on a GPU, "
-            f"and {_gib(left[stage])} GiB are left beside {_gib(self._weights[stage])} GiB of weights"
+            f"one request of {length} tokens needs {_gib(needed)} GiB of KV cache on each GPU, and "
+            f"{_gib(left[stage])} GiB are left beside {_gib(self._weights[stage])} GiB of weights"
         )
 
 
@@ -262,7 +262,7 @@ def _device_refusal(
     if match is None:
         return None
     if match.shared and layout.gpus > 1:
-        return "time-sliced GPUs share their memory, so ranks of one replica cannot be told apart"
+        return "time-sliced GPUs share their memory, so two ranks of a replica could get the same GPU"
     if match.mig_profile is not None and layout.gpus > 1:
         return "MIG slices cannot join in tensor or pipeline parallelism"
     return kernel_refusal(facts, settings, weights, match.accelerator)

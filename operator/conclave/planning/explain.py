@@ -23,7 +23,8 @@ def option_name(layout: Layout, product: str) -> str:
 def no_such_nodes(product: str, inventory: Inventory, left_out: Sequence[str] = ()) -> RejectedOption:
     """An accelerator of the spec that no node has, or no node with any; and what leaves other nodes out."""
     present = ", ".join(sorted({node.accelerator for node in inventory.nodes if node.schedulable and node.gpus}))
-    reason = f"no schedulable node allowed to this deployment has it; what they have: {present or 'none'}"
+    wanted = "this accelerator" if product else "an accelerator"
+    reason = f"no schedulable node that this deployment may use has {wanted}; accelerators there: {present or 'none'}"
     reason = "; ".join([reason, *left_out])
     return RejectedOption(option=product or "any accelerator", reason=reason[:1024])
 
@@ -32,20 +33,20 @@ def too_many_gpus(layout: Layout, limit: int | None, nodes: Sequence[Node]) -> s
     """More than the owner allows, or than there are."""
     if limit is None:
         return too_few_gpus(layout, nodes)
-    return f"takes {layout.gpus} GPUs, and hardware.maxGpusPerReplica is {limit}"
+    return f"takes {layout.gpus} GPUs, more than hardware.maxGpusPerReplica {limit}"
 
 
 def too_few_gpus(layout: Layout, nodes: Sequence[Node]) -> str:
-    """Not enough are free, or not together."""
+    """Too few GPUs are free, or too few on one node."""
     free, total = sum(node.free_gpus for node in nodes), sum(node.gpus for node in nodes)
     most = max(node.free_gpus for node in nodes)
     needed = f"needs {layout.gpus} {'GPUs' if layout.gpus > 1 else 'GPU'}"
-    needed += f", {layout.tensor} of them together" if layout.tensor > 1 else ""
+    needed += f", in tensor-parallel groups of {layout.tensor}" if layout.tensor > 1 else ""
     return f"{needed}; {free} of {total} are free, at most {most} on one node"
 
 
 def why_not(layout: Layout, fit: Fit, best: Layout, best_fit: Fit) -> str:
-    """Why an option that fits is not the one taken."""
+    """Why an option that fits was not chosen."""
     if fit.max_model_len < best_fit.max_model_len and layout.gpus <= best.gpus:
         return f"fits, but only with a context of {fit.max_model_len} tokens instead of {best_fit.max_model_len}"
     if layout.pipeline > best.pipeline:
@@ -54,7 +55,7 @@ def why_not(layout: Layout, fit: Fit, best: Layout, best_fit: Fit) -> str:
         return f"fits, but takes {layout.gpus} GPUs where {best.gpus} are enough"
     if layout == best:
         return "fits, but comes later in the order of preference"
-    return "fits, but is less preferred: a stage over nodes, or another accelerator"
+    return "fits, but another layout is preferred: this one has a stage over several nodes, or another accelerator"
 
 
 def because(
@@ -69,15 +70,11 @@ def because(
     fixed: Sequence[str],
     kept: bool,
 ) -> tuple[str, ...]:
-    """The reasons for the option taken; `fixed` are the sizes that were asked for, in words."""
-    reasons = ["the recorded plan still holds and is kept"] if kept else []
+    """The reasons for the chosen option. `fixed` are the sizes that the spec sets, in words."""
+    reasons = ["the recorded plan is still valid and is kept"] if kept else []
     reasons.append(_size(weights, settings, device, fit))
     if not kept:
-        reasons.append(
-            f"{' and '.join(fixed)} {'were' if len(fixed) > 1 else 'was'} asked for"
-            if fixed
-            else _choice(layout, device)
-        )
+        reasons.append(f"the spec sets {' and '.join(fixed)}" if fixed else _choice(layout, device))
     reasons.extend(_parallelism(facts, layout, placement))
     reasons.extend(_context(facts, settings, fit))
     return tuple(reasons)
@@ -91,8 +88,8 @@ def _size(weights: WeightFormat | None, settings: EngineSettings, device: Device
     memory = fit.memory
     used = memory.total - memory.free
     return (
-        f"weights ({kind}) take {_gib(memory.weights)} of {_gib(memory.total)} GiB of the fullest {unit}, "
-        f"{_gib(memory.kv_cache)} GiB are left for the KV cache; {_gib(used)} GiB are used in all"
+        f"on the fullest {unit}, weights ({kind}) take {_gib(memory.weights)} GiB and the KV cache "
+        f"{_gib(memory.kv_cache)} GiB; {_gib(used)} of {_gib(memory.total)} GiB are used"
     )
 
 
@@ -102,7 +99,7 @@ def _choice(layout: Layout, device: Device) -> str:
     where = "ranks" if device.is_cpu else "GPUs"
     if layout.pipeline == 1:
         return f"{layout.gpus} {where} are the fewest that hold the model with a useful KV cache"
-    return f"no node holds the model alone; {layout.pipeline} pipeline stages are the fewest that do"
+    return f"the model is too large for one node; {layout.pipeline} pipeline stages are the fewest that fit"
 
 
 def _parallelism(facts: ModelFacts, layout: Layout, placement: Placement) -> list[str]:
@@ -121,10 +118,10 @@ def _parallelism(facts: ModelFacts, layout: Layout, placement: Placement) -> lis
             f"{layout.tensor // attention.kv_heads} times"
         )
     if isinstance(attention, LatentAttention) and layout.tensor > 1:
-        reasons.append("the compressed key-value entry of latent attention is held whole on every rank")
+        reasons.append("every rank holds the whole compressed key-value entry of latent attention")
     if layout.expert_parallel and facts.moe is not None:
         reasons.append(
-            f"experts stay whole: {layout.local_experts(facts.moe.experts)} of {facts.moe.experts} on a rank"
+            f"experts are not sliced: each rank holds {layout.local_experts(facts.moe.experts)} of {facts.moe.experts}"
         )
     return reasons
 
@@ -132,8 +129,8 @@ def _parallelism(facts: ModelFacts, layout: Layout, placement: Placement) -> lis
 def _context(facts: ModelFacts, settings: EngineSettings, fit: Fit) -> list[str]:
     if fit.tight:
         return [
-            f"tight: one request of {fit.max_model_len} tokens leaves less KV cache than a plan may be wrong by; "
-            "a shorter context or a higher gpu_memory_utilization would be safe"
+            f"tight: one request of {fit.max_model_len} tokens leaves less KV cache than the estimate may be wrong by; "
+            "a shorter context or a higher gpu_memory_utilization is safe"
         ]
     if settings.max_model_len is not None:
         return []

@@ -1,4 +1,4 @@
-"""What hardware there is: nodes with accelerators, taken and free.
+"""The hardware: nodes with accelerators, in use and free.
 
 Made by the cluster room or the CLI, read by the plan.
 """

@@ -1,4 +1,4 @@
-"""Which weights and types vLLM 0.32 runs on an accelerator at all, whatever its memory.
+"""Which weight formats and types vLLM 0.32 has kernels for on an accelerator, without regard to memory.
 
 The table is `get_min_capability` of `vllm/model_executor/layers/quantization`, compared in tests/serving.
 Called by `evaluate.py` only.
@@ -33,11 +33,11 @@ _OLDEST_FOR_FP8_CACHE = 8.0
 def kernel_refusal(
     facts: ModelFacts, settings: EngineSettings, weights: WeightFormat | None, accelerator: Accelerator
 ) -> str | None:
-    """What the accelerator has no kernel for, or None."""
+    """Why the accelerator has no kernel for these weights or types; None if it has one."""
     name = accelerator.name
     if settings.dtype is Dtype.BFLOAT16 and not has_bfloat16(accelerator):
         instead = "float32" if facts.model_type in NO_FLOAT16 else "float16"
-        return f"{name} has no bfloat16; engine.dtype {instead} would do"
+        return f"{name} has no bfloat16; set engine.dtype to {instead}"
     if settings.kv_cache_dtype is KvCacheDtype.FP8 and not _has_fp8_cache(accelerator):
         return f"{name} has no fp8 KV cache"
     if weights is None:

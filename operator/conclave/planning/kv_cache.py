@@ -20,7 +20,7 @@ _CLOSE_ENOUGH = 1.5
 
 
 class Window(BaseModel):
-    """What one group of layers sees of a request."""
+    """How much of a request one group of layers keeps."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -45,11 +45,11 @@ class KvCache(BaseModel):
         return sum(self._group_blocks(window, tokens) for window in self.groups)
 
     def request_bytes(self, tokens: int, stage: int) -> int:
-        """Bytes of such a request on one stage."""
+        """Bytes of a request of that length on one stage."""
         return self.request_blocks(tokens) * self.stage_block_bytes[stage]
 
     def pool_blocks(self, stage_bytes: Sequence[int]) -> int:
-        """Blocks that all stages can allocate; the one held back included."""
+        """Blocks that all stages can allocate, including the block held back."""
         return max(0, min(pool // block for pool, block in zip(stage_bytes, self.stage_block_bytes, strict=True)))
 
     def holds(self, tokens: int, blocks: int) -> bool:
@@ -61,7 +61,7 @@ class KvCache(BaseModel):
         return blocks / self.request_blocks(tokens)
 
     def longest_request(self, blocks: int, limit: int) -> int:
-        """Longest request that fits, at most `limit` tokens; 0 where none does."""
+        """Longest request that fits, at most `limit` tokens; 0 if no request fits."""
         low, high = 0, limit
         while low < high:
             middle = (low + high + 1) // 2

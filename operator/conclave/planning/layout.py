@@ -1,4 +1,4 @@
-"""How a model is cut: the parallel sizes of one replica, and what vLLM derives from them.
+"""How a model is divided: the parallel sizes of one replica, and what vLLM derives from them.
 
 Used by all modules of the plan. The layer split is `vllm/distributed/utils.py:get_pp_indices`.
 """

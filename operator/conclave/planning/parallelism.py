@@ -1,4 +1,4 @@
-"""Which parallel sizes vLLM accepts for a model, and in plain words why it refuses the others.
+"""Which parallel sizes vLLM accepts for a model, and why it refuses others.
 
 Follows the checks of `vllm/model_executor/models/*.py`, `layers/{linear,vocab_parallel_embedding}.py` and
 `layers/quantization`. Knows nothing of hardware.
@@ -16,7 +16,7 @@ _LARGEST_SHOWN = 16
 
 
 def refusals(facts: ModelFacts, layout: Layout, weights: WeightFormat | None) -> tuple[str, ...]:
-    """Every reason why vLLM would not start with this layout, the plainest first."""
+    """Every reason why vLLM would not start with this layout, the simplest first."""
     return tuple(dict.fromkeys(_refusals(facts, layout, weights)))
 
 

@@ -1,4 +1,4 @@
-"""Where the GPUs of one replica lie: worker pods of equal size on nodes with that many free.
+"""Where the GPUs of one replica are: worker pods of equal size on nodes with enough free GPUs.
 
 A worker pod holds one pipeline stage; only a stage larger than a node's GPUs is shared out, in equal parts.
 """
@@ -23,7 +23,7 @@ class Placement(BaseModel):
 
 
 def place(layout: Layout, nodes: Sequence[Node]) -> Placement | None:
-    """Pods for one replica on the free GPUs, or None where they do not fit.
+    """Pods for one replica on the free GPUs, or None if they do not fit.
 
     A stage that a node of this kind could hold is never shared out: slower than waiting for a whole one.
     """

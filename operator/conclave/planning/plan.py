@@ -45,7 +45,7 @@ class PlanOutcome(BaseModel):
         if len(self.rejected) > _MOST_EXPLAINED:
             reasons.append(f"and {len(self.rejected) - _MOST_EXPLAINED} more options")
         would = f"What would help: {'; '.join(self.remedies)}." if self.remedies else ""
-        said = f"Nothing fits. {'; '.join(reasons)}."
+        said = f"No layout fits. {'; '.join(reasons)}."
         return f"{said[: _LONGEST_EXPLANATION - len(would) - 1]} {would}".strip()
 
 

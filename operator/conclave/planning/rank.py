@@ -1,4 +1,4 @@
-"""Which of the options that fit is taken: the recorded one while it fits, else the best by a fixed order."""
+"""Chooses among the options that fit: the recorded option while it fits, otherwise the best by a fixed order."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def rank(request: PlanRequest, candidate: Candidate) -> tuple[object, ...]:
 
 
 def kept(request: PlanRequest, candidates: list[Candidate]) -> Candidate | None:
-    """The option that the recorded plan took, where it still fits."""
+    """The option of the recorded plan, if it still fits."""
     if request.previous is None:
         return None
     old = request.previous.role

@@ -1,4 +1,4 @@
-"""What would fit where nothing does: more GPUs, another accelerator, a quantization, a shorter context.
+"""What would fit if no layout fits: more GPUs, another accelerator, a quantization, a shorter context.
 
 Every remedy is the outcome of an evaluation, never a guess. Called by `plan.py` only.
 """
@@ -24,7 +24,7 @@ _FEW_SEQUENCES = 64
 
 
 def remedies(request: PlanRequest) -> tuple[str, ...]:
-    """Sentences, the least change first; empty where nothing of this kind would help."""
+    """Sentences, the smallest change first; empty if no remedy helps."""
     sizes = _other_sizes(request)
     if sizes:
         return (sizes,)
@@ -196,7 +196,7 @@ def _more_gpus(request: PlanRequest) -> list[str]:
         limit = ""
         if request.max_gpus is not None and layout.gpus > request.max_gpus:
             limit = f" (hardware.maxGpusPerReplica is {request.max_gpus})"
-        sentences.append(f"{_words(layout, device, fit)} would fit; {_free(request, device)} may be taken now{limit}")
+        sentences.append(f"{_words(layout, device, fit)} would fit; {_free(request, device)} are free now{limit}")
     return sentences
 
 

@@ -1,4 +1,4 @@
-"""What is to be planned: a model, the settings of its engine, what the owner fixed, and the hardware."""
+"""The request of a plan: a model, the settings of its engine, the sizes that the spec sets, and the hardware."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class PlanRequest(BaseModel):
 
     @cached_property
     def weights(self) -> WeightFormat | None:
-        """How the weights lie in memory."""
+        """The format of the weights in memory."""
         return weight_format(self.facts, self.settings)
 
     @property
@@ -54,13 +54,13 @@ class PlanRequest(BaseModel):
 
     @property
     def fixed_sizes(self) -> tuple[str, ...]:
-        """The sizes that the owner chose, in words; how many stages there are follows from them or is planned."""
+        """The sizes that the spec sets, in words."""
         sizes = {"tensor": self.tensor, "pipeline": self.pipeline}
         return tuple(f"{name} {size}" for name, size in sizes.items() if size is not None)
 
     @property
     def least_layout(self) -> Layout:
-        """What the request fixes, and no more."""
+        """The smallest layout that the request allows."""
         return Layout(
             tensor=self.tensor or 1,
             pipeline=self.pipeline or 1,
@@ -96,9 +96,9 @@ def request_for(
 
 
 def facts_for(model_id: str, config: Mapping[str, object] | None) -> ModelFacts:
-    """Facts from the model's own config.json where there is one, else from the catalogue.
+    """Facts from the model's own config.json if it is given, otherwise from the catalogue.
 
-    Raises UnknownModel where neither describes the model.
+    Raises UnknownModel if neither describes the model.
     """
     if config is not None:
         return read_config(config)
@@ -106,8 +106,9 @@ def facts_for(model_id: str, config: Mapping[str, object] | None) -> ModelFacts:
     if entry is None:
         near = ", ".join(suggest_models(model_id))
         raise UnknownModel(
-            f"model.id is {model_id!r}, which the catalogue does not know{f' (did you mean {near}?)' if near else ''}; "
-            "give its config.json with --config (in a cluster it is read from the weights, or from model.configRef)"
+            f"model.id is {model_id!r}, which the catalogue does not know"
+            f"{f' (did you mean {near}?)' if near else ''}; give its config.json with --config (in a cluster, the "
+            "operator reads it beside the weights, or from model.configRef)"
         )
     if not entry.has_weights:
         raise UnknownModel(f"model.id is {model_id!r}: {entry.served.reason}")
@@ -115,7 +116,7 @@ def facts_for(model_id: str, config: Mapping[str, object] | None) -> ModelFacts:
 
 
 def engine_settings(engine: Engine, adapters: Sequence[Adapter] = ()) -> EngineSettings:
-    """The settings that bear on memory; extra arguments are read by vLLM's names."""
+    """The settings that change the use of memory. Extra arguments have vLLM's names."""
     extra = {name.removeprefix("--").replace("-", "_"): value for name, value in engine.extra_args.items()}
     named = {name: _number(name, extra[name]) for name in _SIZED_ARGUMENTS if name in extra}
     return EngineSettings(
@@ -165,6 +166,6 @@ def _left_out(inventory: Inventory, deployment: ModelDeployment) -> Iterator[str
         if out := [label for label in labels if label not in values]:
             seen = ", ".join(sorted({label or "unset" for label in out}))
             yield (
-                f"{field} wants the label {key} to be {' or '.join(values)}, which leaves out {len(out)} of "
-                f"{len(labels)} nodes, where it is {seen}"
+                f"{field} needs nodes whose label {key} is {' or '.join(values)}; on {len(out)} of {len(labels)} nodes "
+                f"this label is {seen}"
             )

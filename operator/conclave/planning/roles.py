@@ -53,7 +53,9 @@ class Plan(BaseModel):
         return tuple(dict.fromkeys(role.accelerator for role in self.roles))
 
     def flat(self) -> wire.Plan:
-        """The plan as `status.plan` and the records show it: the role that answers, and the reasons."""
+        """The plan as `status.plan` and the records show it. Raises ValueError for a plan of several roles."""
+        if len(self.roles) > 1:
+            raise ValueError(f"a plan of {len(self.roles)} roles has no flat form, expected 1 role")
         layout = {name: getattr(self.role, name) for name in wire.RolePlan.model_fields}
         return wire.Plan(**layout, because=self.because, rejected=self.rejected)
 

@@ -49,7 +49,7 @@ def _devices(request: PlanRequest) -> tuple[tuple[Device, tuple[Node, ...]], ...
 
 
 def options(request: PlanRequest) -> Iterator[Option]:
-    """Every layout that is worth a look on every kind of accelerator that the owner allows."""
+    """All layouts to try, on every kind of accelerator that the spec allows."""
     for device, nodes in _devices(request):
         for layout in list(_layouts(request, nodes)) or [request.least_layout]:  # too large, but to be told why
             yield Option(device, layout, nodes)
@@ -94,7 +94,7 @@ def _needs_expert_parallel(request: PlanRequest, layout: Layout) -> bool:
 
 
 def try_option(request: PlanRequest, option: Option) -> Candidate | RejectedOption:
-    """An option that vLLM would start and that has its place, or why there is none."""
+    """The option with its memory and its place, or why it does not fit."""
     name = option_name(option.layout, option.device.product)
     if option.layout.gpus > request.most_gpus:
         refused = refusals(request.facts, option.layout, request.weights)

@@ -28,7 +28,7 @@ _GPTQ_USUAL = WeightFormat(method="gptq", bits=4, group=128, zero_points=True)
 
 
 class EngineSettings(BaseModel):
-    """What the owner set; None is left to vLLM or to the plan."""
+    """The settings of the spec. None leaves a setting to vLLM or to the plan."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -50,7 +50,7 @@ class EngineSettings(BaseModel):
 
 
 def has_bfloat16(accelerator: Accelerator | None) -> bool:
-    """Whether it computes in bfloat16; an unknown one counts as new."""
+    """Whether the accelerator computes in bfloat16. An unknown accelerator counts as new."""
     return accelerator is None or accelerator.vendor == "amd" or float(accelerator.compute) >= _AMPERE
 
 
@@ -58,7 +58,7 @@ def half_precision_refusal(facts: ModelFacts, settings: EngineSettings) -> str |
     """vLLM refuses float16 for models that overflow in it."""
     if settings.dtype is not Dtype.FLOAT16 or facts.model_type not in NO_FLOAT16:
         return None
-    return f"engine.dtype is float16, in which {facts.model_type} overflows; bfloat16 or float32 would do"
+    return f"engine.dtype is float16, in which {facts.model_type} overflows; set bfloat16 or float32"
 
 
 def weight_dtype(facts: ModelFacts, settings: EngineSettings, accelerator: Accelerator | None = None) -> FloatType:
@@ -78,7 +78,7 @@ def weight_dtype(facts: ModelFacts, settings: EngineSettings, accelerator: Accel
 
 
 def weight_format(facts: ModelFacts, settings: EngineSettings) -> WeightFormat | None:
-    """How the weights lie in memory: as the checkpoint has them, or as the owner says that they are."""
+    """The format of the weights in memory: that of the checkpoint, or that of engine.quantization."""
     stored = facts.weight_format
     wanted = {
         Quantization.NONE: None,
@@ -95,7 +95,10 @@ def quantization_conflict(facts: ModelFacts, settings: EngineSettings) -> str | 
     stored, wanted = facts.weight_format, settings.quantization
     if stored is None or wanted is Quantization.NONE or stored.declared == wanted.value:
         return None
-    return f"engine.quantization is {wanted.value}, but the checkpoint's weights are {stored.declared}; leave it out"
+    return (
+        f"engine.quantization is {wanted.value}, but the checkpoint's weights are {stored.declared}; remove "
+        "engine.quantization"
+    )
 
 
 def kv_entry_bytes(facts: ModelFacts, settings: EngineSettings, accelerator: Accelerator | None = None) -> int:
@@ -147,7 +150,7 @@ def block_tokens(facts: ModelFacts, settings: EngineSettings, *, on_cpu: bool) -
 
 
 def expert_tiles(accelerator: Accelerator | None, *, on_cpu: bool) -> ExpertTiles:
-    """How the mxfp4 kernel of an accelerator pads experts; an unknown one counts as the widest."""
+    """How the mxfp4 kernel of an accelerator pads experts. An unknown accelerator counts as the widest."""
     if on_cpu:
         return ExpertTiles(hidden=32, intermediate=32)
     if accelerator is None:

@@ -68,8 +68,8 @@ def read_deployment(
         return None, (
             Problem(
                 ("kind",),
-                f"apiVersion {_json(kind[0])} and kind {_json(kind[1])} are not a ModelDeployment: "
-                f"apiVersion: {API_VERSION} and kind: {KIND} are needed",
+                f"apiVersion {_json(kind[0])} and kind {_json(kind[1])} are not those of a ModelDeployment: "
+                f"write apiVersion: {API_VERSION} and kind: {KIND}",
             ),
         )
     candidate = {name: value for name, value in document.items() if name != "status"}  # the server drops it as well
@@ -107,7 +107,7 @@ def _broken_change_rules(deployment: ModelDeployment, before: ModelDeployment | 
 
 
 def value_at(path: tuple[str, ...], value: Any) -> Any:
-    """The value at a path of an object's field names; None where there is no object."""
+    """The value at a path of an object's field names; None if there is no such value."""
     for name in path:
         value = None if value is None else getattr(value, to_snake(name))
     return value

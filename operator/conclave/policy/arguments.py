@@ -188,15 +188,15 @@ class Allowlist(_Data):
     def reasons(self) -> dict[str, str]:
         """Why a name is refused, by its spelling without case, dashes and underscores."""
         return (
-            {spelling(name): f"here it is written {name}" for name in self.allowed}
-            | {spelling(name): f"it is set by {field}" for name, field in self.owned.items()}
+            {spelling(name): f"write it as {name}" for name in self.allowed}
+            | {spelling(name): f"the field {field} sets it" for name, field in self.owned.items()}
             | {spelling(name): reason for name, reason in self.denied.items()}
         )
 
     @property
     def unlisted(self) -> str:
         """Why any other name is refused."""
-        return f"it is not in the allowlist; allowed are {', '.join(self.allowed)}"
+        return f"it is not on the allowlist: {', '.join(self.allowed)}"
 
     def reason(self, name: str) -> str:
         """Why a name is refused."""
@@ -238,8 +238,8 @@ def _value_rule(type_: type[_Setting], settings: Mapping[str, Setting]) -> Entry
     return EntryRule(
         f"!(key in {cel_literal(list(settings))}) || ({type_.expression(settings)})",
         lambda key, value: key not in settings or settings[key].accepts(value),
-        "{key} is '{value}': {allowed} is needed",
-        f"a value is none that docs/engine-arguments.md allows, of {', '.join(settings)}",
+        "{key} is '{value}', expected {allowed}",
+        f"docs/engine-arguments.md does not allow a value of one of these settings: {', '.join(settings)}",
         {"allowed": (f"{cel_literal(allowed)}[key]", lambda key: allowed[key])},
     )
 

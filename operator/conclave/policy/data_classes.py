@@ -37,12 +37,12 @@ class DataClasses(BaseModel):
     names: DataClassOrder = ("public", "internal", "confidential", "restricted")
 
     def problem(self, name: str) -> str | None:
-        """Why a class cannot be used, None where it is listed."""
+        """Why a class cannot be used; None if it is listed."""
         if name in self.names:
             return None
         return (
-            f'spec.access.dataClass "{name}" is none of {" < ".join(self.names)}: '
-            "use one of these, or have the operator's list of data classes extended"
+            f'spec.access.dataClass "{name}" is not one of {" < ".join(self.names)}: use one of these, '
+            f"or add {name} to the chart's value dataClasses"
         )
 
 

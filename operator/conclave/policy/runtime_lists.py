@@ -69,20 +69,22 @@ class RuntimeLists(BaseModel):
         return not {name, f"{namespace}/{name}"}.isdisjoint(self.service_accounts)
 
     def image_problem(self, reference: str | None) -> str | None:
-        """Why an image cannot be used, None where it can or where none is named."""
+        """Why an image cannot be used; None if it can, or if the spec names none."""
         if reference is None or self.allows_image(reference):
             return None
         return (
-            f'spec.runtime.image "{reference}" is none of {", ".join((self.default_image, *self.images))}: no pods are '
-            f"made of it. Leave the field out, name one of these, or have the chart's value {IMAGES_VALUE} extended"
+            f'spec.runtime.image "{reference}" is not one of {", ".join((self.default_image, *self.images))}: the '
+            "operator creates no pods with it. Remove the field, name one of these, or add the image to the "
+            f"chart's value {IMAGES_VALUE}"
         )
 
     def account_problem(self, namespace: str, name: str | None) -> str | None:
-        """Why an account cannot be used, None where it can or where none is named."""
+        """Why an account cannot be used; None if it can, or if the spec names none."""
         if name is None or self.allows_account(namespace, name):
             return None
-        seen = f"none of {', '.join(self.service_accounts)}" if self.service_accounts else "not allowed, as none is"
+        listed = ", ".join(self.service_accounts)
+        seen = f"not one of {listed}" if listed else "not on the operator's list, which is empty"
         return (
-            f'spec.runtime.serviceAccountName "{name}" is {seen}: no pods are made with it. Leave the field out, or '
-            f"have the chart's value {ACCOUNTS_VALUE} extended by {namespace}/{name}"
+            f'spec.runtime.serviceAccountName "{name}" is {seen}: the operator creates no pods with it. Remove '
+            f"the field, or add {namespace}/{name} to the chart's value {ACCOUNTS_VALUE}"
         )

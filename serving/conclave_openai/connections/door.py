@@ -100,7 +100,7 @@ class Door:
             self._reported_at = now
             counted = ", ".join(f"{count} with {status}" for status, count in sorted(self._refused.items()))
             self._logger.warning(
-                "connections refused at the door since the last such line: %s; now of %s", counted, address
+                "refused connections since the last line of this kind: %s; the latest from %s", counted, address
             )
             self._refused.clear()
 

@@ -231,7 +231,7 @@ class GrammarTrials:
         status = await asyncio.to_thread(process.process.wait)
         if status != 0:
             self._logger.warning(
-                "the process that tries grammars ended with status %d; the next grammar starts another", status
+                "the process that tries grammars ended with status %d; the next grammar starts a new one", status
             )
 
 

@@ -89,7 +89,7 @@ class _Reader(PickleReader):
     needed_by = "pickled array"
     expected = (
         "a pickled NumPy array of float32 or bfloat16, or a QuantizedWeight8bit of two, as xAI released them: "
-        "download it anew from where you trust"
+        "download it again from a source that you trust"
     )
 
     def array(self) -> StoredArray | QuantizedArray:
@@ -140,7 +140,7 @@ class _Reader(PickleReader):
 
     def _array(self, state: object) -> StoredArray:
         if not isinstance(state, tuple) or len(state) != 5:
-            raise self.refusal("an array in a form of its own")
+            raise self.refusal("an array in an unknown form")
         _, shape, dtype, fortran_order, data = state
         if not isinstance(dtype, _Dtype) or not isinstance(data, _Bytes) or not isinstance(shape, tuple):
             raise self.refusal("an array without plain contents")

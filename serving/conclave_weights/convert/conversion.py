@@ -99,7 +99,9 @@ def convert(plan: ConversionPlan, on_progress: Callable[[int], None] = lambda _b
     try:
         return _convert(plan, on_progress)
     except OSError as error:
-        raise EnvironmentUnfit(f"{plan.target}: stopped: {error}; mend that, then repeat to go on") from error
+        raise EnvironmentUnfit(
+            f"{plan.target}: stopped: {error}; correct this, then repeat the command to continue"
+        ) from error
 
 
 def _convert(plan: ConversionPlan, on_progress: Callable[[int], None]) -> Outcome:

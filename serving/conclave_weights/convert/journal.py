@@ -39,20 +39,21 @@ class Journal:
         strange = not (directory / NAME).exists() and any(directory.iterdir())
         if strange:
             raise InvalidInput(
-                f"{directory}: exists and is no interrupted conversion; remove it, or choose another target"
+                f"{directory}: exists and is not an interrupted conversion; remove it, or choose another target"
             )
         self._file = TextIOWrapper(open_to_write(directory / NAME), encoding="utf-8")
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             self._file.close()
-            raise InvalidInput(f"{directory}: another conversion is at work there; wait for it") from error
+            raise InvalidInput(f"{directory}: another conversion is running there; wait for it") from error
         text = self._file.read()
         entries = [entry for line in text.splitlines() if (entry := _entry(line)) is not None]
         if entries and entries[0] != {"conversion": identity}:
             self._file.close()
             raise InvalidInput(
-                f"{directory}: begun from other files or with other options; repeat those, or remove it to begin anew"
+                f"{directory}: an interrupted conversion of other files or with other options; repeat that command, "
+                "or remove the directory to start again"
             )
         self.finished = tuple(
             FinishedFile(str(entry["file"]), int(entry["size_bytes"]), str(entry["sha256"])) for entry in entries[1:]

@@ -68,11 +68,12 @@ class PickleReader:
 
     def refusal(self, found: str) -> WeightsUnfit:
         """The error that says what the file holds and what it should hold."""
-        return WeightsUnfit(f"weights file {self.path}: refused, for it holds {found}; expected {self.expected}")
+        return WeightsUnfit(f"weights file {self.path}: refused, since it has {found}; expected {self.expected}")
 
     def truncated(self, expected_bytes: str) -> WeightsUnfit:
         return WeightsUnfit(
-            f"weights file {self.path}: {self.size_bytes} bytes, expected {expected_bytes}: truncated; download it anew"
+            f"weights file {self.path}: {self.size_bytes} bytes, expected {expected_bytes}: truncated; download it "
+            "again"
         )
 
     def bytes(self, count: int) -> bytes:

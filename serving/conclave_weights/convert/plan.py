@@ -67,8 +67,9 @@ def plan_conversion(
                 )
             return _of_pickled(source, pickled, target, shard_bytes)
         raise WeightsUnfit(
-            f"{source}: neither pickled weights (pytorch_model*.bin, *.pt) nor tensor00000_000, nor ckpt-0 with one; "
-            "give the directory of the model, or the released checkpoint of Grok-1 (xai-org/grok-1)"
+            f"{source}: no pickled weights (pytorch_model*.bin, *.pt), and no checkpoint of Grok-1 "
+            "(tensor00000_000, or ckpt-0 with it); give the directory of the model, or the released checkpoint "
+            "xai-org/grok-1"
         )
     return _of_release(source, target, dtype or "bfloat16", shard_bytes, dict(config or grok_1_config()))
 
@@ -126,8 +127,8 @@ def _pickled_tensors(source: Path, pickled: Iterable[Path]) -> Iterator[tuple[st
         for name, tensor in find_tensors(path).items():
             if name in places:
                 raise WeightsUnfit(
-                    f"weights {source}: {name} is in {places[name]} and {path.name}, expected in one: of two "
-                    "copies remove one; parts of a tensor-parallel checkpoint are not put together here"
+                    f"weights {source}: {name} is in {places[name]} and {path.name}, expected in one file: remove "
+                    "one of two copies; parts of a tensor-parallel checkpoint are not joined"
                 )
             places[name] = path.name
             yield name, tensor

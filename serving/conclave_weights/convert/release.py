@@ -67,7 +67,7 @@ def release_directory(source: Path) -> Path:
         if any(directory.glob("tensor?????_???")):
             return directory
     raise WeightsUnfit(
-        f"{source}: no tensor00000_000, nor ckpt-0 with one; give the released checkpoint of Grok-1 (xai-org/grok-1)"
+        f"{source}: no tensor00000_000, and no ckpt-0 with it; give the released checkpoint of Grok-1 (xai-org/grok-1)"
     )
 
 
@@ -81,7 +81,7 @@ def read_release(source: Path, config: Mapping[str, object]) -> tuple[Conversion
     facts = read_config(config)
     expected = expected_tensors("Grok1ModelForCausalLM", config, facts)
     if expected is None or facts.moe is None:
-        raise WeightsUnfit(f"config.json: {facts.architecture} is no Grok-1; give Grok-1's")
+        raise WeightsUnfit(f"config.json: {facts.architecture} is not Grok-1; give Grok-1's config.json")
     modules = _modules(len(facts.layers))
     _check_files(directory, len(modules))
     conversions: dict[str, Conversion] = {}
@@ -120,7 +120,8 @@ def _check_files(directory: Path, count: int) -> None:
         )
     if extra := sorted(seen - wanted):
         raise WeightsUnfit(
-            f"weights {directory}: {', '.join(extra[:5])}: not of the release, which has {count} files; remove them"
+            f"weights {directory}: {', '.join(extra[:5])}: not part of the release, which has {count} files; remove "
+            "them"
         )
 
 

@@ -116,8 +116,8 @@ def find_tensors(path: Path) -> Mapping[str, StridedTensor]:
 def _find_tensors(path: Path, file: BinaryIO) -> Mapping[str, StridedTensor]:
     if file.read(len(_BEFORE_1_6)) == _BEFORE_1_6:
         raise WeightsUnfit(
-            f"weights file {path}: in the format of PyTorch before 1.6, expected the zip format; where you trust it, "
-            "load it with torch.load(path, weights_only=True) and save that again with torch.save"
+            f"weights file {path}: in the format of PyTorch before 1.6, expected the zip format; if you trust the "
+            "file, load it with torch.load(path, weights_only=True) and save it again with torch.save"
         )
     archive = _Archive(path, file)
     pickle = archive.read("data.pkl", _MOST_PICKLE_BYTES)
@@ -133,11 +133,11 @@ class _Archive:
             with zipfile.ZipFile(file) as archive:
                 entries = archive.infolist()
         except (zipfile.BadZipFile, NotImplementedError, ValueError, EOFError, struct.error, UnicodeError) as error:
-            raise self._refusal(f"no whole zip file ({error}): truncated, or of another format") from error
+            raise self._refusal(f"no complete zip file ({error}): truncated, or another format") from error
         self._size_bytes = os.fstat(file.fileno()).st_size
         self._entries = {entry.filename: entry for entry in entries}
         if len(self._entries) != len(entries):
-            raise self._refusal("two entries of one name")
+            raise self._refusal("two entries with the same name")
         roots = [name.removesuffix("data.pkl") for name in self._entries if name.endswith("/data.pkl")]
         if len(roots) != 1 or roots[0].count("/") != 1:
             raise self._refusal("no data.pkl of its own")
@@ -170,7 +170,7 @@ class _Archive:
         return Storage(self._path, offset, entry.file_size, entry.CRC)
 
     def _refusal(self, found: str) -> WeightsUnfit:
-        return WeightsUnfit(f"weights file {self._path}: refused, for it holds {found}; expected {_Reader.expected}")
+        return WeightsUnfit(f"weights file {self._path}: refused, since it has {found}; expected {_Reader.expected}")
 
 
 class _Reader(PickleReader):
@@ -181,7 +181,7 @@ class _Reader(PickleReader):
     most_instructions = 10_000_000
     needed_by = "mapping of tensors"
     expected = (
-        "what torch.save makes of a model's state_dict: a mapping from names to plain tensors; copy it anew, or take "
+        "a state_dict as torch.save writes it, a mapping from names to plain tensors; copy the file again, or use "
         "the safetensors variant of the model"
     )
 
@@ -227,13 +227,13 @@ class _Reader(PickleReader):
         elif is_name(function, _PARAMETER) and len(arguments) == 3 and isinstance(arguments[0], StridedTensor):
             self.push(arguments[0])
         else:
-            raise self.refusal("a call of something that makes no tensor, or with other arguments")
+            raise self.refusal("a call that does not make a tensor, or has other arguments")
 
     def _tensor(self, view: tuple[Any, ...], dtype: object, metadata: tuple[object, ...]) -> None:
         """Push the view (storage, offset, sizes, strides). Metadata would mark the view as conjugate or negative."""
         typed, offset, shape, strides = view
         if not isinstance(typed, _Typed) or (typed.dtype is None) != isinstance(dtype, Name) or any(metadata):
-            raise self.refusal("a tensor in a form of its own")
+            raise self.refusal("a tensor in an unknown form")
         name = _DTYPES.get(dtype.text) if isinstance(dtype, Name) else typed.dtype
         if name is None:
             raise self.refusal("a tensor of no plain type")

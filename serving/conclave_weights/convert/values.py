@@ -99,7 +99,7 @@ def _checked(stored: Storage) -> Iterator[bytes]:
     if stored.crc32 and checksum != stored.crc32:
         raise WeightsUnfit(
             f"weights file {stored.path}: CRC-32 {checksum:08x} of {stored.size_bytes} bytes from byte "
-            f"{stored.offset}, expected {stored.crc32:08x}: damaged; copy it anew"
+            f"{stored.offset}, expected {stored.crc32:08x}: damaged; copy it again"
         )
 
 
@@ -155,7 +155,9 @@ def _values(stored: StoredArray | Storage, first_element: int, elements: int, co
 
 
 def _shortened(stored: StoredArray | Storage) -> WeightsUnfit:
-    return WeightsUnfit(f"weights file {stored.path}: shorter than a moment before; keep it unchanged, then repeat")
+    return WeightsUnfit(
+        f"weights file {stored.path}: became shorter during the conversion; do not change it, then repeat the command"
+    )
 
 
 def _finite(values: NDArray[Any], stored: StoredArray) -> NDArray[np.float32]:
@@ -163,7 +165,7 @@ def _finite(values: NDArray[Any], stored: StoredArray) -> NDArray[np.float32]:
     if stored.dtype == "bfloat16":
         values = (values.astype(np.uint32) << 16).view(np.float32)
     if not np.isfinite(values).all():
-        raise WeightsUnfit(f"weights file {stored.path}: holds infinite values or NaN: damaged; download it anew")
+        raise WeightsUnfit(f"weights file {stored.path}: has infinite values or NaN: damaged; download it again")
     return values
 
 

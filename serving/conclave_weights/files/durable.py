@@ -30,8 +30,8 @@ def make_own(directory: Path) -> None:
         else:
             return
         raise InvalidInput(
-            f"{directory}: {seen}, expected a directory of user {os.geteuid()}, for work is done in it; remove it, or "
-            "choose another target"
+            f"{directory}: {seen}, expected a directory of user {os.geteuid()}, since the command writes there; "
+            "remove it, or choose another target"
         ) from None
 
 

@@ -28,7 +28,7 @@ DTYPE_BITS = {
     "I8": 8, "U8": 8, "BOOL": 8, "F8_E4M3": 8, "F8_E5M2": 8, "F8_E8M0": 8, "F8_E4M3FNUZ": 8, "F8_E5M2FNUZ": 8,
     "F6_E2M3": 6, "F6_E3M2": 6, "F4": 4,
 }  # fmt: skip
-REMEDY = "copy it anew"
+REMEDY = "copy it again"
 
 
 @dataclass(frozen=True)

@@ -37,7 +37,7 @@ def read_at_most(path: Path, most_bytes: int, *, follows_links: bool = True) -> 
     with open_to_read(path, follows_links=follows_links) as file:
         content = file.read(most_bytes + 1)
     if len(content) > most_bytes:
-        raise WeightsUnfit(f"{path}: more than {most_bytes} bytes, expected at most that; copy it anew")
+        raise WeightsUnfit(f"{path}: larger than {most_bytes} bytes, the limit for this file; copy it again")
     return content
 
 

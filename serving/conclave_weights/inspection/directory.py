@@ -153,7 +153,9 @@ def _check_places(
         if tensor in places and name in headers and name not in places[tensor]
     ]
     if moved:
-        inspection.problems.append(f"{len(moved)} tensors are elsewhere: {_some(moved, '; ')}; {REMEDY}")
+        inspection.problems.append(
+            f"{len(moved)} tensors are not in the file that the index names: {_some(moved, '; ')}; {REMEDY}"
+        )
     absent = [tensor for tensor, name in weight_map.items() if tensor not in places and name in headers]
     if absent:
         inspection.problems.append(f"{len(absent)} tensors of the index are in no file: {_some(absent)}; {REMEDY}")
@@ -191,10 +193,10 @@ def _compare(
         return
     if facts.weight_format is not None:
         inspection.compared_with = (
-            f"nothing: weights quantised by {facts.weight_format.declared} have names and shapes of their own"
+            f"nothing: weights quantised by {facts.weight_format.declared} have other names and shapes"
         )
     elif expected is None:
-        inspection.compared_with = f"nothing: there is no table of names for {architecture}"
+        inspection.compared_with = f"nothing: Conclave has no table of tensor names for {architecture}"
     elif tensors:
         inspection.compared_with = f"the {len(expected.required)} tensors that config.json implies for {architecture}"
         _compare_tensors(expected, tensors, is_whole, inspection)
@@ -215,15 +217,15 @@ def _compare_tensors(
     unexpected = [name for name in tensors if name not in known and not name.endswith(".rotary_emb.inv_freq")]
     wrong = [name for name, shape in known.items() if name in tensors and tensors[name].shape != shape]
     if missing:
-        inspection.problems.append(f"{len(missing)} tensors are missing: {_some(missing)}; copy the weights anew")
+        inspection.problems.append(f"{len(missing)} tensors are missing: {_some(missing)}; copy the weights again")
     if unexpected:
         inspection.problems.append(
-            f"{len(unexpected)} tensors are unexpected: {_some(unexpected)}; take the config.json of these weights"
+            f"{len(unexpected)} tensors are unexpected: {_some(unexpected)}; use the config.json of these weights"
         )
     if wrong:
         shapes = [f"{name} is {_shape(tensors[name].shape)}, expected {_shape(known[name])}" for name in wrong]
         inspection.problems.append(
-            f"{len(wrong)} shapes contradict config.json: {_some(shapes, '; ')}; take the config.json of these weights"
+            f"{len(wrong)} shapes differ from config.json: {_some(shapes, '; ')}; use the config.json of these weights"
         )
 
 
@@ -235,17 +237,16 @@ def _look_for_code(root: Path, config: Mapping[str, object], inspection: Inspect
     """
     if config.get("auto_map") and has_engine_class(inspection.architecture or "", config):
         inspection.notes.append(
-            "config.json: auto_map names code, which is never run: the engine has classes of its own"
+            "config.json: auto_map names code, which is never run; the engine uses classes of its own"
         )
     elif config.get("auto_map"):
         inspection.problems.append(
-            f"config.json: auto_map names code for {inspection.architecture}, which is never run; "
-            "take a model whose architecture and model_type the engine has"
+            f"config.json: auto_map names code for {inspection.architecture}, which is never run; use a model whose "
+            "architecture and model_type the engine knows"
         )
     if files := _files(root, "*.py"):
         inspection.problems.append(
-            f"{_some(files)}: Python code among the weights, expected none; the engine needs none of it: remove it, "
-            "then take the digest"
+            f"{_some(files)}: Python code among the weights, expected none; remove the code, then compute the digest"
         )
     tokenizer = root / "tokenizer_config.json"
     if tokenizer.exists() and not (root / "tokenizer.json").exists():
@@ -264,7 +265,7 @@ def _look_for_pickles(root: Path, has_tensors: bool, inspection: Inspection) -> 
     pickles = sorted(chain.from_iterable(_files(root, pattern) for pattern in PICKLE_PATTERNS))
     if pickles and has_tensors:
         inspection.notes.append(
-            f"{_some(pickles)}: pickles, which can run code when loaded; no engine of ours reads them"
+            f"{_some(pickles)}: pickles, which can run code when they are loaded; Conclave's engines do not read them"
         )
 
 

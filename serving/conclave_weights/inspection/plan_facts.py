@@ -21,7 +21,7 @@ from conclave_weights.inspection.engine_config import config_faults
 CONFIG_NAME = "config.json"
 _SHOWN_NAMES = 5
 _SHOWN_PROBLEMS = 3
-_OWN = "or give the model's by spec.model.configRef"
+_OWN = "or give the model's config.json in spec.model.configRef"
 
 
 def plan_facts(root: Path, longest_bytes: int) -> InspectedWeights:
@@ -51,8 +51,8 @@ def plan_facts(root: Path, longest_bytes: int) -> InspectedWeights:
     report_bytes = len(write_report(facts).encode())
     if report_bytes > longest_bytes:
         raise ConfigInvalid(
-            f"{CONFIG_NAME}: compressed, it makes a report of {report_bytes} bytes, expected at most {longest_bytes}, "
-            "which is what a pod can tell; give it by spec.model.configRef"
+            f"{CONFIG_NAME}: compressed, the report has {report_bytes} bytes, and a pod can report at most "
+            f"{longest_bytes}; give the config.json in spec.model.configRef"
         )
     return facts
 
@@ -62,17 +62,19 @@ def _read_config(root: Path) -> dict[str, object]:
     if not path.exists():
         raise ConfigMissing(f"no {CONFIG_NAME}, expected one beside the weights; the directory holds {_listed(root)}")
     if not path.is_file():
-        raise ConfigInvalid(f"{CONFIG_NAME}: it is no file; copy the model's there, {_OWN}")
+        raise ConfigInvalid(f"{CONFIG_NAME}: is not a file; copy the model's config.json there, {_OWN}")
     with open_to_read(path) as file:
         text = file.read(LONGEST_CONFIG_BYTES + 1)
     if len(text) > LONGEST_CONFIG_BYTES:
-        raise ConfigInvalid(f"{CONFIG_NAME}: more than {LONGEST_CONFIG_BYTES} bytes, no model's has; copy it anew")
+        raise ConfigInvalid(
+            f"{CONFIG_NAME}: has more than {LONGEST_CONFIG_BYTES} bytes, which no model needs; copy it again"
+        )
     try:
         config = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise ConfigInvalid(f"{CONFIG_NAME}: no JSON: {error}; copy it anew, {_OWN}") from error
+        raise ConfigInvalid(f"{CONFIG_NAME}: is not valid JSON: {error}; copy it again, {_OWN}") from error
     if not isinstance(config, dict):
-        raise ConfigInvalid(f"{CONFIG_NAME}: holds a JSON {type(config).__name__}, expected an object; copy it anew")
+        raise ConfigInvalid(f"{CONFIG_NAME}: has a JSON {type(config).__name__}, expected an object; copy it again")
     return config
 
 
@@ -80,7 +82,7 @@ def _check_config(config: dict[str, object]) -> None:
     try:
         facts = read_config(config)
     except UnknownModel as error:
-        raise ArchitectureUnknown(f"{error}; serve a model of one of these") from error
+        raise ArchitectureUnknown(f"{error}; use a model of one of these architectures") from error
     except InvalidInput as error:
         raise ConfigInvalid(f"{error}; correct it, {_OWN}") from error
     architectures = config["architectures"]

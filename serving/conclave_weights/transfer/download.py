@@ -123,21 +123,24 @@ def download(
                 on_listed(size_bytes, size_bytes)
                 return Download(size_bytes, size_bytes, 0, is_whole=True)
             if keep is None and is_asked_for:
-                raise DigestMismatch(f"{target}: {_changed(digest)}; remove it, then repeat to download them anew")
+                raise DigestMismatch(
+                    f"{target}: {_changed(digest)}; remove {target}, then repeat the command to "
+                    "download the files again"
+                )
             if keep is None:
                 raise DownloadFailed(
                     f"{target} exists and was not downloaded from {_named(store, digest)}; remove it, or name another "
                     "directory"
                 )
             _begin_anew(target)
-            mended = (f"{target}: {_changed(digest) if is_asked_for else 'held something else'}; downloaded anew",)
+            mended = (f"{target}: {_changed(digest) if is_asked_for else 'had other weights'}; downloaded again",)
         with _alone_in(_partial(target)):
             done = _download(store, target, digest, until_percent, on_listed, on_progress)
     return replace(done, notes=(*mended, *done.notes))
 
 
 def _changed(digest: str | None) -> str:
-    return f"its files were changed since they were downloaded, they are not those of {digest}"
+    return f"the files were changed after the download and do not match {digest}"
 
 
 def _named(store: ObjectStore, digest: str | None) -> str:
@@ -244,7 +247,7 @@ def _check_room(directory: Path, missing_bytes: int) -> None:
 
 
 def _no_room(directory: Path, seen: str) -> str:
-    return f"{directory}: {seen}; make room, in a cluster raise spec.model.cache.size where the volume can grow"
+    return f"{directory}: {seen}; free space; in a cluster, raise spec.model.cache.size if the volume can grow"
 
 
 def _fetch(store: ObjectStore, parts: list[_Part], budget_bytes: int, on_progress: Progress) -> int:
@@ -287,7 +290,7 @@ def _fetch_one(store: ObjectStore, part: _Part, budget: _Budget) -> None:
     if done_bytes != part.item.size_bytes:
         raise DownloadFailed(
             f"{store.uri}: {part.item.path}: the store sent {done_bytes} bytes, expected {part.item.size_bytes}; "
-            "it is tried again from there"
+            "the download continues from there"
         )
 
 
@@ -298,8 +301,11 @@ def _compare(parts: list[_Part], digest: str | None) -> tuple[str, ...]:
     seen = hash_listed([(part.item.path, part.file, part.item.size_bytes) for part in parts])
     if digest_of(seen) != digest:
         raise DigestMismatch(
-            f"the objects have digest {digest_of(seen)}, expected {digest}; upload the right ones, or correct "
-            "spec.model.digest if these are the ones you want\n" + "\n".join(f"  {line}" for line in listing(seen))
+            (
+                f"the objects have digest {digest_of(seen)}, expected {digest}; upload the right objects, or correct "
+                "spec.model.digest if you want these\n"
+            )
+            + "\n".join(f"  {line}" for line in listing(seen))
         )
     return ()
 
@@ -314,15 +320,17 @@ def _compare_etags(parts: list[_Part]) -> tuple[str, ...]:
         for part in wrong:
             part.file.unlink()
         raise DownloadFailed(
-            f"{', '.join(part.item.path for part in wrong)}: other bytes arrived than the store's MD5 says; "
-            "they are fetched anew at the next try"
+            f"{', '.join(part.item.path for part in wrong)}: the bytes that arrived do not match the store's MD5; "
+            "the next try fetches them again"
         )
     compared = sum(found)
     if compared == len(parts):
         return ()
     return (
-        f"{len(parts) - compared} of {len(parts)} objects were compared by size only: the store gives no MD5 of them; "
-        "give a digest to compare what they hold",
+        (
+            f"{len(parts) - compared} of {len(parts)} objects were compared by size only, since the store has no MD5 "
+            "for them; give a digest to compare their contents"
+        ),
     )
 
 
@@ -406,7 +414,7 @@ def _alone_in(partial: Path) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise DownloadFailed(f"{partial}: another download is at work there; wait for it, or end it") from error
+            raise DownloadFailed(f"{partial}: another download is running there; wait for it, or end it") from error
         yield
 
 

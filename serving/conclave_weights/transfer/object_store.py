@@ -169,7 +169,7 @@ class ObjectStore:
             yield
         except exceptions.PreconditionError as error:
             raise DownloadFailed(
-                f"{what}: changed while it was read; wait until the upload is complete, it is then fetched anew"
+                f"{what}: changed while it was read; wait until the upload is complete; the next try fetches it again"
             ) from error
         except (exceptions.BaseError, FileNotFoundError) as error:
             raise DownloadFailed(f"{what}: {self._cause(error)}") from error
@@ -182,14 +182,14 @@ class ObjectStore:
         if code == "NoSuchBucket":
             return f"there is no bucket {self._bucket}; correct the address"
         if code in _REFUSED_KEYS:
-            return f"{said}: the credentials are refused; correct AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+            return f"{said}: the store refuses the credentials; correct AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
         if code == "AccessDenied" or "403 Forbidden" in text:
             return (
-                f"{said if code else 'the store says 403'}: the credentials may not do this; "
-                f"grant s3:ListBucket on {self._bucket} and s3:GetObject on its objects"
+                f"{said if code else 'the store says 403'}: the credentials lack a permission; grant "
+                f"s3:ListBucket on {self._bucket} and s3:GetObject on its objects"
             )
         if isinstance(error, FileNotFoundError):
-            return "it was listed and is gone; keep the weights unchanged while they are read"
+            return "the object was listed and is now missing; do not change the weights during the download"
         if code:
             return said
         return f"no answer: {_innermost(text)}; check endpoint, DNS, NetworkPolicy and certificates"

@@ -51,23 +51,25 @@ def check_adapter(name: str, root: Path, max_rank: int) -> Mapping[str, TensorHe
     rank = _rank(where, config)
     if rank > max_rank:
         enough = next((known for known in RANKS if known >= rank), None)
-        remedy = f"set maxRank of this adapter to {enough}" if enough else f"vLLM takes at most {RANKS[-1]}"
+        remedy = f"set maxRank of this adapter to at least {enough}" if enough else f"vLLM takes at most {RANKS[-1]}"
         raise WeightsUnfit(f"{where}: rank {rank} in {CONFIG} is more than the maxRank {max_rank}: {remedy}")
     if not (root / TENSORS).is_file():
         raise WeightsUnfit(f"{where}: {_no_tensors(root)}")
     tensors = read_header(root / TENSORS)
     if not tensors:
-        raise WeightsUnfit(f"{where}: {TENSORS} holds no tensor; save the adapter again")
+        raise WeightsUnfit(f"{where}: {TENSORS} has no tensor; save the adapter again")
     for tensor, header in tensors.items():
         match = _TENSOR.fullmatch(tensor)
         if match is None or len(header.shape) != 2:
             raise WeightsUnfit(
-                f"{where}: tensor {tensor} of shape {list(header.shape)} is no lora_A or lora_B of a linear layer, "
-                "and vLLM serves no others"
+                f"{where}: tensor {tensor} of shape {list(header.shape)} is not a lora_A or lora_B of a linear "
+                "layer, and vLLM serves no other tensors"
             )
         seen = header.shape[0 if match["side"] == "A" else 1]
         if seen > rank:
-            raise WeightsUnfit(f"{where}: tensor {tensor} has rank {seen}, {CONFIG} says {rank}; save it again")
+            raise WeightsUnfit(
+                f"{where}: tensor {tensor} has rank {seen}, {CONFIG} says {rank}; save the adapter again"
+            )
     return tensors
 
 
@@ -104,9 +106,9 @@ def _config(where: str, root: Path) -> Mapping[str, Any]:
     except OSError as error:
         raise WeightsUnreadable(f"{where}: {CONFIG} cannot be read: {error.strerror or error}") from error
     except (ValueError, RecursionError) as error:
-        raise WeightsUnfit(f"{where}: {CONFIG} cannot be read: {error}; copy it anew") from error
+        raise WeightsUnfit(f"{where}: {CONFIG} cannot be read: {error}; copy it again") from error
     if not isinstance(config, dict):
-        raise WeightsUnfit(f"{where}: {CONFIG} holds a JSON {type(config).__name__}, expected an object")
+        raise WeightsUnfit(f"{where}: {CONFIG} has a JSON {type(config).__name__}, expected an object")
     return config
 
 

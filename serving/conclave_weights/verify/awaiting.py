@@ -74,19 +74,19 @@ def await_all(
 ) -> None:
     """Returns when all noted directories are valid. Raises WeightsUnfit where only another pod could see a repair."""
     for root, note in read_notes(notes).items():
-        tell(f"{root}: unfit; looking at the files every {look_every_s:g} s")
+        tell(f"{root}: the weights are wrong; waiting for a repair and checking the files every {look_every_s:g} s")
         seen = last = note.look
         due_s = now_s() + read_every_s
         while True:
             sleep(look_every_s)
             if _is_removed(root):
                 raise WeightsUnfit(
-                    f"weights {root}: the directory was removed, and this pod sees nothing that takes its place; "
-                    "the next pod looks at what is there now"
+                    f"weights {root}: the directory was removed, and this pod cannot see a new one; the next pod "
+                    "reads the directory that is there then"
                 )
             before, last = last, look(root)
             if last != before:
-                tell(f"{root}: the files change; they are read once they are still")
+                tell(f"{root}: the files are changing; waiting until they no longer change")
             if now_s() < due_s and (last == seen or last != before):
                 continue
             tell(f"{root}: reading the files")
@@ -94,9 +94,9 @@ def await_all(
             try:
                 files = verify_whole(root, note.digest)
             except WeightsUnfit as error:
-                tell(f"{root}: still unfit: {error}")
+                tell(f"{root}: the weights are still wrong: {error}")
             else:
-                tell(f"{root}: sound, {len(files)} files: {note.digest}")
+                tell(f"{root}: the weights are correct, {len(files)} files: {note.digest}")
                 break
             due_s = now_s() + max(read_every_s, (now_s() - began_s) / LARGEST_SHARE_OF_READING)
 

@@ -162,13 +162,13 @@ def _difference(path: str, wanted: dict[str, WeightsFile], found: dict[str, Weig
     origin = next((name for name, file in wanted.items() if name != path and file.sha256 == have.sha256), None)
     if origin is not None:
         is_exchanged = origin in found and found[origin].sha256 == want.sha256
-        return f"{path}: holds the contents of {origin} (sha256 {have.sha256}), expected sha256 {want.sha256}: " + (
-            f"exchanged with {origin}; exchange their names" if is_exchanged else "overwritten; copy it anew"
+        return f"{path}: has the contents of {origin} (sha256 {have.sha256}), expected sha256 {want.sha256}: " + (
+            f"exchanged with {origin}; exchange their names" if is_exchanged else "overwritten; copy it again"
         )
     if have.size_bytes != want.size_bytes:
         kind = "truncated" if have.size_bytes < want.size_bytes else "too long"
-        return f"{path}: {have.size_bytes} bytes, expected {want.size_bytes}: {kind}; copy it anew"
-    return f"{path}: sha256 {have.sha256}, expected {want.sha256}: content changed; copy it anew"
+        return f"{path}: {have.size_bytes} bytes, expected {want.size_bytes}: {kind}; copy it again"
+    return f"{path}: sha256 {have.sha256}, expected {want.sha256}: content changed; copy it again"
 
 
 def verify(
@@ -185,7 +185,7 @@ def verify(
     expected = None if manifest is None else tuple(manifest)
     own = None if expected is None else digest_of(expected)
     if digest is None and own is None:
-        raise ValueError("verify: neither digest nor manifest given")
+        raise ValueError("verify: give a digest, a manifest, or both")
     if None not in (digest, own) and digest != own:
         raise DigestMismatch(
             f"weights manifest: its digest is {own}, expected {digest}; "
@@ -197,8 +197,11 @@ def verify(
         return seen
     details = listing(seen) if expected is None else differences(expected, seen)
     raise DigestMismatch(
-        f"weights {root}: digest {seen_digest}, expected {wanted_digest}; copy the weights anew, or correct "
-        "spec.model.digest if these are the ones you want\n" + "\n".join(f"  {line}" for line in details)
+        (
+            f"weights {root}: digest {seen_digest}, expected {wanted_digest}; copy the weights again, or correct "
+            "spec.model.digest if you want these files\n"
+        )
+        + "\n".join(f"  {line}" for line in details)
     )
 
 

@@ -76,7 +76,7 @@ def _check_index(index: Path, tensors: dict[str, frozenset[str]]) -> None:
     for tensor, shard in weight_map.items():
         if tensor not in tensors[shard]:
             raise WeightsUnfit(
-                f"weights file {index.parent / shard}: holds no {tensor}, which {index.name} places there"
+                f"weights file {index.parent / shard}: has no tensor {tensor}, which {index.name} places there"
             )
 
 
@@ -88,14 +88,14 @@ def no_safetensors(root: Path) -> str:
         return str(error)
     if pickled:
         return (
-            f"weights {root}: only pickled weights ({', '.join(path.name for path in pickled[:3])}), which can run "
-            "code when loaded; expected *.safetensors: take the safetensors variant of the model, or convert them "
-            f"without running them: conclave weights convert {root} TARGET"
+            f"weights {root}: only pickled weights ({', '.join(path.name for path in pickled[:3])}), which can "
+            "run code when they are loaded; expected *.safetensors: use the safetensors variant of the model, or "
+            f"convert the files without running them: conclave weights convert {root} TARGET"
         )
     if is_release_of_grok_1(root):
         return (
-            f"weights {root}: the released checkpoint of Grok-1, which is pickled; expected *.safetensors: "
-            f"conclave weights convert {root} TARGET"
+            f"weights {root}: the released checkpoint of Grok-1, which is pickled; expected *.safetensors: convert "
+            f"it with `conclave weights convert {root} TARGET`"
         )
     return f"weights {root}: no *.safetensors files; give the directory that holds them"
 
@@ -136,5 +136,5 @@ def read_json_object(path: Path) -> dict[str, object]:
     except (ValueError, RecursionError) as error:
         raise WeightsUnfit(f"{path}: cannot be read: {error}; {REMEDY}") from error
     if not isinstance(content, dict):
-        raise WeightsUnfit(f"{path}: holds a JSON {type(content).__name__}, expected an object; {REMEDY}")
+        raise WeightsUnfit(f"{path}: has a JSON {type(content).__name__}, expected an object; {REMEDY}")
     return content

@@ -7,18 +7,27 @@ from conclave.catalogue.servable import check_servable, not_yet_served, to_be_in
 REFUSED = [
     ("MM1 was never released", "apple/MM1", None, ["never released", "Llama-4-Scout", "multimodal"]),
     ("MM1 by its size", "apple/MM1-30B", None, ["never released"]),
-    ("GPT by its family", "openai/gpt-4-turbo", None, ["served by its provider only", "ModelProvider"]),
-    ("GPT without its organisation", "gpt-4o", None, ["served by its provider only"]),
-    ("an o model", "o1-mini", None, ["served by its provider only"]),
-    ("Claude", "claude-3-opus-20240229", None, ["served by its provider only"]),
-    ("Claude with its organisation", "anthropic/claude-3-5-sonnet", None, ["served by its provider only"]),
-    ("Gemini", "google/gemini-1.5-pro", None, ["served by its provider only"]),
+    ("GPT by its family", "openai/gpt-4-turbo", None, ["a ModelDeployment cannot serve this model", "ModelProvider"]),
+    ("GPT without its organisation", "gpt-4o", None, ["a ModelDeployment cannot serve this model"]),
+    ("an o model", "o1-mini", None, ["a ModelDeployment cannot serve this model"]),
+    ("Claude", "claude-3-opus-20240229", None, ["a ModelDeployment cannot serve this model"]),
+    (
+        "Claude with its organisation",
+        "anthropic/claude-3-5-sonnet",
+        None,
+        ["a ModelDeployment cannot serve this model"],
+    ),
+    ("Gemini", "google/gemini-1.5-pro", None, ["a ModelDeployment cannot serve this model"]),
     ("an unknown model", "nobody/knows-this", None, ["not in the catalogue", "config.json"]),
     (
         "a licence that is not plainly open",
         "databricks/dbrx-instruct",
         None,
-        ["databricks-open-model-license", "obliges to", "licence: {accepted: databricks-open-model-license}"],
+        [
+            "databricks-open-model-license",
+            "was not accepted and has conditions",
+            "licence: {accepted: databricks-open-model-license}",
+        ],
     ),
     ("a gated licence", "google/gemma-7b-it", None, ["gemma-terms-of-use"]),
     (
@@ -27,7 +36,12 @@ REFUSED = [
         "llama-3-community-license",
         ["llama-3-community-license", "llama-3.1-community-license"],
     ),
-    ("a licence that an open model does not have", "mistralai/Mixtral-8x7B-v0.1", "mit", ["apache-2.0", "leave"]),
+    (
+        "a licence that an open model does not have",
+        "mistralai/Mixtral-8x7B-v0.1",
+        "mit",
+        ["apache-2.0", "remove spec.model.licence"],
+    ),
 ]
 
 
@@ -72,7 +86,9 @@ def test_only_an_unknown_model_is_left_to_the_cluster() -> None:
 
 def test_what_the_engine_cannot_serve_yet_says_so_by_id_and_by_architecture() -> None:
     assert "Conclave has one for Grok-1 only" in str(not_yet_served("xai-org/grok-2"))
-    assert "not served by this release" in str(not_yet_served("acme/tuned-grok-2", "Grok1ForCausalLM"))
+    assert "this release plans this model and does not serve it yet" in str(
+        not_yet_served("acme/tuned-grok-2", "Grok1ForCausalLM")
+    )
     assert "fp8_per_tensor" in str(not_yet_served("amd/dbrx-instruct-FP8-KV"))
 
 

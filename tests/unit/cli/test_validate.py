@@ -41,10 +41,14 @@ BEYOND_ADMISSION = {
     ),
     "a model that is planned only": (
         {"model": {"id": "xai-org/grok-2", "licence": {"accepted": "grok-2-community-license"}}},
-        "not served by this release: vLLM has had no class for Grok-2 since 0.24, and Conclave has one for Grok-1 only",
+        "this release plans this model and does not serve it yet: vLLM has had no class for Grok-2 since 0.24, "
+        "and Conclave has one for Grok-1 only",
     ),
     "a model that was never released": ({"model": {"id": "apple/mm1"}}, "never released"),
-    "a model that only its provider serves": ({"model": {"id": "openai/gpt-4o"}}, "served by its provider only"),
+    "a model that only its provider serves": (
+        {"model": {"id": "openai/gpt-4o"}},
+        "a ModelDeployment cannot serve this model",
+    ),
     "a tensor size that the heads forbid": (
         {"model": {"id": "microsoft/Phi-3-medium-4k-instruct"}, "parallelism": {"tensor": 4}},
         "spec.parallelism: TP=4: 10 key-value heads do not divide by 4; "
@@ -60,7 +64,7 @@ BEYOND_ADMISSION = {
     ),
     "a data class that the cluster does not have": (
         {"access": {"dataClass": "cosmic"}},
-        'spec.access.dataClass: "cosmic" is none of public < internal < confidential < restricted',
+        'spec.access.dataClass: "cosmic" is not one of public < internal < confidential < restricted',
     ),
 }
 
@@ -189,12 +193,12 @@ def test_a_model_that_only_the_cluster_can_judge_is_valid_with_a_note(tmp_path: 
     assert result.stderr.startswith(
         "-:1: note: model mistralai/Mixtral-8x7B-Instruct: not in the catalogue; did you mean "
     )
-    assert "In a cluster the operator first has a Job read config.json beside the weights" in result.stderr
+    assert "In a cluster, a Job of the operator first reads config.json beside the weights" in result.stderr
     config = tmp_path / "config.json"
     config.write_text('{"architectures": ["Nobody"]}', encoding="utf-8")
     code, output = _run("-f", "-", "--config", str(config), stdin=text)
     assert code == 2
-    assert f"spec.model: {config}: architectures is 'Nobody', which no reader knows" in output
+    assert f"spec.model: {config}: architectures is 'Nobody', expected one of" in output
     assert "note" not in output
 
 

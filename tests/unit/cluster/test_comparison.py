@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from conclave_cluster.comparison import has_foreign_spec, is_owned_by, needs_apply
+from conclave_cluster.comparison import has_foreign_spec, has_same_controller, needs_apply
 
 Json = dict[str, Any]
 
@@ -183,4 +183,4 @@ def test_fields_of_others_in_metadata_and_status_are_theirs() -> None:
 )
 def test_ownership_is_the_controller_reference(owners: list[Json], is_ours: bool) -> None:
     desired = {"metadata": {"ownerReferences": [{"uid": "u1", "controller": True}]}}
-    assert is_owned_by({"metadata": {"ownerReferences": owners}}, desired) is is_ours
+    assert has_same_controller({"metadata": {"ownerReferences": owners}}, desired) is is_ours

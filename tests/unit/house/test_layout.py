@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import subprocess
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -78,3 +79,21 @@ def test_contributing_has_one_line_for_every_room() -> None:
     shown = {room for room in rooms if room.startswith(("operator/", "serving/"))}
     within = {"operator/conclave/catalogue/architectures", "operator/conclave/api/modeldeployment"}
     assert sorted(listed) == sorted(shown - within)
+
+
+def test_every_module_of_a_model_deployment_is_a_cause_or_a_builder() -> None:
+    """So that the contract "no cause imports a builder" holds for a new module too."""
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
+    contract = next(each for each in contracts if each["name"] == "no cause imports a builder")
+    causes, builders = set(contract["source_modules"]), set(contract["forbidden_modules"])
+    room = ROOT / "operator" / "conclave" / "modeldeployment"
+    modules = {
+        ".".join(path.relative_to(ROOT / "operator").with_suffix("").parts)
+        for path in room.rglob("*.py")
+        if path.name != "__init__.py" and path.parent.name != "records"
+    }
+    assert causes & builders == set()
+    assert sorted(modules - causes - builders) == []
+    assert sorted(name for name in (causes | builders) - modules if name.startswith("conclave.modeldeployment.")) == [
+        "conclave.modeldeployment.records"
+    ]

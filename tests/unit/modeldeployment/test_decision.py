@@ -19,7 +19,7 @@ from conclave.kubernetes.failures import ApiFailure
 from conclave.kubernetes.objects import JsonObject
 from conclave.modeldeployment.decision import Decision
 from conclave.modeldeployment.observed import KubeRay, Observed
-from conclave.modeldeployment.records.record import HISTORY, shape_hash, spec_hash
+from conclave.modeldeployment.records.record import HISTORY, keys_of
 from conclave.modeldeployment.sync import decide
 from conclave.planning.inventory import Inventory, Node
 from conclave.settings import OperatorSettings
@@ -274,10 +274,15 @@ REFUSED: dict[str, tuple[dict[str, Any], dict[str, Any], Reason, str]] = {
         OWN,
         {},
         Reason.CONFIG_MISSING,
-        "ConfigMap llm/own, named by spec.model.configRef, does not exist",
+        "ConfigMap llm/own: spec.model.configRef names this ConfigMap, and it does not exist",
     ),
     "no key in it": (OWN, {"config_maps": {"own": {"x": "{}"}}}, Reason.CONFIG_MISSING, "has no key config.json"),
-    "no JSON": (OWN, {"config_maps": {"own": {"config.json": "{"}}}, Reason.CONFIG_INVALID, "config.json is no JSON"),
+    "no JSON": (
+        OWN,
+        {"config_maps": {"own": {"config.json": "{"}}},
+        Reason.CONFIG_INVALID,
+        "config.json is not valid JSON",
+    ),
     "a list": (OWN, {"config_maps": {"own": {"config.json": "[]"}}}, Reason.CONFIG_INVALID, "is a list"),
     "an unknown architecture": (
         OWN,
@@ -285,7 +290,12 @@ REFUSED: dict[str, tuple[dict[str, Any], dict[str, Any], Reason, str]] = {
         Reason.MODEL_REFUSED,
         "Nobody",
     ),
-    "a model without weights": ({"model": {"id": "openai/gpt-4o"}}, {}, Reason.MODEL_REFUSED, "by its provider only"),
+    "a model without weights": (
+        {"model": {"id": "openai/gpt-4o"}},
+        {},
+        Reason.MODEL_REFUSED,
+        "a ModelDeployment cannot serve this model",
+    ),
     "an unaccepted licence": (
         {"model": {"id": "meta-llama/Meta-Llama-3-8B-Instruct"}},
         {},
@@ -316,8 +326,8 @@ def test_a_model_of_ones_own_is_planned_from_its_config() -> None:
 
 def test_a_default_that_is_written_out_changes_no_hash() -> None:
     plain, spelled = make_deployment(), make_deployment({"suspend": False, "scaling": {"minReplicas": 1}})
-    assert spec_hash(plain) == spec_hash(spelled)
-    assert shape_hash(plain) == shape_hash(spelled)
+    assert keys_of(plain).spec == keys_of(spelled).spec
+    assert keys_of(plain).shape == keys_of(spelled).shape
 
 
 edits = st.fixed_dictionaries(

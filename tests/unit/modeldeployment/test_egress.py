@@ -69,8 +69,8 @@ CASES: dict[str, Case] = {
         (CLOSED, worker(report("closed"), name="w2")),
         "True",
         "EgressClosed",
-        f"2 of 2 worker pods have tried to reach {TARGET}, the API server, which {POLICY} does not allow, and none "
-        "could",
+        f"2 of 2 worker pods have tried to reach the API server at {TARGET}, which {POLICY} does not allow; "
+        "none reached it",
     ),
     "one was refused, one has not reported": Case(
         (CLOSED, worker(None, name="w2")), "True", "EgressClosed", "1 of 2 worker pods have tried"
@@ -79,11 +79,14 @@ CASES: dict[str, Case] = {
         (CLOSED, OPEN),
         "False",
         "EgressOpen",
-        f"Pod llm/w2: reached {TARGET}, the API server, which {POLICY} does not allow; give the cluster a "
-        "network plugin",
+        f"Pod llm/w2: reached the API server at {TARGET}, which {POLICY} does not allow. Use a network "
+        "plugin that enforces NetworkPolicies",
     ),
     "an address of IPv6": Case(
-        (worker(report("open", "[fd00:10:96::1]:443")),), "False", "EgressOpen", "reached [fd00:10:96::1]:443,"
+        (worker(report("open", "[fd00:10:96::1]:443")),),
+        "False",
+        "EgressOpen",
+        "reached the API server at [fd00:10:96::1]:443,",
     ),
     "nobody has reported": Case((worker(None),), "Unknown", "EgressUntested", "no worker pod has reported yet"),
     "there is no worker": Case((), "Unknown", "EgressUntested", "no worker pod has reported yet"),
@@ -94,7 +97,7 @@ CASES: dict[str, Case] = {
         (worker(None, has_canary=False), worker(None, name="w2")),
         "Unknown",
         "EgressUntested",
-        "1 of 2 worker pods were built without the init container egress-canary",
+        "1 of 2 worker pods have no init container egress-canary",
     ),
     "the canary could not tell": Case(
         (worker(report("unknown")),), "Unknown", "EgressUntested", "no worker pod has reported yet"
@@ -103,7 +106,7 @@ CASES: dict[str, Case] = {
         (OPEN,),
         "Unknown",
         "EgressAllowed",
-        f"{POLICY} itself allows any address on port 443",
+        f"{POLICY} allows any address on port 443",
         tracing("https://otel.example"),
     ),
     "tracing to any address on the port that the pod tried": Case(
@@ -117,7 +120,7 @@ CASES: dict[str, Case] = {
         (OPEN,), "False", "EgressOpen", "Pod llm/w2: reached", tracing("http://otel.example:4318")
     ),
     "tracing to a Service on the API server's port": Case(
-        (CLOSED,), "True", "EgressClosed", "none could", tracing("https://otel.monitoring.svc")
+        (CLOSED,), "True", "EgressClosed", "none reached it", tracing("https://otel.monitoring.svc")
     ),
     "suspended": Case((CLOSED,), "Unknown", "Suspended", "spec.suspend is true", {"suspend": True}),
 }

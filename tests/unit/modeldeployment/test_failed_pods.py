@@ -115,11 +115,15 @@ def test_a_crash_without_a_word_says_how_to_hear_the_next_one() -> None:
 LOW = "The node was low on resource: ephemeral-storage. Threshold quantity: 2705531679, available: 2545580Ki. "
 FULL = 'Usage of EmptyDir volume "tmp" exceeds the limit "4Gi". '
 EVICTIONS = {
-    "a node that had too little": (LOW, "available: 2545580Ki; KubeRay makes another one; free that on the node"),
+    "a node that had too little": (
+        LOW,
+        "available: 2545580Ki; KubeRay will create a replacement pod. Free that resource on the node first",
+    ),
     "a volume that was full": (
         FULL,
-        'volume "tmp" exceeds the limit "4Gi"; KubeRay makes another one; `kubectl -n llm get pods -l '
-        "conclave.dev/model-deployment=mixtral,ray.io/node-type=worker` names it, and `du` in it shows what grows",
+        'volume "tmp" exceeds the limit "4Gi"; KubeRay will create a replacement pod. `kubectl -n llm get pods -l '
+        "conclave.dev/model-deployment=mixtral,ray.io/node-type=worker` names the replacement, and `du` in that pod "
+        "shows what grows",
     ),
 }
 
@@ -131,7 +135,7 @@ def test_an_eviction_is_told_and_not_the_signal_that_it_sent(message: str, told:
     gone = scene(make_event(pod, "Evicted", message), deleted(end, pod="w"))
     (root, *others) = find_causes(gone)
     assert (root.reason, root.subject, root.is_stalled) == (Reason.POD_EVICTED, "Pod llm/w", False)
-    assert root.message.startswith("Pod llm/w: its kubelet evicted it: ")
+    assert root.message.startswith("Pod llm/w: the kubelet evicted the pod: ")
     assert root.message.endswith(told)
     assert Reason.CONTAINER_CRASHED not in [other.reason for other in others]
 

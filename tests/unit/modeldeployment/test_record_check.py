@@ -144,9 +144,9 @@ FORGED: dict[str, tuple[Forgery, str]] = {
     "another name": (sets("other", "rayservice", "metadata", "name"), "llm/other, expected llm/mixtral"),
     "another owner": (
         sets("22222222-2222-2222-2222-222222222222", "rayservice", "metadata", "ownerReferences", 0, "uid"),
-        "the owner of its RayService is not ModelDeployment llm/mixtral alone",
+        "its RayService has another owner than ModelDeployment llm/mixtral",
     ),
-    "no owner": (sets([], "rayservice", "metadata", "ownerReferences"), "the owner of its RayService"),
+    "no owner": (sets([], "rayservice", "metadata", "ownerReferences"), "its RayService has another owner"),
     "another deployment's labels": (
         sets("other", "rayservice", "metadata", "labels", names.MODEL_DEPLOYMENT),
         "are not this deployment's",
@@ -157,23 +157,35 @@ FORGED: dict[str, tuple[Forgery, str]] = {
     ),
     "an annotation that KubeRay acts upon": (
         sets("true", "rayservice", "metadata", "annotations", "ray.io/overwrite-container-cmd"),
-        "no build has set ray.io/overwrite-container-cmd",
+        "no version of the operator sets ray.io/overwrite-container-cmd",
     ),
     "an annotation that runtimes act upon": (
         sets("unconfined", *WORKER, "metadata", "annotations", "container.apparmor.security.beta.kubernetes.io/ray"),
         "template.metadata.annotations.",
     ),
-    "a finalizer": (sets(["x/y"], "rayservice", "metadata", "finalizers"), "metadata.finalizers: no build has written"),
-    "a directory of the host": (adds_volume(hostPath={"path": "/"}), "hostPath: no build has written this field"),
-    "a directory of another machine": (adds_volume(nfs={"server": "a", "path": "/"}), "nfs: no build has written"),
-    "a volume of a driver": (adds_volume(csi={"driver": "secrets-store.csi.k8s.io"}), "csi: no build has written"),
+    "a finalizer": (
+        sets(["x/y"], "rayservice", "metadata", "finalizers"),
+        "metadata.finalizers: no version of the operator writes",
+    ),
+    "a directory of the host": (
+        adds_volume(hostPath={"path": "/"}),
+        "hostPath: no version of the operator writes this field",
+    ),
+    "a directory of another machine": (
+        adds_volume(nfs={"server": "a", "path": "/"}),
+        "nfs: no version of the operator writes",
+    ),
+    "a volume of a driver": (
+        adds_volume(csi={"driver": "secrets-store.csi.k8s.io"}),
+        "csi: no version of the operator writes",
+    ),
     "another Secret": (
         adds_volume("endpoint-token", secret={"secretName": "admin", "defaultMode": 288}),
         "mount Secret admin, expected",
     ),
     "a Secret as weights": (
         adds_volume(secret={"secretName": "admin", "defaultMode": 288}),
-        "the volume 'weights-9' of no build is of the kind secret",
+        "no version of the operator gives the volume 'weights-9' the kind secret",
     ),
     "another Secret as the token": (sets("admin", "token_secret"), "expected admin"),
     "a Secret whose name anybody can guess": (
@@ -188,50 +200,62 @@ FORGED: dict[str, tuple[Forgery, str]] = {
         lambda data: pods(data["rayservice"])[1]["volumes"].append(
             {"name": "home", "persistentVolumeClaim": {"claimName": "weights", "readOnly": True}}
         ),
-        "the volume 'home' of no build is of the kind persistentVolumeClaim",
+        "no version of the operator gives the volume 'home' the kind persistentVolumeClaim",
     ),
     "weights where Python looks for modules": (
         lambda data: pods(data["rayservice"])[1]["containers"][0]["volumeMounts"].append(
             {"name": "weights", "mountPath": "/home/conclave/.local", "readOnly": True}
         ),
-        "no build mounts the volume 'weights' at '/home/conclave/.local'",
+        "no version of the operator mounts the volume 'weights' at '/home/conclave/.local'",
     ),
     "weights above their directory": (
         lambda data: pods(data["rayservice"])[1]["containers"][0]["volumeMounts"].append(
             {"name": "weights", "mountPath": "/models/../usr/lib", "readOnly": True}
         ),
-        "no build mounts the volume 'weights' at '/models/../usr/lib'",
+        "no version of the operator mounts the volume 'weights' at '/models/../usr/lib'",
     ),
     "a Secret at another place": (
         lambda data: pods(data["rayservice"])[1]["containers"][0]["volumeMounts"].append(
             {"name": "endpoint-token", "mountPath": "/models/weights", "readOnly": True}
         ),
-        "no build mounts the volume 'endpoint-token' at '/models/weights'",
+        "no version of the operator mounts the volume 'endpoint-token' at '/models/weights'",
     ),
     "a token for another audience": (
         adds_volume(projected={"sources": [{"serviceAccountToken": {"path": "token", "audience": "vault"}}]}),
-        "it projects something else than the autoscaler's token",
+        "the volume projects something other than the autoscaler's token",
     ),
-    "the autoscaler's token in Ray's container": (mounts_the_api_token, "only the autoscaler mounts the token"),
+    "the autoscaler's token in Ray's container": (
+        mounts_the_api_token,
+        "the token for the API server is mounted outside of the autoscaler",
+    ),
     "the autoscaler's token in workers": (gives_workers_the_api_token, "its worker pods have a token"),
     "an automounted token": (
         sets(True, *WORKER, "spec", "automountServiceAccountToken"),
         "automountServiceAccountToken",
     ),
-    "the host's network": (sets(True, *WORKER, "spec", "hostNetwork"), "spec.hostNetwork: no build has written"),
-    "the host's processes": (sets(True, *WORKER, "spec", "hostPID"), "spec.hostPID: no build has written"),
-    "the host's IPC": (sets(True, *HEAD, "spec", "hostIPC"), "spec.hostIPC: no build has written"),
-    "users of the host": (sets(True, *HEAD, "spec", "hostUsers"), "spec.hostUsers: no build has written"),
-    "a node": (sets("node-1", *HEAD, "spec", "nodeName"), "spec.nodeName: no build has written"),
-    "another runtime": (sets("runc", *HEAD, "spec", "runtimeClassName"), "runtimeClassName: no build has written"),
-    "a privileged container": (sets(True, *ENGINE, "securityContext", "privileged"), "privileged: no build has"),
+    "the host's network": (
+        sets(True, *WORKER, "spec", "hostNetwork"),
+        "spec.hostNetwork: no version of the operator writes",
+    ),
+    "the host's processes": (sets(True, *WORKER, "spec", "hostPID"), "spec.hostPID: no version of the operator writes"),
+    "the host's IPC": (sets(True, *HEAD, "spec", "hostIPC"), "spec.hostIPC: no version of the operator writes"),
+    "users of the host": (sets(True, *HEAD, "spec", "hostUsers"), "spec.hostUsers: no version of the operator writes"),
+    "a node": (sets("node-1", *HEAD, "spec", "nodeName"), "spec.nodeName: no version of the operator writes"),
+    "another runtime": (
+        sets("runc", *HEAD, "spec", "runtimeClassName"),
+        "runtimeClassName: no version of the operator writes",
+    ),
+    "a privileged container": (
+        sets(True, *ENGINE, "securityContext", "privileged"),
+        "privileged: no version of the operator",
+    ),
     "more privileges later": (
         sets(True, *ENGINE, "securityContext", "allowPrivilegeEscalation"),
         "allowPrivilegeEscalation",
     ),
     "an added capability": (
         sets(["SYS_ADMIN"], *ENGINE, "securityContext", "capabilities", "add"),
-        "capabilities.add: no build has written",
+        "capabilities.add: no version of the operator writes",
     ),
     "a capability that is not dropped": (
         sets(["NET_RAW"], *ENGINE, "securityContext", "capabilities", "drop"),
@@ -244,7 +268,10 @@ FORGED: dict[str, tuple[Forgery, str]] = {
         sets("Unconfined", *HEAD, "spec", "securityContext", "seccompProfile", "type"),
         "seccompProfile.type",
     ),
-    "a port of the host": (sets(80, *ENGINE, "ports", 0, "hostPort"), "ports[0].hostPort: no build has written"),
+    "a port of the host": (
+        sets(80, *ENGINE, "ports", 0, "hostPort"),
+        "ports[0].hostPort: no version of the operator writes",
+    ),
     "another account": (sets("admin", *HEAD, "spec", "serviceAccountName"), "head pods run as service account admin"),
     "another image": (sets(OUTSIDER, *ENGINE, "image"), f"worker pods run image {OUTSIDER}"),
     "another image of a step": (sets(OUTSIDER, *STEP, "image"), f"worker pods run image {OUTSIDER}"),
@@ -262,21 +289,24 @@ FORGED: dict[str, tuple[Forgery, str]] = {
     ),
     "variables of the autoscaler from a Secret": (
         sets([{"secretRef": {"name": "admin"}}], *CLUSTER, "autoscalerOptions", "envFrom"),
-        "autoscalerOptions.envFrom: no build has written",
+        "autoscalerOptions.envFrom: no version of the operator writes",
     ),
     "a second container": (adds_container, "containers"),
-    "a command": (sets(["sh", "-c", "id"], *ENGINE, "command"), "command: no build has written"),
-    "another command of a step": (sets(["sh", "-c", "id"], *STEP, "command"), "is none of `python -m`"),
-    "another module of a step": (sets(["python", "-m", "http.server"], *STEP, "command"), "is none of `python -m`"),
-    "a hook": (sets({"postStart": {"exec": {"command": ["id"]}}}, *ENGINE, "lifecycle"), "lifecycle: no build has"),
+    "a command": (sets(["sh", "-c", "id"], *ENGINE, "command"), "command: no version of the operator writes"),
+    "another command of a step": (sets(["sh", "-c", "id"], *STEP, "command"), "is not one of `python -m`"),
+    "another module of a step": (sets(["python", "-m", "http.server"], *STEP, "command"), "is not one of `python -m`"),
+    "a hook": (
+        sets({"postStart": {"exec": {"command": ["id"]}}}, *ENGINE, "lifecycle"),
+        "lifecycle: no version of the operator",
+    ),
     "a command as a probe": (sets(["id"], *ENGINE, "readinessProbe", "exec", "command"), "a probe runs ['id']"),
     "a probe of another host": (
         sets("10.0.0.1", *ENGINE, "livenessProbe", "httpGet", "host"),
-        "httpGet.host: no build",
+        "httpGet.host: no version of the operator",
     ),
     "a variable from a Secret": (
         sets([{"name": "A", "valueFrom": {"secretKeyRef": {"name": "s", "key": "k"}}}], *ENGINE, "env"),
-        "valueFrom: no build has written",
+        "valueFrom: no version of the operator writes",
     ),
     "code by a variable": (sets_variable("PYTHONPATH", "/models/weights"), "the variable 'PYTHONPATH'"),
     "code by the home": (sets_variable("HOME", "/models/weights"), "the variable 'HOME'"),
@@ -296,21 +326,24 @@ FORGED: dict[str, tuple[Forgery, str]] = {
     "a Service for the world": (sets("LoadBalancer", *CLUSTER, "headGroupSpec", "serviceType"), "serviceType"),
     "a field that only KubeRay knows": (
         sets({"redisAddress": "evil:6379"}, *CLUSTER, "gcsFaultToleranceOptions"),
-        "gcsFaultToleranceOptions: no build has written",
+        "gcsFaultToleranceOptions: no version of the operator writes",
     ),
     "two groups of workers": (
         lambda data: data["rayservice"]["spec"]["rayClusterConfig"]["workerGroupSpecs"].append({}),
         "workerGroupSpecs",
     ),
     "another function": (application(import_path="os:system"), "import_path: os:system, expected conclave_serving"),
-    "an environment of a function": (application(runtime_env={"py_modules": ["http://evil"]}), "runtime_env: no build"),
+    "an environment of a function": (
+        application(runtime_env={"py_modules": ["http://evil"]}),
+        "runtime_env: no version of the operator",
+    ),
     "an environment of an actor": (
         serves(
             lambda config: config["applications"][0]["deployments"][0].update(
                 ray_actor_options={"runtime_env": {"pip": ["evil"]}}
             )
         ),
-        "ray_actor_options: no build has written",
+        "ray_actor_options: no version of the operator writes",
     ),
     "a function that scales": (
         serves(
@@ -318,7 +351,7 @@ FORGED: dict[str, tuple[Forgery, str]] = {
                 policy={"policy_function": "os:system"}
             )
         ),
-        "autoscaling_config.policy: no build has written",
+        "autoscaling_config.policy: no version of the operator writes",
     ),
     "code of the weights": (
         serves(lambda config: config["applications"][0]["args"]["engine"]["extra"].update(trust_remote_code=True)),
@@ -426,7 +459,7 @@ def test_a_forged_record_in_place_of_the_real_one_leaves_what_runs_as_it_is(chan
     assert decision.refusal is not None
     assert decision.refusal.reason == Reason.RECORD_REFUSED
     assert decision.refusal.message.endswith(
-        "until then what runs is left as it is, and then the model is planned anew"
+        "until then the operator leaves the running model unchanged; after that it plans the model again"
     )
     assert [item["kind"] for item in decision.apply] == ["NetworkPolicy", "NetworkPolicy"]
     assert (decision.create, decision.delete) == ((), ())
@@ -526,7 +559,7 @@ def test_a_record_leads_no_pods_out_of_their_regions(component: tuple[str, ...],
     scene = Scene(access={"dataClass": "internal", "regions": ["eu-west-1"]})
     scene.forge(sets(affinity, *component, "spec", "affinity"), number=7, name="forged")
     decision = scene.reconcile(scene.deployment)
-    assert "pods are not bound to the regions eu-west-1 of spec.access.regions" in objection(decision)
+    assert "pods may run outside of spec.access.regions eu-west-1" in objection(decision)
     assert decision.apply == scene.first.apply
 
 
@@ -534,7 +567,9 @@ def test_a_number_that_no_history_has_is_refused() -> None:
     """The number after it would not be one for the API server."""
     scene = Scene()
     scene.forge(lambda data: None, number=2**63 - 1)
-    assert "revision 9223372036854775807 is more than any history has" in objection(scene.reconcile(scene.deployment))
+    assert "revision 9223372036854775807 is larger than any that the operator writes" in objection(
+        scene.reconcile(scene.deployment)
+    )
 
 
 def test_a_forgers_words_are_cut_and_cleaned() -> None:
@@ -589,7 +624,7 @@ RECORD = make_record(keys_of(RICH), make_plan(), BUILT, TOKEN_SECRET)
 
 
 def test_all_that_a_spec_can_bring_is_what_builds_write() -> None:
-    assert find_difference(RICH, RECORD, SETTINGS, None) is None
+    assert find_difference(RICH, keys_of(RICH), RECORD, SETTINGS, None) is None
 
 
 @pytest.mark.parametrize("path", list(mappings(BUILT)), ids=lambda path: ".".join(map(str, path)) or "the object")
@@ -601,7 +636,7 @@ def test_no_object_takes_a_field_that_no_build_writes(path: tuple[str | int, ...
         at = at[step]
     at["hostPath"] = {"path": "/"}
     record = RECORD.model_copy(update={"rayservice": forged})
-    assert find_difference(RICH, record, SETTINGS, None) is not None
+    assert find_difference(RICH, keys_of(RICH), record, SETTINGS, None) is not None
 
 
 json_values = st.recursive(
@@ -620,7 +655,7 @@ def test_no_value_of_any_type_raises(path: tuple[str | int, ...], number: int, v
         at = at[step]
     at[sorted(at)[number % len(at)]] = value
     record = RECORD.model_copy(update={"rayservice": forged})
-    difference = find_difference(RICH, record, SETTINGS, {"spec": forged["spec"]} if path else None)
+    difference = find_difference(RICH, keys_of(RICH), record, SETTINGS, {"spec": forged["spec"]} if path else None)
     assert difference is None or difference
 
 

@@ -15,6 +15,7 @@ from tests.scenes import (
     make_plan,
     make_pod,
     make_rayservice,
+    merged,
     waiting,
 )
 from tests.scenes import refusal as refused
@@ -220,13 +221,13 @@ CASES: dict[str, Case] = {
         },
         Reason.FOREIGN_OWNER,
         PROVISIONED,
-        ("it exists and it belongs to nobody", "rename the ModelDeployment"),
+        ("an object of this name exists, and it belongs to nobody", "rename the ModelDeployment"),
     ),
     "the API server does not answer": Case(
         {"failures": (denied("list", "pods", group="", code=0, reason=UNREACHABLE),)},
         Reason.API_SERVER_UNREACHABLE,
         PROVISIONED,
-        ("not answered",),
+        ("the API server did not answer the operator's list", "the operator tries again"),
     ),
     "the API server refuses what we built": Case(
         {
@@ -266,11 +267,13 @@ CASES: dict[str, Case] = {
         {"spec": ADAPTED, "claims": {"weights": "Bound", "adapters": "Pending"}, **starting(PENDING)},
         Reason.CLAIM_PENDING,
         WEIGHTS,
-        ("PersistentVolumeClaim llm/adapters", "phase Pending"),
+        ("PersistentVolumeClaim llm/adapters", "phase is Pending"),
     ),
-    "the claim has lost its volume": Case({"claims": {"weights": "Lost"}}, Reason.CLAIM_LOST, WEIGHTS, ("phase Lost",)),
+    "the claim has lost its volume": Case(
+        {"claims": {"weights": "Lost"}}, Reason.CLAIM_LOST, WEIGHTS, ("phase is Lost",)
+    ),
     "the claim is still pending": Case(
-        {"claims": {"weights": "Pending"}, **starting(PENDING)}, Reason.CLAIM_PENDING, WEIGHTS, ("phase Pending",)
+        {"claims": {"weights": "Pending"}, **starting(PENDING)}, Reason.CLAIM_PENDING, WEIGHTS, ("phase is Pending",)
     ),
     "KubeRay finds the RayService invalid": Case(
         {
@@ -292,7 +295,7 @@ CASES: dict[str, Case] = {
         },
         Reason.CLUSTER_REJECTED,
         PROVISIONED,
-        ("KubeRay refuses it: headGroupSpec is bad",),
+        ("KubeRay refuses this object: headGroupSpec is bad",),
     ),
     "the quota is used up": Case(
         {
@@ -327,7 +330,7 @@ CASES: dict[str, Case] = {
         ),
         Reason.SECRET_MISSING,
         PROVISIONED,
-        ('secret "mixtral-token" not found', "the operator creates it again"),
+        ('secret "mixtral-token" not found', "the operator creates the Secret again"),
     ),
     "the volume cannot be attached": Case(
         starting(CREATING, make_event(CREATING, "FailedAttachVolume", 'Multi-Attach error for volume "pvc-1"')),
@@ -364,7 +367,7 @@ CASES: dict[str, Case] = {
         ),
         Reason.WEIGHTS_MISSING,
         WEIGHTS,
-        ("failed to create subPath directory", "must exist on the volume"),
+        ("failed to create subPath directory", "create the directory that"),
     ),
     "a flipped byte in the weights": Case(
         starting(
@@ -375,8 +378,8 @@ CASES: dict[str, Case] = {
         Reason.DIGEST_MISMATCH,
         WEIGHTS,
         (
-            "container verify-weights ended: weights /models/weights: digest sha256:1, expected sha256:2; mended "
-            "in place, they are read again within a minute and the model starts in this pod",
+            "container verify-weights ended: weights /models/weights: digest sha256:1, expected sha256:2; "
+            "after you repair the files in place, this pod reads them again within a minute and starts the model",
             "kubectl -n llm logs mixtral-x7k2p-worker-abcde -c await-weights",
         ),
     ),
@@ -385,34 +388,42 @@ CASES: dict[str, Case] = {
         Reason.DIGEST_MISMATCH,
         WEIGHTS,
         (
-            "they were whole when they were downloaded: find out what has written to PersistentVolumeClaim "
-            "mixtral.weights since; `kubectl -n llm delete job mixtral-weights-0123456789` has the operator download "
-            "them anew; mended in place, they are read again within a minute and the model starts in this pod",
+            "the files were complete after the download: find out what has written to PersistentVolumeClaim "
+            "mixtral.weights since then. `kubectl -n llm delete job mixtral-weights-0123456789` makes the "
+            "operator download "
+            "them again; after you repair the files in place, this pod reads them again within a minute and "
+            "starts the model",
         ),
     ),
     "a shard that went from what was downloaded": Case(
         starting(verified_badly("WeightsUnfit", "1 of 2 files are missing: b"), **DOWNLOADED),
         Reason.WEIGHTS_CORRUPT,
         WEIGHTS,
-        ("1 of 2 files are missing: b; they were whole", "delete job mixtral-weights-0123456789"),
+        (
+            "1 of 2 files are missing: b; the files were complete after the download",
+            "delete job mixtral-weights-0123456789",
+        ),
     ),
     "a download that may not be read": Case(
         starting(verified_badly("WeightsUnreadable", "cannot be read: Permission denied"), **DOWNLOADED),
         Reason.WEIGHTS_UNREADABLE,
         WEIGHTS,
-        ("cannot be read: Permission denied; the pods run as user and group 1000",),
+        ("cannot be read: Permission denied; let user or group 1000, as which the pods run, read the files",),
     ),
     "a flipped byte in an adapter beside what was downloaded": Case(
         starting(verified_badly("DigestMismatch", "digest sha256:1", container="verify-weights-1"), **DOWNLOADED),
         Reason.DIGEST_MISMATCH,
         WEIGHTS,
-        ("container verify-weights-1 ended: digest sha256:1; mended in place",),
+        ("container verify-weights-1 ended: digest sha256:1; after you repair the files in place",),
     ),
     "a flipped byte, found by a pod of an older build": Case(
         starting(verified_badly_by_an_older_build("DigestMismatch", "weights /models/weights: digest sha256:1")),
         Reason.DIGEST_MISMATCH,
         WEIGHTS,
-        ("container verify-weights ended: weights /models/weights: digest sha256:1; they ", "the pod is made anew"),
+        (
+            "container verify-weights ended: weights /models/weights: digest sha256:1; then delete the pod",
+            "its replacement reads the files again",
+        ),
     ),
     "a flipped byte, where even the wait for its mending failed": Case(
         starting(
@@ -438,7 +449,7 @@ CASES: dict[str, Case] = {
         starting(verified_badly("WeightsUnfit", "weights /models/weights: 1 of 2 files are missing: b")),
         Reason.WEIGHTS_CORRUPT,
         WEIGHTS,
-        ("1 of 2 files are missing: b", "mend what it names"),
+        ("1 of 2 files are missing: b", "repair the files that the message names"),
     ),
     "the weights may not be read": Case(
         starting(
@@ -446,7 +457,7 @@ CASES: dict[str, Case] = {
         ),
         Reason.WEIGHTS_UNREADABLE,
         WEIGHTS,
-        ("cannot be read: Permission denied", "user and group 1000"),
+        ("cannot be read: Permission denied", "user or group 1000"),
     ),
     "a verification that never looked at the weights": Case(
         starting(
@@ -483,8 +494,8 @@ CASES: dict[str, Case] = {
         Reason.HEAD_UNREACHABLE,
         PROVISIONED,
         (
-            "Pod llm/mixtral-x7k2p-worker-abcde: container wait-gcs-ready has waited for more than 2 minutes for the "
-            "control store at mixtral-x7k2p-head-svc.llm.svc.cluster.local:6379, and the head, Pod "
+            "Pod llm/mixtral-x7k2p-worker-abcde: container wait-gcs-ready has waited more than 2 minutes for Ray's "
+            "control store at mixtral-x7k2p-head-svc.llm.svc.cluster.local:6379, although the head, Pod "
             "mixtral-x7k2p-head-abcde, is ready; ",
             "network.dnsNamespace and network.dnsCidrs",
         ),
@@ -493,25 +504,25 @@ CASES: dict[str, Case] = {
         starting(waiting_for_head("11:58:00"), head=ready_head("11:50:00")),
         Reason.PODS_STARTING,
         PROVISIONED,
-        ("starting, one of 1 pods",),
+        ("is starting; 1 pods do not run yet",),
     ),
     "a worker whose head has been ready for a moment only": Case(
         starting(waiting_for_head("11:30:00"), head=ready_head("11:58:00")),
         Reason.PODS_STARTING,
         PROVISIONED,
-        ("starting, one of 1 pods",),
+        ("is starting; 1 pods do not run yet",),
     ),
     "a worker whose head is not ready": Case(
         starting(waiting_for_head("11:30:00"), head=make_pod("head", ready=False)),
         Reason.PODS_STARTING,
         PROVISIONED,
-        ("starting, one of 1 pods",),
+        ("is starting; 1 pods do not run yet",),
     ),
     "a worker of another cluster than the ready head's": Case(
         starting(waiting_for_head("11:30:00", cluster="mixtral-other"), head=ready_head("11:50:00")),
         Reason.PODS_STARTING,
         PROVISIONED,
-        ("starting, one of 1 pods",),
+        ("is starting; 1 pods do not run yet",),
     ),
     "a worker outgrew its memory": Case(
         starting(broken_worker(dead("OOMKilled", exit_code=137))),
@@ -535,7 +546,7 @@ CASES: dict[str, Case] = {
         starting(UNSCHEDULABLE),
         Reason.UNSCHEDULABLE,
         PROVISIONED,
-        ("3 Insufficient nvidia.com/gpu", "2 nvidia.com/gpu", "free or add such nodes"),
+        ("3 Insufficient nvidia.com/gpu", "2 nvidia.com/gpu", "free a node or add one"),
     ),
     "an ImportError 40 lines deep": Case(
         {"rayservice": make_rayservice(**SERVE_FAILURE)},
@@ -560,7 +571,7 @@ CASES: dict[str, Case] = {
         {"rayservice": {**make_rayservice(), "status": {}}, "pods": (), "rayclusters": ()},
         Reason.PODS_MISSING,
         PROVISIONED,
-        ("KubeRay has made no pods", "check that KubeRay's operator runs"),
+        ("KubeRay has created no pods", "check that KubeRay's operator runs"),
     ),
     "the weights are being verified": Case(
         starting(
@@ -570,7 +581,7 @@ CASES: dict[str, Case] = {
         ),
         Reason.VERIFYING,
         WEIGHTS,
-        ("compares the weights",),
+        ("is comparing the weights",),
     ),
     "pods are starting": Case(starting(PENDING), Reason.PODS_STARTING, PROVISIONED, ("do not run yet",)),
     "the engine loads": Case(
@@ -583,13 +594,13 @@ CASES: dict[str, Case] = {
         {"rayservice": make_rayservice(serving=True, upgrading=True)},
         Reason.ROLLING_OUT,
         ConditionType.READY,
-        ("take over", "older generation"),
+        ("will replace the RayCluster", "older generation"),
     ),
     "a write that KubeRay has not seen": Case(
-        {"outcome": Outcome(written=("patch RayService/mixtral",))},
+        {"rayservice": merged(make_rayservice(serving=True), {"metadata": {"generation": 2}})},
         Reason.ROLLING_OUT,
         ConditionType.READY,
-        ("has not acted on it",),
+        ("has not acted on the last change",),
     ),
 }
 

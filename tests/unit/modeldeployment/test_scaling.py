@@ -56,21 +56,21 @@ class Case(NamedTuple):
 
 CASES = {
     "as many as the floor": Case(
-        (worker("a"),), (1, 1), "True", "AsWanted", ("1 of 1 replicas answer", "which is scaling.minReplicas 1")
+        (worker("a"),), (1, 1), "True", "AsWanted", ("1 of 1 replicas are ready", "scaling.minReplicas is 1")
     ),
     "more than the floor, by load": Case(
         (worker("a"), worker("b")),
         (2, 2),
         "True",
         "AsWanted",
-        ("2 of 2 replicas answer, more than scaling.minReplicas 1", "last 30 s", "carry 2 requests in flight"),
+        ("2 of 2 replicas are ready; the load, now or in the", "last 30 s", "carry 2 requests in flight"),
     ),
     "by load of a target from the plan": Case(
         (worker("a"), worker("b")),
         (2, 2),
         "True",
         "AsWanted",
-        ("as many requests in flight as the plan says",),
+        ("the plan's number of requests in flight",),
         scaling={"minReplicas": 1, "maxReplicas": 3},
     ),
     "a replica has no node while another answers": Case(
@@ -78,17 +78,22 @@ CASES = {
         (2, 1),
         "False",
         "Unschedulable",
-        ("1 of 2 replicas answer", "those that do go on", "Pod llm/b: no node takes it", "Insufficient nvidia.com/gpu"),
+        (
+            "1 of 2 replicas are ready",
+            "The ready replicas keep serving. The missing replicas: ",
+            "Pod llm/b: no node can take the pod",
+            "Insufficient nvidia.com/gpu",
+        ),
     ),
     "a replica whose pod runs and whose engine starts": Case(
         (worker("a"), worker("b", ready=False)),
         (2, 1),
         "False",
         "EngineStarting",
-        ("1 of 2 replicas answer", "an engine is starting"),
+        ("1 of 2 replicas are ready", "an engine is starting"),
     ),
     "pods that KubeRay has been asked for and has not made": Case(
-        (worker("a"),), (3, 1), "False", "EngineStarting", ("1 of 3 replicas answer",), asked=3
+        (worker("a"),), (3, 1), "False", "EngineStarting", ("1 of 3 replicas are ready",), asked=3
     ),
     "a replica of two pods, of which the engine's own is ready": Case(
         (worker("a"), worker("b", ready=False)), (1, 1), "True", "AsWanted", ("1 of 1",), nodes=2
@@ -106,7 +111,7 @@ CASES = {
         (1, 0),
         "False",
         "EngineStarting",
-        ("0 of 1 replicas answer; the condition Ready says why",),
+        ("0 of 1 replicas are ready; condition Ready has the reason",),
         serving=False,
         ready=False,
     ),
@@ -115,7 +120,7 @@ CASES = {
         (2, 1),
         "False",
         "EngineStarting",
-        ("1 of 2 replicas answer; the condition Ready says why",),
+        ("1 of 2 replicas are ready; condition Ready has the reason",),
         scaling={"minReplicas": 2, "maxReplicas": 2},
         ready=False,
     ),
@@ -124,7 +129,7 @@ CASES = {
         (1, 1),
         "True",
         "AsWanted",
-        ("1 of 1 replicas answer",),
+        ("1 of 1 replicas are ready",),
     ),
     "none is wanted, by a floor of 0 that is stored": Case(
         (),
@@ -139,7 +144,7 @@ CASES = {
         (1, 1),
         "True",
         "AsWanted",
-        ("1 of 1 replicas answer", "Scaling to zero comes with a later version"),
+        ("1 of 1 replicas are ready", "Scaling to zero comes with a later version"),
         scaling={"minReplicas": 0, "maxReplicas": 1},
     ),
     "it is suspended": Case(

@@ -82,7 +82,7 @@ class Simulation:
         for item in items:
             self.controller.fleet.watched(copy.deepcopy(item))
         done = [asyncio.run(self.controller.process(key)) for key in self.controller.fleet.known()]
-        return all(done)
+        return all(longest_s is None for longest_s in done)
 
     def settle(self, limit: int = 12) -> int:
         """Passes until one writes nothing; returns how many wrote something."""

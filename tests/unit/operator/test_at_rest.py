@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
@@ -10,9 +11,11 @@ from typing import Any
 
 import pytest
 from tests.golden.test_golden import CASES, NOW, Case
-from tests.scenes import make_event, make_pod
+from tests.scenes import make_event, make_pod, make_rayservice, merged
 from tests.unit.operator.simulation import NAMESPACE, Simulation, gpu_node, model_deployment
+from tests.unit.operator.test_object_store import stored
 
+from conclave import names
 from conclave.modeldeployment.inputs import inputs_of
 from conclave.modeldeployment.status import derive_status
 from conclave.names import REFRESH
@@ -21,6 +24,7 @@ from conclave_cluster.resources import (
     MODEL_DEPLOYMENT,
     NETWORK_POLICY,
     NODE,
+    RAY_CLUSTER,
     RAY_SERVICE,
     REVISION,
 )
@@ -184,7 +188,7 @@ def test_where_a_day_alone_changes_the_status_nothing_is_at_rest(directory: Path
         ]
         for at in (NOW, NOW + timedelta(days=1))
     )
-    assert now == tomorrow or inputs_of(case.observed, has_plan=decision.plan is not None) is None
+    assert now == tomorrow or inputs_of(case.observed, rests_on_nodes=decision.plan is None) is None
 
 
 def test_a_pass_that_raised_is_not_remembered_as_rest() -> None:
@@ -228,3 +232,96 @@ def test_an_apply_that_never_ends_is_tried_again_later_and_not_in_a_loop() -> No
     world.edit(suspend=True)
     assert not world.step()
     assert asked == MOST_ROUNDS
+
+
+AT = "2026-11-23T00:00:00Z"
+
+
+def serving_world() -> Simulation:
+    """A model that answers, as KubeRay reports it."""
+    world = at_rest()
+    live = world.cluster.objects[RAY_SERVICE, NAMESPACE, "mixtral"]
+    status = make_rayservice(serving=True)["status"] | {"observedGeneration": live["metadata"]["generation"]}
+    world.put({**copy.deepcopy(live), "status": status})
+    for kind in ("head", "worker"):
+        ready = [{"type": "Ready", "status": "True", "lastTransitionTime": AT}]
+        pod = make_pod(kind, name=f"mixtral-x7k2p-{kind}")
+        world.put(merged(pod, {"metadata": {"creationTimestamp": AT}, "status": {"conditions": ready}}))
+    world.settle()
+    assert world.condition("Ready")["status"] == "True"
+    return world
+
+
+def downloading_world() -> Simulation:
+    """A model that is planned, and whose weights are not there yet."""
+    world = Simulation()
+    world.put(model_deployment(model=stored()))
+    world.settle()
+    assert world.condition("WeightsReady")["reason"] == "Downloading"
+    return world
+
+
+def world_without_kuberay() -> Simulation:
+    world = Simulation()
+    world.cluster.absent |= {RAY_SERVICE, RAY_CLUSTER}
+    world.put(model_deployment())
+    world.settle()
+    return world
+
+
+def refused_world() -> Simulation:
+    """A model that serves on, and whose edit fits nowhere."""
+    world = serving_world()
+    world.edit(hardware={"accelerators": ["NVIDIA-H200"]})
+    world.settle()
+    assert world.condition("PlanReady")["reason"] == "NothingFits"
+    return world
+
+
+def lose_a_label(world: Simulation) -> None:
+    live = copy.deepcopy(world.cluster.objects.get((RAY_SERVICE, NAMESPACE, "mixtral")))
+    if live is not None:
+        live["metadata"]["labels"].pop(names.MANAGED_BY)
+        world.put(live)
+
+
+WORLDS = {
+    "at rest": at_rest,
+    "serving": serving_world,
+    "downloading": downloading_world,
+    "without KubeRay": world_without_kuberay,
+    "a refused edit": refused_world,
+}
+EVENTS: dict[str, Change] = {
+    "its nodes go": lambda world: world.cluster.remove(NODE, "", "node-0"),
+    "a better node comes": lambda world: world.put(gpu_node("better", product="NVIDIA-H200", memory_mib=143771)),
+    "its data class is edited": lambda world: world.edit(access={"dataClass": "public"}),
+    "its RayService loses a label": lose_a_label,
+    "KubeRay comes": lambda world: world.cluster.absent.clear(),
+}
+
+
+@pytest.mark.parametrize("event", EVENTS.values(), ids=EVENTS)
+@pytest.mark.parametrize("begin", WORLDS.values(), ids=WORLDS)
+def test_a_status_at_rest_is_what_a_restarted_operator_says(begin: Callable[[], Simulation], event: Change) -> None:
+    world = begin()
+    event(world)
+    for _ in range(4):
+        world.step()
+    at_rest_now = told(world)
+    world.restart()
+    world.settle()
+    assert told(world) == at_rest_now
+
+
+def told(world: Simulation) -> dict[str, tuple[str, str, str]]:
+    conditions = world.deployment()["status"]["conditions"]
+    return {each["type"]: (each["status"], each["reason"], each["message"]) for each in conditions}
+
+
+def test_a_change_of_metadata_alone_leaves_a_serving_model_ready() -> None:
+    world = serving_world()
+    world.edit(access={"dataClass": "public"})
+    for _ in range(3):
+        world.step()
+    assert world.condition("Ready")["status"] == "True"

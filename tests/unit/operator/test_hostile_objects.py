@@ -152,9 +152,9 @@ def test_a_warning_about_a_pod_without_a_name(about: Json) -> None:
     [
         pytest.param("[" * LEVELS, "config.json is n", id="lists without an end"),
         pytest.param('{"a":' * LEVELS + "1" + "}" * LEVELS, "nested too deeply", id="objects"),
-        pytest.param('{"hidden_size": ' + "9" * 5000 + "}", "is no JSON", id="a number of 5000 digits"),
+        pytest.param('{"hidden_size": ' + "9" * 5000 + "}", "is not valid JSON", id="a number of 5000 digits"),
         pytest.param("null", "config.json is a NoneType", id="null"),
-        pytest.param("\ud800", "config.json is no JSON", id="half a surrogate pair"),
+        pytest.param("\ud800", "config.json is not valid JSON", id="half a surrogate pair"),
     ],
 )
 def test_a_config_that_cannot_be_read(text: str, words: str) -> None:

@@ -204,7 +204,7 @@ def test_pods_of_a_build_that_did_not_verify_run_on_and_are_not_called_verified(
     assert of(world, RAY_SERVICE)[0]["spec"] == before
     condition = world.condition("WeightsReady")
     assert (condition["status"], condition["reason"]) == ("True", "Downloaded")
-    assert f"1 of 1 worker pods did not compare them with {DIGEST}" in condition["message"]
+    assert f"1 of 1 worker pods have not compared the weights with {DIGEST}" in condition["message"]
     assert world.condition("UpdateAvailable")["status"] == "True"
 
 
@@ -278,7 +278,7 @@ def test_weights_that_cannot_be_seen_leave_everything_as_it_is(world: Simulation
 
 GIB = 2**30
 STATES: dict[str, tuple[list[Json], Json | None, str, str]] = {
-    "a pod that has not begun": ([{"state": {"waiting": {}}}], None, "Downloading", "the download is to begin"),
+    "a pod that has not begun": ([{"state": {"waiting": {}}}], None, "Downloading", "the download has not begun yet"),
     "the first step": ([RUNNING], None, "Downloading", "the download has begun"),
     "the second step": (
         [ended({"doneBytes": 5 * GIB, "totalBytes": 10 * GIB}), RUNNING],
@@ -290,19 +290,19 @@ STATES: dict[str, tuple[list[Json], Json | None, str, str]] = {
         [crashed({"error": "DownloadFailed", "message": "s3://models: there is no bucket models"})],
         None,
         "DownloadFailed",
-        "container download-0 ended: s3://models: there is no bucket models; it is tried again",
+        "container download-0 ended: s3://models: there is no bucket models; the Job tries again",
     ),
     "other files than the digest's": (
         [ended({"doneBytes": 1, "totalBytes": 2})],
         crashed({"error": "DigestMismatch", "message": "the objects have digest sha256:1\n  a.json: 1 bytes"}),
         "DigestMismatch",
-        "the objects have digest sha256:1; the objects are compared again",
+        "the objects have digest sha256:1; the Job compares the objects again",
     ),
     "what is no model": (
         [],
         crashed({"error": "WeightsUnfit", "message": "no tokenizer"}),
         "WeightsCorrupt",
-        "no tokenizer; upload whole weights",
+        "no tokenizer; upload complete weights",
     ),
     "an image without the library": ([], crashed("Traceback\nImportError: x"), "DownloadFailed", "ended: Traceback"),
     "words that are no report": ([crashed("[1, 2]")], None, "DownloadFailed", "ended: [1, 2]"),

@@ -180,37 +180,37 @@ VERDICTS = {
     "no JSON": (
         fault("ConfigInvalid", "config.json: no JSON"),
         "ConfigInvalid",
-        "path own: config.json: no JSON; it is lo",
+        "path own: config.json: no JSON; the Job re",
     ),
     "no such engine": (
         fault("ArchitectureUnknown", "is 'Mamba'"),
         "ModelRefused",
-        "path own: is 'Mamba'; it is looked at",
+        "path own: is 'Mamba'; the Job reads the weights again",
     ),
     "unsound files": (
         fault("WeightsUnfit", "no tokenizer"),
         "WeightsCorrupt",
-        "no tokenizer; it is looked at again, at the",
+        "no tokenizer; the Job reads the weights again within",
     ),
     "files that nobody may read": (
         fault("WeightsUnreadable", "EACCES"),
         "WeightsUnreadable",
-        "EACCES; it is looked at",
+        "EACCES; the Job reads the weights again",
     ),
     "words that break lines": (
         fault("ConfigInvalid", "a\n\x1b[31mb\ud800"),
         "ConfigInvalid",
-        "path own: a b?; it is",
+        "path own: a b?; the Job",
     ),
     "words without an end": (
         fault("ConfigInvalid", "x" * 3900),
         "ConfigInvalid",
-        "path own: " + "x" * 1499 + "…; it is",
+        "path own: " + "x" * 1499 + "…; the Job",
     ),
     "words that are none": (
         json.dumps({"error": "ConfigInvalid", "message": [1]}),
         "ConfigInvalid",
-        "path own: [1]; it is",
+        "path own: [1]; the Job",
     ),
 }
 
@@ -239,7 +239,7 @@ TROUBLES: dict[str, tuple[Json, str, str, str]] = {
     "an image without the command": (
         crashed("usage: conclave_weights\nerror: invalid choice: 'inspect'", exit_code=2),
         "InspectionFailed",
-        "container inspect ended: error: invalid choice: 'inspect'; it is tried again",
+        "container inspect ended: error: invalid choice: 'inspect'; the Job tries again",
         "True",
     ),
     "a report that is none": (crashed("[1, 2]"), "InspectionFailed", "container inspect ended: [1, 2]", "True"),
@@ -266,7 +266,7 @@ TROUBLES: dict[str, tuple[Json, str, str, str]] = {
             }
         },
         "WeightsMissing",
-        "the directory that the source's path in spec.model names must exist",
+        "create the directory that the source's path in spec.model names",
         "True",
     ),
     "a pod that has begun": ({"state": {"running": {}}}, "Inspecting", "config.json is being read", "False"),
@@ -479,7 +479,7 @@ def test_a_download_comes_first_and_its_cache_is_then_looked_at() -> None:
     assert world.condition("Ready")["reason"] == "Downloading"
     plan = world.condition("PlanReady")
     assert (plan["status"], plan["reason"]) == ("False", "Inspecting")
-    assert "once the weights are downloaded, config.json is read from" in plan["message"]
+    assert "after the download, config.json will be read from" in plan["message"]
     assert "PersistentVolumeClaim llm/mixtral.weights, filled from s3://models/own" in plan["message"]
     world.put(download | {"status": {"conditions": [{"type": "Complete", "status": "True"}]}})
     world.settle()

@@ -40,11 +40,11 @@ def test_what_comes_in_for_a_waiting_key_is_coalesced_and_during_a_pass_is_done_
     passes: list[str] = []
     begun, release = asyncio.Event(), asyncio.Event()
 
-    async def work(key: str) -> bool:
+    async def work(key: str) -> float | None:
         passes.append(key)
         begun.set()
         await release.wait()
-        return True
+        return None
 
     async def drive(queue: WorkQueue[str]) -> None:
         for _ in range(5):
@@ -66,14 +66,14 @@ def test_never_two_passes_of_a_key_and_never_more_than_allowed(keys: list[str], 
     busy: Counter[str] = Counter()
     done: Counter[str] = Counter()
 
-    async def work(key: str) -> bool:
+    async def work(key: str) -> float | None:
         busy[key] += 1
         assert busy[key] == 1
         assert busy.total() <= workers
         await asyncio.sleep(0)
         busy[key] -= 1
         done[key] += 1
-        return True
+        return None
 
     async def drive(queue: WorkQueue[str]) -> None:
         for number, key in enumerate(keys):
@@ -92,12 +92,12 @@ def test_what_is_not_done_is_tried_again_and_a_success_forgets_the_delay(monkeyp
     tries = 0
     finished = asyncio.Event()
 
-    async def work(_: str) -> bool:
+    async def work(_: str) -> float | None:
         nonlocal tries
         tries += 1
         if tries == 3:
             finished.set()
-        return tries >= 3
+        return None if tries >= 3 else 60.0
 
     async def drive(queue: WorkQueue[str]) -> None:
         queue.add("a")
@@ -114,11 +114,11 @@ def test_an_error_concerns_its_key_which_is_tried_again_later_and_later(monkeypa
     tries: Counter[str] = Counter()
     delays_s: list[float] = []
 
-    async def work(key: str) -> bool:
+    async def work(key: str) -> float | None:
         tries[key] += 1
         if key == "hostile" and tries[key] <= 3:
             raise KeyError("metadata")
-        return True
+        return None
 
     async def main() -> None:
         queue: WorkQueue[str] = WorkQueue(work, 1, lambda key, error: failed.append((key, type(error).__name__)))
@@ -150,7 +150,7 @@ def test_an_error_concerns_its_key_which_is_tried_again_later_and_later(monkeypa
 
 def test_what_is_fatal_ends_the_queue() -> None:
     async def main() -> None:
-        async def work(_: str) -> bool:
+        async def work(_: str) -> float | None:
             raise LeadershipLost("another one leads")
 
         queue: WorkQueue[str] = WorkQueue(work, 2, unexpected, (LeadershipLost,))
@@ -165,9 +165,9 @@ def test_what_is_fatal_ends_the_queue() -> None:
 def test_news_go_before_what_is_looked_at_only_to_be_sure() -> None:
     passes: list[str] = []
 
-    async def work(key: str) -> bool:
+    async def work(key: str) -> float | None:
         passes.append(key)
-        return True
+        return None
 
     async def drive(queue: WorkQueue[str]) -> None:
         for key in "abcd":
@@ -181,3 +181,36 @@ def test_news_go_before_what_is_looked_at_only_to_be_sure() -> None:
 
     run(work, drive, workers=1)
     assert passes == ["e", "c", "a", "b", "d"]
+
+
+def test_a_key_is_tried_again_at_growing_delays_up_to_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(work_queue, "FIRST_RETRY_S", 0.01)
+    delays_s: list[float] = []
+    tries = 0
+
+    async def work(_: str) -> float | None:
+        nonlocal tries
+        tries += 1
+        return 0.02 if tries < 5 else None
+
+    async def main() -> None:
+        queue: WorkQueue[str] = WorkQueue(work, 1, unexpected)
+        loop = asyncio.get_running_loop()
+        call_later = loop.call_later
+
+        def noted(delay_s: float, *arguments: Any) -> asyncio.TimerHandle:
+            delays_s.append(delay_s)
+            return call_later(delay_s, *arguments)
+
+        monkeypatch.setattr(loop, "call_later", noted)
+        running = asyncio.create_task(queue.run())
+        queue.add("a")
+        for _ in range(2000):
+            if tries >= 5:
+                break
+            await asyncio.sleep(0.005)
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+
+    asyncio.run(main())
+    assert [delay_s for delay_s in delays_s if delay_s > 0.005] == [0.01, 0.02, 0.02, 0.02]

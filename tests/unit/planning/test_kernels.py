@@ -29,7 +29,7 @@ def outcome(model: str, product: str, **settings: Any) -> Fit | Misfit:
 REFUSED = {
     "Gemma 2 in half precision": (
         ("google/gemma-2-2b", A100, {"dtype": "float16"}),
-        "engine.dtype is float16, in which gemma2 overflows; bfloat16 or float32 would do",
+        "engine.dtype is float16, in which gemma2 overflows; set bfloat16 or float32",
     ),
     "AWQ on Volta": (
         ("hugging-quants/Meta-Llama-3.1-8B-Instruct-AWQ-INT4", V100, {}),
@@ -43,11 +43,11 @@ REFUSED = {
     "an fp8 KV cache on Turing": (("google/gemma-2b", T4, {"kv_cache_dtype": "fp8"}), "T4 has no fp8 KV cache"),
     "bfloat16 on Turing": (
         ("google/gemma-2b", T4, {"dtype": "bfloat16"}),
-        "T4 has no bfloat16; engine.dtype float16 would do",
+        "T4 has no bfloat16; set engine.dtype to float16",
     ),
     "Gemma 2 in bfloat16 on Turing": (
         ("google/gemma-2-2b", T4, {"dtype": "bfloat16"}),
-        "T4 has no bfloat16; engine.dtype float32 would do",
+        "T4 has no bfloat16; set engine.dtype to float32",
     ),
     "Gemma 2 in fp8 on Turing, where auto is float32": (
         ("google/gemma-2-2b", T4, {"quantization": "fp8_per_tensor"}),

@@ -111,4 +111,4 @@ def test_a_config_gives_a_plan_or_an_error_of_ours(config: dict[str, Any]) -> No
     else:
         outcome = make_plan(PlanRequest(facts=facts, inventory=INVENTORY))
         message = "" if outcome.plan else outcome.explanation
-    assert message.startswith(("config.json: ", "Nothing fits. TP=")) or not message
+    assert message.startswith(("config.json: ", "No layout fits. TP=")) or not message

@@ -141,7 +141,7 @@ BAD = [
         "'NVIDIA H100', which is not in the catalogue (did you mean NVIDIA-H100-",
     ),
     ("a model that was never released", ("--model", "apple/MM1", "--accelerator", "H100"), "never released"),
-    ("a provider's model", ("--model", "gpt-4o", "--accelerator", "H100"), "served by its provider only"),
+    ("a provider's model", ("--model", "gpt-4o", "--accelerator", "H100"), "a ModelDeployment cannot serve this model"),
     ("an unknown model", ("--model", "nobody/knows", "--accelerator", "H100"), "not in the catalogue"),
     (
         "more sequences in a step than tokens",
@@ -151,12 +151,12 @@ BAD = [
     (
         "more sequences in a step than vLLM gives it tokens",
         ("--model", "google/gemma-2b", "--accelerator", "L4", "--max-num-seqs", "4096"),
-        "max_num_seqs is 4096, more than the 2048 tokens of a step here",
+        "max_num_seqs is 4096, expected at most 2048",
     ),
     (
         "a share that a manifest may not have",
         (*MIXTRAL_ON_H100, "--gpu-memory-utilization", "0.99"),
-        "gpu_memory_utilization is '0.99': a number from 0.1 to 0.98 is needed",
+        "gpu_memory_utilization is '0.99', expected a number from 0.1 to 0.98",
     ),
     (
         "a file that is not there",
@@ -211,7 +211,8 @@ BAD_INVENTORIES = [
     (
         "nodes without GPUs",
         {"nodes": [{"name": "a", "accelerator": "H100", "gpus": 0}]},
-        "any accelerator: no schedulable node allowed to this deployment has it; what they have: none",
+        "any accelerator: no schedulable node that this deployment may use has an accelerator; accelerators "
+        "there: none",
     ),
     ("nodes that are no list", {"nodes": {"a": 1}}, "nodes is dict; expected a list"),
     ("an unknown field", {"nodes": [{"name": "a", "accelerator": "H100", "gpus": 1, "gpu": 2}]}, "nodes[0]: gpu"),
@@ -295,13 +296,13 @@ def test_a_file_with_a_config_reference_is_planned_with_its_config(tmp_path: Pat
         (
             "access",
             {"dataClass": "internal", "regions": ["eu-west-1"]},
-            "access.regions wants the label topology.kubernetes.io/region to be eu-west-1, which leaves out 2 of 2 "
-            "nodes, where it is unset",
+            "access.regions needs nodes whose label topology.kubernetes.io/region is eu-west-1; on 2 of 2 nodes "
+            "this label is unset",
         ),
         (
             "hardware",
             {"nodeSelector": {"pool": "large"}},
-            "hardware.nodeSelector wants the label pool to be large, which leaves out 2 of 2 nodes, where it is unset",
+            "hardware.nodeSelector needs nodes whose label pool is large; on 2 of 2 nodes this label is unset",
         ),
     ],
     ids=["a region", "a selector"],
@@ -334,7 +335,7 @@ def test_each_pipeline_stage_has_a_bar() -> None:
 
 def test_a_size_that_was_asked_for_is_not_called_the_least() -> None:
     text = run(*MIXTRAL_ON_H100, "--tensor", "8").stdout
-    assert "because  tensor 8 was asked for" in text
+    assert "because  the spec sets tensor 8" in text
     assert "the fewest" not in text
 
 

@@ -32,7 +32,7 @@ def test_four_bit_weights_are_refused_a_length_within_the_margin() -> None:
     found = outcome(Layout(), quantization="awq", max_model_len=4096)
     assert isinstance(found, Misfit)
     assert found.reason.startswith("tight: one request of 4096 tokens needs 1.0 GiB of KV cache")
-    assert found.reason.endswith("and the 0.6 GiB that a plan may be wrong by")
+    assert found.reason.endswith("and the estimate may be wrong by 0.6 GiB")
     assert isinstance(outcome(Layout(), quantization="awq", max_model_len=found.longest_context_tokens), Fit)
 
 

@@ -120,7 +120,7 @@ SAID = [
         "databricks/dbrx-instruct",
         nodes(A100, 4),
         {},
-        ("weights (unquantized) take 61.3 of 79.1 GiB", "the model's whole context of 32768 tokens fits"),
+        ("weights (unquantized) take 61.3 GiB", "the model's whole context of 32768 tokens fits"),
         7,
     ),
     (
@@ -128,7 +128,7 @@ SAID = [
         "databricks/dbrx-instruct",
         nodes(A100_40, 8),
         {},
-        ("weights (unquantized) take 30.7 of 39.4 GiB", "the model's whole context of 32768 tokens fits"),
+        ("weights (unquantized) take 30.7 GiB", "the model's whole context of 32768 tokens fits"),
         5,
     ),
     (
@@ -136,7 +136,7 @@ SAID = [
         "hpcai-tech/grok-1",
         nodes(H100, 8),
         {"quantization": "fp8_per_tensor"},
-        ("weights (fp8 made at load) take 36.9 of 79.2 GiB", "the model's whole context of 8192 tokens fits"),
+        ("weights (fp8 made at load) take 36.9 GiB", "the model's whole context of 8192 tokens fits"),
         115,
     ),
     (
@@ -144,7 +144,7 @@ SAID = [
         "microsoft/Phi-3.5-MoE-instruct",
         nodes(A100, 2),
         {},
-        ("weights (unquantized) take 39.0 of 79.1 GiB", "the model's whole context of 131072 tokens fits"),
+        ("weights (unquantized) take 39.0 GiB", "the model's whole context of 131072 tokens fits"),
         4,
     ),
 ]
@@ -183,7 +183,7 @@ REFUSED = [
         "hpcai-tech/grok-1",
         nodes(H100, 8),
         {},
-        ("TP=8 on NVIDIA-H100-80GB-HBM3", "73.5 GiB of weights"),
+        ("TP=8 on NVIDIA-H100-80GB-HBM3", "73.5 GiB for weights"),
         "engine.quantization fp8_per_tensor would fit: 8 GPUs",
     ),
     (
@@ -191,7 +191,7 @@ REFUSED = [
         "meta-llama/Llama-3.1-405B",
         nodes(H100, 8),
         {},
-        ("TP=8 on NVIDIA-H100-80GB-HBM3", "94.5 GiB of weights"),
+        ("TP=8 on NVIDIA-H100-80GB-HBM3", "94.5 GiB for weights"),
         "16 GPUs of NVIDIA-H100-80GB-HBM3",
     ),
     (
@@ -207,7 +207,7 @@ REFUSED = [
         "meta-llama/Llama-3.1-8B",
         nodes(L4, 1),
         {"max_model_len": 131072},
-        ("TP=1 on NVIDIA-L4", "one request of 131072 tokens needs 16.0 GiB of KV cache on a GPU"),
+        ("TP=1 on NVIDIA-L4", "one request of 131072 tokens needs 16.0 GiB of KV cache on each GPU"),
         "engine.maxModelLen",
     ),
     (
@@ -215,7 +215,10 @@ REFUSED = [
         "mistralai/Mixtral-8x7B-v0.1",
         nodes(A100, 8, free=1),
         {},
-        ("TP=2 on NVIDIA-A100-SXM4-80GB", "needs 2 GPUs, 2 of them together; 1 of 8 are free, at most 1 on one node"),
+        (
+            "TP=2 on NVIDIA-A100-SXM4-80GB",
+            "needs 2 GPUs, in tensor-parallel groups of 2; 1 of 8 are free, at most 1 on one node",
+        ),
         "2 GPUs of NVIDIA-A100-SXM4-80GB",
     ),
     (
@@ -223,7 +226,11 @@ REFUSED = [
         "mistralai/Mixtral-8x7B-v0.1",
         nodes(A100, 8),
         {"accelerators": (H200,)},
-        (H200, "no schedulable node allowed to this deployment has it; what they have: NVIDIA-A100-SXM4-80GB"),
+        (
+            H200,
+            "no schedulable node that this deployment may use has this accelerator; accelerators there: "
+            "NVIDIA-A100-SXM4-80GB",
+        ),
         "",
     ),
     (
@@ -231,7 +238,7 @@ REFUSED = [
         "mistralai/Mixtral-8x7B-v0.1",
         (),
         {"max_gpus": 8},
-        ("any accelerator", "what they have: none"),
+        ("any accelerator", "accelerators there: none"),
         "GPUs of NVIDIA-A100-SXM4-80GB",
     ),
     (
@@ -266,7 +273,7 @@ REFUSED = [
         "mistralai/Mixtral-8x7B-v0.1",
         nodes(H100, 8),
         {"tensor": 8, "pipeline": 1, "max_gpus": 4},
-        ("TP=8 on NVIDIA-H100-80GB-HBM3", "takes 8 GPUs, and hardware.maxGpusPerReplica is 4"),
+        ("TP=8 on NVIDIA-H100-80GB-HBM3", "takes 8 GPUs, more than hardware.maxGpusPerReplica 4"),
         "",
     ),
     (
@@ -296,7 +303,7 @@ REFUSED = [
         "meta-llama/Meta-Llama-3-8B",
         nodes(H100, 8),
         {"data": 1000000, "max_gpus": 8},
-        ("TP=1, DP=1000000 on NVIDIA-H100-80GB-HBM3", "takes 1000000 GPUs, and hardware.maxGpusPerReplica is 8"),
+        ("TP=1, DP=1000000 on NVIDIA-H100-80GB-HBM3", "takes 1000000 GPUs, more than hardware.maxGpusPerReplica 8"),
         "hardware.maxGpusPerReplica is 8",
     ),
     (
@@ -312,7 +319,7 @@ REFUSED = [
         "mistralai/Mixtral-8x7B-v0.1",
         nodes(H100, 8),
         {"tensor": 16, "max_gpus": None},
-        ("TP=16 on NVIDIA-H100-80GB-HBM3", "needs 16 GPUs, 16 of them together; 8 of 8 are free"),
+        ("TP=16 on NVIDIA-H100-80GB-HBM3", "needs 16 GPUs, in tensor-parallel groups of 16; 8 of 8 are free"),
         "16 GPUs of NVIDIA-H100-80GB-HBM3",
     ),
 ]
@@ -333,7 +340,7 @@ def test_refused_with_reason_and_remedy(
     assert any(reason in given for given in reasons), outcome.rejected
     assert any(remedy in given for given in outcome.remedies) if remedy else True, outcome.remedies
     assert len(outcome.explanation) <= 4096
-    assert outcome.explanation.startswith("Nothing fits.")
+    assert outcome.explanation.startswith("No layout fits.")
 
 
 def test_the_order_of_accelerators_is_kept() -> None:
@@ -378,7 +385,7 @@ def test_a_recorded_plan_is_kept_though_another_would_be_chosen() -> None:
     old = plan("mistralai/Mixtral-8x7B-v0.1", machines, tensor=8, pipeline=1)
     kept = plan("mistralai/Mixtral-8x7B-v0.1", machines, previous=roles.Plan.of_flat(old))
     assert (kept.tensor, kept.max_model_len) == (8, old.max_model_len)
-    assert kept.because[0] == "the recorded plan still holds and is kept"
+    assert kept.because[0] == "the recorded plan is still valid and is kept"
 
 
 def test_a_recorded_context_is_kept_where_more_memory_appears() -> None:
@@ -441,6 +448,6 @@ def test_the_older_name_of_fp8_at_load_gives_the_same_plan() -> None:
 def test_fp8_at_load_is_refused_for_a_checkpoint_that_is_fp8_already() -> None:
     outcome = make_plan(request("Qwen/Qwen3-235B-A22B-FP8", nodes(H100, 8), quantization="fp8_per_tensor"))
     assert (
-        "engine.quantization is fp8_per_tensor, but the checkpoint's weights are fp8; leave it out"
+        "engine.quantization is fp8_per_tensor, but the checkpoint's weights are fp8; remove engine.quantization"
         in outcome.explanation
     )

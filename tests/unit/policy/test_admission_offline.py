@@ -123,10 +123,10 @@ DOCUMENTS: dict[str, tuple[object, str]] = {
     "a word": ("model", "a document must be a mapping, not string"),
     "another kind": (
         merge(BASE, {"kind": "Pod"}),
-        'kind "Pod" are not a ModelDeployment: apiVersion: conclave.dev/v1alpha1',
+        'kind "Pod" are not those of a ModelDeployment: write apiVersion: conclave.dev/v1alpha1',
     ),
     "another version": (merge(BASE, {"apiVersion": "conclave.dev/v1"}), 'apiVersion "conclave.dev/v1"'),
-    "no kind": (merge(BASE, {"kind": None}), "kind null are not a ModelDeployment"),
+    "no kind": (merge(BASE, {"kind": None}), "kind null are not those of a ModelDeployment"),
     "no name": (merge(BASE, {"metadata": {"name": None}}), "metadata.name: Required value"),
     "misspelt metadata": (
         merge(BASE, {"metadata": {"lables": {}}}),

@@ -63,7 +63,7 @@ VALUES = {
 
 @pytest.mark.parametrize(("name", "value"), VALUES.values(), ids=VALUES)
 def test_a_value_of_another_type_is_refused(name: str, value: str) -> None:
-    with pytest.raises(InvalidInput, match="is needed"):
+    with pytest.raises(InvalidInput, match="expected"):
         engine_arguments({name: value})
 
 

@@ -12,8 +12,8 @@ def test_a_configured_order_replaces_the_default() -> None:
     classes = DataClasses(names=("open", "secret"))
     assert classes.problem("secret") is None
     assert classes.problem("public") == (
-        'spec.access.dataClass "public" is none of open < secret: '
-        "use one of these, or have the operator's list of data classes extended"
+        'spec.access.dataClass "public" is not one of open < secret: '
+        "use one of these, or add public to the chart's value dataClasses"
     )
 
 

@@ -123,23 +123,25 @@ OUTSIDE: dict[str, tuple[dict[str, str], list[tuple[Reason, str]]]] = {
         [
             (
                 Reason.IMAGE_NOT_ALLOWED,
-                'spec.runtime.image "registry.example/own-evil:7" is none of registry.example/serving:1, '
-                "registry.example/own:*: no pods are made of it. Leave the field out, name one of these, or have the "
-                "chart's value serving.allowedImages extended",
+                'spec.runtime.image "registry.example/own-evil:7" is not one of registry.example/serving:1, '
+                "registry.example/own:*: the operator creates no pods with it. Remove the field, name one of "
+                "these, or add "
+                "the image to the chart's value serving.allowedImages",
             )
         ],
     ),
     "another tag of the default image": (
         {"image": "registry.example/serving:2"},
-        [(Reason.IMAGE_NOT_ALLOWED, 'spec.runtime.image "registry.example/serving:2" is none of')],
+        [(Reason.IMAGE_NOT_ALLOWED, 'spec.runtime.image "registry.example/serving:2" is not one of')],
     ),
     "another account": (
         {"serviceAccountName": "default"},
         [
             (
                 Reason.SERVICE_ACCOUNT_NOT_ALLOWED,
-                'spec.runtime.serviceAccountName "default" is none of llm/model, everywhere: no pods are made with it. '
-                "Leave the field out, or have the chart's value serving.allowedServiceAccounts extended by llm/default",
+                'spec.runtime.serviceAccountName "default" is not one of llm/model, everywhere: the operator '
+                "creates no pods with it. Remove the field, or add llm/default to the chart's value "
+                "serving.allowedServiceAccounts",
             )
         ],
     ),
@@ -168,4 +170,4 @@ def test_the_lists_are_closed_by_default() -> None:
     assert lists.image_problem("registry.example/own:1")
     problem = lists.account_problem("llm", "model")
     assert problem is not None
-    assert "is not allowed, as none is: no pods are made with it" in problem
+    assert "is not on the operator's list, which is empty: the operator creates no pods with it" in problem

@@ -77,12 +77,12 @@ def test_settings_that_leave_a_plain_lora_pass(adapter: Path) -> None:
             lambda root: (root / "adapter_config.json").write_text("{"), "cannot be read", id="with half a config"
         ),
         pytest.param(
-            lambda root: (root / "adapter_config.json").write_text("[]"), "holds a JSON list", id="with another config"
+            lambda root: (root / "adapter_config.json").write_text("[]"), "has a JSON list", id="with another config"
         ),
         pytest.param(configured(peft_type="IA3"), "peft_type IA3, expected LORA", id="of another kind"),
         pytest.param(configured(r=16), "rank 16 in adapter_config.json is more than the maxRank 8", id="too large"),
-        pytest.param(configured(r=9), "set maxRank of this adapter to 16", id="a little too large"),
-        pytest.param(configured(rank_pattern={"q_proj": 40}), "to 64", id="too large in one module"),
+        pytest.param(configured(r=9), "set maxRank of this adapter to at least 16", id="a little too large"),
+        pytest.param(configured(rank_pattern={"q_proj": 40}), "to at least 64", id="too large in one module"),
         pytest.param(configured(r=1024), "vLLM takes at most 512", id="larger than any kernel"),
         pytest.param(configured(r="8"), 'rank "8"', id="whose rank is a word"),
         pytest.param(configured(r=True), "rank true", id="whose rank is a truth"),
@@ -93,9 +93,9 @@ def test_settings_that_leave_a_plain_lora_pass(adapter: Path) -> None:
         pytest.param(pickled, "adapter_model.bin is a pickle, which can run code", id="as a pickle"),
         pytest.param(lambda root: (root / TENSORS).unlink(), f"no {TENSORS}", id="without tensors' file"),
         pytest.param(lambda root: (root / TENSORS).write_bytes(b"x" * 40), "damaged", id="with a damaged file"),
-        pytest.param(holding({}), "holds no tensor", id="without any tensor"),
+        pytest.param(holding({}), "has no tensor", id="without any tensor"),
         pytest.param(
-            holding({f"{MODULE}.lora_magnitude_vector": (8,)}), "is no lora_A or lora_B", id="with another tensor"
+            holding({f"{MODULE}.lora_magnitude_vector": (8,)}), "is not a lora_A or lora_B", id="with another tensor"
         ),
         pytest.param(holding({f"{MODULE}.lora_A.weight": (32, 128)}), "has rank 32", id="whose tensors say otherwise"),
     ],

@@ -227,14 +227,14 @@ def test_other_options_do_not_go_on_where_these_stopped(
     released: tuple[Path, dict[str, Floats]], tmp_path: Path
 ) -> None:
     interrupt(released[0], tmp_path / "target")
-    with pytest.raises(InvalidInput, match="begun from other files or with other options"):
+    with pytest.raises(InvalidInput, match="an interrupted conversion of other files or with other options"):
         convert(plan(released[0], tmp_path / "target", "float32"))
 
 
 def test_a_changed_source_does_not_go_on(source: Path, tmp_path: Path) -> None:
     interrupt(source, tmp_path / "target")
     os.utime(source / "ckpt-0" / "tensor00005_000", (1, 1))
-    with pytest.raises(InvalidInput, match="begun from other files"):
+    with pytest.raises(InvalidInput, match="an interrupted conversion of other files"):
         convert(plan(source, tmp_path / "target"))
 
 
@@ -243,7 +243,7 @@ def test_two_conversions_at_once_are_refused(released: tuple[Path, dict[str, Flo
 
     def second(_bytes: int) -> None:
         if not refusals:
-            with pytest.raises(InvalidInput, match="another conversion is at work") as refusal:
+            with pytest.raises(InvalidInput, match="another conversion is running") as refusal:
                 convert(plan(released[0], tmp_path / "target"))
             refusals.append(str(refusal.value))
 
@@ -257,7 +257,7 @@ def test_what_lies_there_already_is_left_alone(released: tuple[Path, dict[str, F
         plan(released[0], tmp_path / "target")
     (tmp_path / "other.partial").mkdir()
     (tmp_path / "other.partial" / "mine").write_text("x")
-    with pytest.raises(InvalidInput, match="is no interrupted conversion"):
+    with pytest.raises(InvalidInput, match="is not an interrupted conversion"):
         convert(plan(released[0], tmp_path / "other"))
     assert (tmp_path / "other.partial" / "mine").read_text() == "x"
 
@@ -266,13 +266,13 @@ def test_an_unwritable_target_is_told_without_a_traceback(
     released: tuple[Path, dict[str, Floats]], tmp_path: Path
 ) -> None:
     (tmp_path / "file").write_text("x")
-    with pytest.raises(EnvironmentUnfit, match=r"target: stopped: .*mend that"):
+    with pytest.raises(EnvironmentUnfit, match=r"target: stopped: .*correct this"):
         convert(plan(released[0], tmp_path / "file" / "target"))
 
 
 def test_a_released_directory_is_found_in_both_ways(released: tuple[Path, dict[str, Floats]], tmp_path: Path) -> None:
     assert len(plan(released[0] / "ckpt-0", tmp_path / "target").shards) == 10
-    with pytest.raises(WeightsUnfit, match="nor tensor00000_000"):
+    with pytest.raises(WeightsUnfit, match="no checkpoint of Grok-1"):
         plan(tmp_path, tmp_path / "target")
 
 
@@ -328,7 +328,7 @@ NOT_THE_RELEASE = [
     ),
     pytest.param(
         lambda root: (root / "ckpt-0" / "tensor00007_001").write_bytes(b""),
-        "tensor00007_001: not of the release",
+        "tensor00007_001: not part of the release",
         id="a second part of a tensor",
     ),
     pytest.param(truncate(GATE_EXPERTS, 1), "tensor00002_000: .* truncated", id="the last byte cut off"),
@@ -364,7 +364,7 @@ NOT_THE_RELEASE = [
     pytest.param(rewrite(0, np.full((VOCAB, HIDDEN), np.nan, np.float32)), "NaN", id="values that are not numbers"),
     pytest.param(
         rewrite(KEY, QuantizedWeight8bit(np.ones((HIDDEN, 32), np.int8), np.full((1, 32), 0x7F80, np.uint16))),
-        "tensor00005_000: holds infinite values",
+        "tensor00005_000: has infinite values",
         id="infinite scales",
     ),
 ]

@@ -249,7 +249,7 @@ def test_a_changed_source_does_not_go_on(tmp_path: Path) -> None:
     (tmp_path / "target.partial" / ".conversion.jsonl").write_text(json.dumps({"conversion": old.identity()}) + "\n")
     model(source, {"a": torch.ones(4)})
     os.utime(source / "pytorch_model.bin", (1, 1))
-    with pytest.raises(InvalidInput, match="begun from other files"):
+    with pytest.raises(InvalidInput, match="an interrupted conversion of other files"):
         convert(plan_conversion(source, tmp_path / "target"))
 
 
@@ -469,14 +469,16 @@ HOSTILE = [
     pytest.param(tensor(b"\x88K\x04\x85K\x01\x85"), "no sizes", id="an offset that is true"),
     pytest.param(tensor(b"K\x00K\x04\x85)"), "without sizes and strides", id="fewer strides than sizes"),
     pytest.param(tensor(b"K\x00(" + b"K\x01" * 40 + b"t(" + b"K\x01" * 40 + b"t"), "40 dimensions", id="40 dimensions"),
-    pytest.param(tensor(end=b"}X\x04\x00\x00\x00conj\x88s"), "in a form of its own", id="a conjugate view"),
-    pytest.param(tensor(function=b"v3", end=b"ctorch\nfloat8_e5m2\n"), "in a form of its own", id="two types"),
+    pytest.param(tensor(end=b"}X\x04\x00\x00\x00conj\x88s"), "in an unknown form", id="a conjugate view"),
+    pytest.param(tensor(function=b"v3", end=b"ctorch\nfloat8_e5m2\n"), "in an unknown form", id="two types"),
     pytest.param(
-        tensor(storage=UNTYPED, function=b"v3", end=b"K\x01"), "in a form of its own", id="a type that is a number"
+        tensor(storage=UNTYPED, function=b"v3", end=b"K\x01"), "in an unknown form", id="a type that is a number"
     ),
-    pytest.param(tensor(storage=b"K\x00"), "in a form of its own", id="a storage that is a number"),
-    pytest.param(b"\x80\x02ccollections\nOrderedDict\nK\x01\x85R.", "makes no tensor", id="a mapping of something"),
-    pytest.param(b"\x80\x02ctorch\nFloatStorage\n)R.", "makes no tensor", id="the storage's class is called"),
+    pytest.param(tensor(storage=b"K\x00"), "in an unknown form", id="a storage that is a number"),
+    pytest.param(
+        b"\x80\x02ccollections\nOrderedDict\nK\x01\x85R.", "does not make a tensor", id="a mapping of something"
+    ),
+    pytest.param(b"\x80\x02ctorch\nFloatStorage\n)R.", "does not make a tensor", id="the storage's class is called"),
     pytest.param(b"\x80\x02}}X\x01\x00\x00\x00aK\x01sb.", "state for something", id="a state of its own"),
     pytest.param(b"\x80\x02}K\x01K\x01s.", "items of something that is no mapping", id="a number as a name"),
     pytest.param(pickle.dumps({"a": 1}, 2), "'a', which is no tensor", id="a number in the mapping"),
@@ -595,17 +597,17 @@ def header_elsewhere(path: Path) -> None:
 
 
 DAMAGED = [
-    pytest.param(cut, "no whole zip file .*: truncated", id="the end cut off"),
-    pytest.param(cut_the_middle, "no beginning of data.pkl|no whole zip file", id="a hole in the middle"),
-    pytest.param(lambda path: path.write_bytes(b""), "no whole zip file", id="an empty file"),
-    pytest.param(lambda path: path.write_bytes(b"<html>" * 99), "no whole zip file", id="a page of a web server"),
+    pytest.param(cut, "no complete zip file .*: truncated", id="the end cut off"),
+    pytest.param(cut_the_middle, "no beginning of data.pkl|no complete zip file", id="a hole in the middle"),
+    pytest.param(lambda path: path.write_bytes(b""), "no complete zip file", id="an empty file"),
+    pytest.param(lambda path: path.write_bytes(b"<html>" * 99), "no complete zip file", id="a page of a web server"),
     pytest.param(compress, "data.pkl compressed or encrypted", id="compressed"),
     pytest.param(encrypted, "data.pkl compressed or encrypted", id="encrypted"),
     pytest.param(big_endian, "not little-endian", id="big-endian"),
     pytest.param(legacy, "format of PyTorch before 1.6, expected the zip format; .*torch.save", id="before 1.6"),
     pytest.param(two_pickles, "no data.pkl of its own", id="two pickles"),
     pytest.param(no_pickle, "no data.pkl of its own", id="another zip file"),
-    pytest.param(name_twice, "two entries of one name", id="an entry twice"),
+    pytest.param(name_twice, "two entries with the same name", id="an entry twice"),
     pytest.param(huge_pickle, "data.pkl of 67108865 bytes", id="a pickle of 64 MiB"),
     pytest.param(header_elsewhere, "no beginning of data/0", id="a storage without its header"),
 ]
@@ -668,7 +670,7 @@ NOT_WHOLE = [
     ),
     pytest.param(second_copy, "a is in pytorch_model.bin and pytorch_model.ema.bin, expected in one", id="a copy"),
     pytest.param(lambda root: (root / "config.json").unlink(), "no config.json", id="no config"),
-    pytest.param(lambda root: (root / "pytorch_model.bin").unlink(), "neither pickled weights", id="no weights"),
+    pytest.param(lambda root: (root / "pytorch_model.bin").unlink(), "no pickled weights", id="no weights"),
 ]
 
 

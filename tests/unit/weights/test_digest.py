@@ -105,14 +105,14 @@ CHANGES = [
     pytest.param(
         flip_a_byte,
         rf"a/shard-1.safetensors: sha256 \w+, expected {SHA256['a/shard-1.safetensors']}: "
-        "content changed; copy it anew",
+        "content changed; copy it again",
         id="one byte flipped",
     ),
     pytest.param(
-        truncate, "a/shard-1.safetensors: 4999 bytes, expected 5000: truncated; copy it anew", id="a file truncated"
+        truncate, "a/shard-1.safetensors: 4999 bytes, expected 5000: truncated; copy it again", id="a file truncated"
     ),
     pytest.param(
-        append, "a/shard-1.safetensors: 5001 bytes, expected 5000: too long; copy it anew", id="a byte appended"
+        append, "a/shard-1.safetensors: 5001 bytes, expected 5000: too long; copy it again", id="a byte appended"
     ),
     pytest.param(remove, "config.json: missing, expected 2 bytes; copy it", id="a file missing"),
     pytest.param(add, r"model.py: not part of the weights \(9 bytes\); remove it", id="a file added"),
@@ -121,14 +121,14 @@ CHANGES = [
     ),
     pytest.param(
         overwrite,
-        rf"a-b.txt: holds the contents of config.json \(sha256 {SHA256['config.json']}\), "
-        rf"expected sha256 {SHA256['a-b.txt']}: overwritten; copy it anew",
+        rf"a-b.txt: has the contents of config.json \(sha256 {SHA256['config.json']}\), "
+        rf"expected sha256 {SHA256['a-b.txt']}: overwritten; copy it again",
         id="a file overwritten by another",
     ),
     pytest.param(
         swap_two,
-        rf"a-b.txt: holds the contents of config.json .*: exchanged with config.json; exchange their names\n"
-        rf"  config.json: holds the contents of a-b.txt \(sha256 {SHA256['a-b.txt']}\), "
+        rf"a-b.txt: has the contents of config.json .*: exchanged with config.json; exchange their names\n"
+        rf"  config.json: has the contents of a-b.txt \(sha256 {SHA256['a-b.txt']}\), "
         rf"expected sha256 {SHA256['config.json']}: exchanged with a-b.txt; exchange their names",
         id="two files swapped",
     ),
@@ -158,7 +158,7 @@ def test_a_file_replaced_by_a_link_is_refused_as_a_link(weights: Path, tmp_path:
 
 
 def test_nothing_to_verify_against_is_an_error(weights: Path) -> None:
-    with pytest.raises(ValueError, match="neither digest nor manifest"):
+    with pytest.raises(ValueError, match="give a digest, a manifest, or both"):
         verify(weights, None)
 
 

@@ -213,12 +213,12 @@ PROBLEMS = [
     pytest.param(missing_norm, "1 tensors are missing: model.norm.weight; copy", id="a tensor missing"),
     pytest.param(
         wrong_shape,
-        "1 shapes contradict config.json: model.layers.0.self_attn.k_proj.weight is 16x64, expected 32x64",
+        "1 shapes differ from config.json: model.layers.0.self_attn.k_proj.weight is 16x64, expected 32x64",
         id="a shape against the config",
     ),
     pytest.param(
         config(num_key_value_heads=4),
-        "2 shapes contradict config.json: model.layers.0.self_attn.k_proj.weight is 32x64, expected 64x64; "
+        "2 shapes differ from config.json: model.layers.0.self_attn.k_proj.weight is 32x64, expected 64x64; "
         "model.layers.0.self_attn.v_proj.weight is 32x64, expected 64x64",
         id="a config against the shapes",
     ),
@@ -235,7 +235,8 @@ PROBLEMS = [
     ),
     pytest.param(
         moved,
-        "1 tensors are elsewhere: model.norm.weight is in two.safetensors, the index says one.safetensors",
+        "1 tensors are not in the file that the index names: model.norm.weight is in two.safetensors, the index "
+        "says one.safetensors",
         id="index mistaken",
     ),
     pytest.param(
@@ -263,7 +264,7 @@ PROBLEMS = [
     ),
     pytest.param(
         config(model_type="mixtral_of_mine", auto_map={"AutoConfig": "my.Config"}),
-        "auto_map names code for MixtralForCausalLM, which is never run; take a model whose arch",
+        "auto_map names code for MixtralForCausalLM, which is never run; use a model whose arch",
         id="a config that is code only",
     ),
     pytest.param(
@@ -303,7 +304,7 @@ def test_a_damaged_shard_is_one_problem_and_not_all_its_tensors(weights: Path) -
 
 NOTES = [
     pytest.param(
-        config(auto_map={"AutoModel": "m.M"}), "the engine has classes of its own", id="auto_map of a known model"
+        config(auto_map={"AutoModel": "m.M"}), "the engine uses classes of its own", id="auto_map of a known model"
     ),
     pytest.param(text("consolidated.00.pth", "x"), "consolidated.00.pth: pickles", id="pickles beside safetensors"),
     pytest.param(
@@ -328,7 +329,7 @@ def test_a_note_is_no_problem(weights: Path, change: Callable[[Path], None], mes
     [
         pytest.param(
             config(architectures=["Grok1ForCausalLM"]),
-            "nothing: there is no table of names for Grok1ForCausalLM",
+            "nothing: Conclave has no table of tensor names for Grok1ForCausalLM",
             id="an architecture without a table",
         ),
         pytest.param(

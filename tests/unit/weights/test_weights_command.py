@@ -135,12 +135,15 @@ def test_mending_the_files_ends_the_wait_and_another_change_does_not(
     whole = as_another_shard(shard)
     assert run("verify", "--notes", str(notes), "--digest", digest, str(weights)).returncode == 0
     with awaiting(notes) as (process, told):
-        assert told("unfit") == f"{weights}: unfit; looking at the files every 0.1 s\n"
+        assert (
+            told("wrong")
+            == f"{weights}: the weights are wrong; waiting for a repair and checking the files every 0.1 s\n"
+        )
         shard.write_bytes(whole[:-1] + b"6")
-        assert f"{weights}: still unfit: weights {weights}: digest " in told("still unfit")
+        assert f"{weights}: the weights are still wrong: weights {weights}: digest " in told("still wrong")
         assert process.poll() is None
         shard.write_bytes(whole)
-        assert told("sound") == f"{weights}: sound, 3 files: {digest}\n"
+        assert told("are correct") == f"{weights}: the weights are correct, 3 files: {digest}\n"
         assert process.wait(30) == 0
 
 
@@ -158,7 +161,7 @@ def test_a_pod_that_goes_ends_the_wait(weights: Path, tmp_path_factory: pytest.T
     notes = tmp_path_factory.mktemp("scratch") / "notes"
     assert run("verify", "--notes", str(notes), "--digest", f"sha256:{'0' * 64}", str(weights)).returncode == 0
     with awaiting(notes) as (process, told):
-        told("unfit")
+        told("wrong")
         process.terminate()
         assert process.wait(30) == 128 + 15
 
@@ -169,7 +172,7 @@ def test_a_directory_that_was_removed_is_awaited_by_the_next_pod(
     notes = tmp_path_factory.mktemp("scratch") / "notes"
     assert run("verify", "--notes", str(notes), "--digest", f"sha256:{'0' * 64}", str(weights)).returncode == 0
     with awaiting(notes) as (process, told):
-        told("unfit")
+        told("wrong")
         shutil.rmtree(weights)
         assert process.wait(30) == 4
         assert process.stderr is not None

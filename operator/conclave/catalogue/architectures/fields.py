@@ -34,7 +34,7 @@ class Fields:
         return InvalidInput(f"{self._path}: {name} is {seen}; expected {expected}")
 
     def size(self, name: str, default: int | None = None, *, least: int = 1) -> int:
-        """A whole number; the field is required where there is no default."""
+        """A whole number; the field is required without a default."""
         value = self._values.get(name)
         if value is None and default is not None:
             return default
@@ -44,7 +44,7 @@ class Fields:
         return value
 
     def optional_size(self, name: str) -> int | None:
-        """A whole number, or None where the field is missing or null."""
+        """A whole number, or None if the field is missing or null."""
         return self.size(name) if self.has(name) else None
 
     def number(self, name: str, default: float) -> float:
@@ -75,7 +75,7 @@ class Fields:
         return value
 
     def texts(self, name: str) -> tuple[str, ...]:
-        """A list of strings; empty where it is missing."""
+        """A list of strings; empty if the field is missing."""
         value = self._values.get(name)
         if value is None:
             return ()
@@ -84,7 +84,7 @@ class Fields:
         return tuple(value)
 
     def sizes(self, name: str) -> tuple[int, ...]:
-        """A list of whole numbers; empty where it is missing."""
+        """A list of whole numbers; empty if the field is missing."""
         value = self._values.get(name)
         if value is None:
             return ()
@@ -95,7 +95,7 @@ class Fields:
         return tuple(value)
 
     def nested(self, name: str) -> Fields | None:
-        """A nested object, or None where it is missing."""
+        """A nested object, or None if the field is missing."""
         value = self._values.get(name)
         if value is None:
             return None

@@ -17,7 +17,7 @@ _KNOWN = "fp8, fbgemm_fp8, awq, gptq, mxfp4, compressed-tensors or modelopt"
 
 
 def read_weight_format(fields: Fields) -> WeightFormat | None:
-    """The checkpoint's format, or None where its weights are plain.
+    """The checkpoint's format, or None for plain weights.
 
     Raises InvalidInput for a method that the planner cannot size.
     """

@@ -14,17 +14,16 @@ from conclave.modeldeployment.inspection.source import files_of
 from conclave.modeldeployment.job_causes import job_waits, undone_pods
 from conclave.modeldeployment.observed import Work
 from conclave.modeldeployment.scene import Scene
-from conclave.modeldeployment.weights.keys import find_download
 
 
 def not_inspected(scene: Scene) -> Finding:
-    """The first fact that keeps the operator from the model's config.json, be it only time."""
+    """The first reason why the operator has not read the model's config.json yet; the Job may only need more time."""
     if scene.deployment.spec.suspend:
         return Finding(
             condition=ConditionType.PLAN_READY,
             reason=Reason.SUSPENDED,
             subject=scene.subject,
-            seen="spec.suspend is true: the weights are not looked at",
+            seen="spec.suspend is true: the weights are not inspected",
             is_stalled=False,
         )
     work = scene.observed.inspection
@@ -34,17 +33,17 @@ def not_inspected(scene: Scene) -> Finding:
 
 
 def _container_failed(scene: Scene, work: Work) -> Finding | None:
-    """Whatever is no verdict on the files: memory, an image without the command, a volume that cannot be read."""
+    """Failures that say nothing about the files: memory, an image without the command, a volume that cannot be read."""
     for pod in undone_pods(work):
         for container in dead_containers(pod):
             subject = scene.name_of("Pod", pod["metadata"]["name"])
             lines = [line.strip() for line in container.message.splitlines() if line.strip()]
             if container.reason == "OOMKilled":
                 reason, words = Reason.OUT_OF_MEMORY, "it used more than its memory limit"
-                remedy = "report this, and give the model's config.json by spec.model.configRef meanwhile"
+                remedy = "please report this; until then, give the model's config.json in spec.model.configRef"
             else:
                 reason, words = Reason.INSPECTION_FAILED, lines[-1] if lines else f"exit code {container.exit_code}"
-                remedy = "it is tried again, at the latest after five minutes; spec.model.configRef does without it"
+                remedy = "the Job tries again within five minutes; with spec.model.configRef no Job is needed"
             return Finding(
                 condition=ConditionType.PLAN_READY,
                 reason=reason,
@@ -59,9 +58,8 @@ def _container_failed(scene: Scene, work: Work) -> Finding | None:
 def _inspecting(scene: Scene) -> Finding:
     model_id = scene.deployment.spec.model.id
     near = " or ".join(suggest_models(model_id))
-    is_stored = scene.deployment.spec.model.source.object_store is not None
-    if is_stored and find_download(scene.deployment, scene.observed) is None:
-        step = "once the weights are downloaded, config.json is read from"
+    if not scene.is_downloaded:
+        step = "after the download, config.json will be read from"
     else:
         step = "config.json is being read from"
     return Finding(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from conclave import names
 from conclave.api.modeldeployment import ModelDeployment
-from conclave.kubernetes.jobs import build_job, job_pod, job_spec, reporting_container
+from conclave.kubernetes.job_builder import build_job, job_pod, job_spec, reporting_container
 from conclave.kubernetes.objects import JsonObject, content_hash
 from conclave.kubernetes.peers import build_policy
 from conclave.kubernetes.reports import REPORT_PATH
@@ -18,14 +18,14 @@ from conclave.settings import OperatorSettings
 
 
 def inspection_key(deployment: ModelDeployment, cache: JsonObject | None) -> str:
-    """Of what is looked at: a refresh looks again, and so does a cache that was made anew."""
+    """Hash of the weights to inspect. A refresh changes it, and so does a new cache claim."""
     model = deployment.spec.model
     refresh = deployment.metadata.annotations.get(names.REFRESH, "")
     return content_hash([model.source.to_wire(), model.digest, refresh, cache and cache["metadata"]["uid"]])[:16]
 
 
 def build_inspection_policy(deployment: ModelDeployment) -> JsonObject:
-    """No peer and no port: the pod reads a volume and ends."""
+    """A policy without peers and ports: the pod only reads a volume."""
     name = deployment.metadata.name
     return build_policy(
         metadata(deployment, names.inspection_network_policy(name), "inspection"),
@@ -36,7 +36,7 @@ def build_inspection_policy(deployment: ModelDeployment) -> JsonObject:
 
 
 def build_inspection_job(deployment: ModelDeployment, settings: OperatorSettings, key: str) -> JsonObject:
-    """Tried for ever, at growing intervals of up to five minutes: whoever repairs the files restarts nothing."""
+    """The Job retries without end, at intervals of up to five minutes: a repair of the files needs no restart."""
     name = deployment.metadata.name
     spec = job_spec(names.inspection_pod_labels(name), _pod(deployment, settings))
     described = metadata(deployment, names.inspection_job(name, content_hash([spec, key])), "inspection")

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import NamedTuple
 
 from conclave import names
 from conclave.api.reasons import Reason
-from conclave.catalogue.inspected import InspectedWeights, read_report
+from conclave.catalogue.inspected import read_report
 from conclave.errors import InvalidInput
 from conclave.finding import Finding
 from conclave.kubernetes import reports
+from conclave.kubernetes.jobs import is_complete
 from conclave.kubernetes.objects import JsonObject, is_owned_by
 from conclave.kubernetes.text import one_line
+from conclave.modeldeployment.inspection.job import inspection_key
 from conclave.modeldeployment.inspection.source import files_of
-from conclave.modeldeployment.part import PartScene
+from conclave.modeldeployment.part import Inspected, PartScene
 
 _LONGEST_WORDS = 1500
-_AGAIN = "it is looked at again, at the latest after five minutes"
+_AGAIN = "the Job reads the weights again within five minutes"
 _FAULTS = {
     "ConfigMissing": Reason.CONFIG_MISSING,
     "ConfigInvalid": Reason.CONFIG_INVALID,
@@ -28,30 +29,35 @@ _FAULTS = {
 """What is wrong with the files, by the kind that the report gives; all else is a trouble of the pod's."""
 
 
-class Read(NamedTuple):
-    """The report of a Job that has succeeded."""
-
-    weights: InspectedWeights | None = None
-    refusal: Finding | None = None
-    is_lost: bool = False
-    """Whether no pod of the Job will ever report."""
-
-
-def read_weights(scene: PartScene, job: JsonObject) -> Read:
-    """What the pod of a Job that has succeeded reported."""
-    pods = _pods(scene, job)
+def inspect(scene: PartScene) -> Inspected:
+    """What the Jobs of this deployment's weights have reported. Nothing is known of a model that is still read."""
+    if not scene.needs_inspection or not scene.is_downloaded:
+        return Inspected()
+    jobs = jobs_of(scene)
+    done = next(filter(is_complete, jobs), None)
+    if done is None:
+        return Inspected(refusal=next(filter(None, (_fault_of(scene, job) for job in jobs)), None))
+    pods = _pods(scene, done)
     report = next((message for end, message in _ends(pods) if not end.get("exitCode")), None)
     if report is None:
-        return Read(is_lost=all(pod.get("status", {}).get("phase") in ("Succeeded", "Failed") for pod in pods))
+        is_over = all(pod.get("status", {}).get("phase") in ("Succeeded", "Failed") for pod in pods)
+        return Inspected(job=done, is_lost=is_over)
     try:
-        return Read(weights=read_report(report))
+        return Inspected(weights=read_report(report), job=done)
     except InvalidInput as error:
-        where = scene.name_of("Job", job["metadata"]["name"])
+        where = scene.name_of("Job", done["metadata"]["name"])
         remedy = "delete the Job, and the operator inspects the weights again"
-        return Read(refusal=_refusal(scene, Reason.CONFIG_INVALID, where, str(error), remedy))
+        return Inspected(refusal=_refusal(scene, Reason.CONFIG_INVALID, where, str(error), remedy), job=done)
 
 
-def fault_of(scene: PartScene, job: JsonObject) -> Finding | None:
+def jobs_of(scene: PartScene) -> list[JsonObject]:
+    """The Jobs that inspect these weights, whichever builder made them."""
+    key = inspection_key(scene.deployment, scene.observed.cache)
+    jobs = scene.observed.inspection.jobs
+    return [job for job in jobs if job["metadata"]["labels"].get(names.INSPECTION_KEY) == key]
+
+
+def _fault_of(scene: PartScene, job: JsonObject) -> Finding | None:
     """What the last try found wrong with the files; it counts until a try finds them right."""
     for end, message in _ends(_pods(scene, job)):
         report = reports.read_report(message) if end.get("exitCode") else {}

@@ -1,16 +1,9 @@
-"""Whether a model's config.json has to be read from its weights, and where these are."""
+"""Where the weights are, in words."""
 
 from __future__ import annotations
 
 from conclave import names
 from conclave.api.modeldeployment import ModelDeployment
-from conclave.catalogue.models import find_model
-
-
-def needs_inspection(deployment: ModelDeployment) -> bool:
-    """Whether only the weights themselves say what the model is."""
-    model = deployment.spec.model
-    return model.config_ref is None and find_model(model.id) is None
 
 
 def files_of(deployment: ModelDeployment) -> str:

@@ -1,1 +1,1 @@
-"""What was decided before, kept in ControllerRevisions: written, read, and held against forgery."""
+"""The operator's earlier decisions in ControllerRevisions: writing, reading, and checks against forgery."""

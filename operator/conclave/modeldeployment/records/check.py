@@ -1,7 +1,7 @@
-"""Which records count: those that a build of ours can have written for this deployment (docs/adr/0014).
+"""Which records are valid: those that a version of the operator can have written for this deployment (docs/adr/0014).
 
 The operator applies what is recorded with its own rights, so that whoever can write ControllerRevisions would otherwise
-have these rights too. Called by `decision`; pure.
+have these rights too. Called by `sync`; pure.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from conclave.api.reasons import ConditionType, Reason
 from conclave.finding import Finding
 from conclave.kubernetes.objects import JsonObject
 from conclave.modeldeployment.observed import Observed
-from conclave.modeldeployment.records.record import Record, read_records, shape_hash
+from conclave.modeldeployment.records.record import Keys, Record, read_records
 from conclave.modeldeployment.records.recorded import Owner, RecordedRayService, Template, first_difference
 from conclave.modeldeployment.records.recorded_serve_config import serve_config_difference
 from conclave.modeldeployment.records.version import NewerRecord, is_version, newer_records
@@ -34,7 +34,7 @@ _LONGEST_DIFFERENCE = 600
 
 
 class History(NamedTuple):
-    """What is recorded of a deployment."""
+    """The records of a deployment: the valid ones, and the objections to the others."""
 
     records: tuple[Record, ...] = ()
     """Oldest first; the last one counts."""
@@ -50,8 +50,8 @@ class History(NamedTuple):
         return self.records[-1] if self.records else None
 
 
-def read_history(deployment: ModelDeployment, observed: Observed, settings: OperatorSettings) -> History:
-    """Skips what is refused: a forged record beside a real one changes only the condition that names it."""
+def read_history(deployment: ModelDeployment, keys: Keys, observed: Observed, settings: OperatorSettings) -> History:
+    """Skips refused records. A forged record beside a real one changes only condition WithinPolicy."""
     newer = newer_records(observed.revisions)
     unread = {record.name for record in newer}
     records = list(read_records(item for item in observed.revisions if item["metadata"]["name"] not in unread))
@@ -59,7 +59,7 @@ def read_history(deployment: ModelDeployment, observed: Observed, settings: Oper
     refused: list[Record] = []
     objections: list[Finding] = []
     while records and len(refused) < MOST_REFUSED:
-        difference = find_difference(deployment, records[-1], settings, running)
+        difference = find_difference(deployment, keys, records[-1], settings, running)
         if difference is None:
             later = tuple(record for record in newer if record.number >= records[-1].number)
             return History(tuple(records), tuple(refused), tuple(objections), later)
@@ -79,18 +79,19 @@ def find_token_secret(rayservice: JsonObject) -> str | None:
 
 
 def find_difference(
-    deployment: ModelDeployment, record: Record, settings: OperatorSettings, running: JsonObject | None
+    deployment: ModelDeployment, keys: Keys, record: Record, settings: OperatorSettings, running: JsonObject | None
 ) -> str | None:
-    """What a build of ours would not have recorded for this deployment; None where all of it may be one's."""
+    """The first part of a record that no version of the operator writes for this deployment, or None."""
     try:
         recorded = RecordedRayService.model_validate(record.rayservice)
     except ValidationError as error:
         return f"in its RayService, {first_difference(error)}"
-    return next(_differences(deployment, record, recorded, settings, running), None)
+    return next(_differences(deployment, keys, record, recorded, settings, running), None)
 
 
 def _differences(
     deployment: ModelDeployment,
+    keys: Keys,
     record: Record,
     recorded: RecordedRayService,
     settings: OperatorSettings,
@@ -101,16 +102,16 @@ def _differences(
     if (metadata.name, metadata.namespace) != (names.rayservice(name), namespace):
         yield f"its RayService is {metadata.namespace}/{metadata.name}, expected {namespace}/{names.rayservice(name)}"
     if not _is_owner(metadata.owner_references, name, uid):
-        yield f"the owner of its RayService is not {KIND} {namespace}/{name} alone"
+        yield f"its RayService has another owner than {KIND} {namespace}/{name}"
     if metadata.labels != names.labels(name, "rayservice"):
         yield f"metadata.labels: {metadata.labels} are not this deployment's"
     if foreign := sorted(metadata.annotations.keys() - _ANNOTATIONS):
-        yield f"metadata.annotations: no build has set {', '.join(foreign)}"
+        yield f"metadata.annotations: no version of the operator sets {', '.join(foreign)}"
     for component, template in templates.items():
         if template.metadata.labels != names.labels(name, component):
             yield f"the labels of its {component} pods are not this deployment's: {template.metadata.labels}"
         if component != "head" and any(volume.projected for volume in template.spec.volumes):
-            yield f"its {component} pods have a token for the API server, which only the head has"
+            yield f"its {component} pods have a token for the API server; only the head may have one"
         for volume in template.spec.volumes:
             if volume.secret is not None and volume.secret.secret_name != record.token_secret:
                 yield f"its {component} pods mount Secret {volume.secret.secret_name}, expected {record.token_secret}"
@@ -121,10 +122,10 @@ def _differences(
     if record.version and not is_version(record.version):
         yield f"metadata.annotations: {names.RECORD_VERSION} is {record.version}, expected a version of Conclave"
     if not 0 <= record.number < _HIGHEST_NUMBER:
-        yield f"revision {record.number} is more than any history has"
+        yield f"its revision {record.number} is larger than any that the operator writes"
     if difference := serve_config_difference(recorded.spec.serve_config_v2, name):
         yield f"in its RayService, spec.serveConfigV2: {difference}"
-    if record.shape == shape_hash(deployment):
+    if record.shape == keys.shape:
         yield from _outside_of_regions(deployment.spec.access.regions, templates)
     yield from _unlisted(templates, namespace, settings, running)
 
@@ -138,7 +139,7 @@ def _outside_of_regions(regions: tuple[str, ...], templates: dict[str, Template]
             for term in terms
         ]
         if not (bound and all(bound)):
-            yield f"its {component} pods are not bound to the regions {', '.join(regions)} of spec.access.regions"
+            yield f"its {component} pods may run outside of spec.access.regions {', '.join(regions)}"
 
 
 def _token_secrets(name: str, uid: str, running: JsonObject | None) -> tuple[str, ...]:

@@ -1,6 +1,6 @@
-"""What was decided, kept in ControllerRevisions that the deployment owns: status only mirrors it.
+"""The operator's decisions, in ControllerRevisions that the deployment owns. The status only shows them.
 
-The data of a ControllerRevision never changes; a new decision is a new one, and the one with the highest number counts.
+The data of a ControllerRevision never changes. Each new decision is a new one; the highest number counts.
 """
 
 from __future__ import annotations
@@ -54,45 +54,39 @@ class Record(BaseModel):
     """Of the Conclave that wrote the record; empty of 0.1.0's, and not part of the data."""
 
 
-def spec_hash(deployment: ModelDeployment) -> str:
-    """Defaults are left out, so that a field that a newer version adds changes no hash."""
-    return content_hash(_spec(deployment))
-
-
-def shape_hash(deployment: ModelDeployment) -> str:
-    """Of the spec without what changes in place: load bounds, suspension, data class and callers."""
-    spec = {key: value for key, value in _spec(deployment).items() if key not in ("scaling", "suspend", "access")}
-    return content_hash([spec, list(deployment.spec.access.regions)])
-
-
-def planned_hash(deployment: ModelDeployment) -> str:
-    """Of what a plan is made for: another image or volume is no reason to think again."""
-    model, access = deployment.spec.model, deployment.spec.access
-    parts = {part: _spec(deployment).get(part) for part in ("engine", "hardware", "parallelism")}
-    asked = [model.id, model.config_ref and model.config_ref.name, parts, list(access.regions)]
-    ranks = [adapter.max_rank for adapter in model.adapters]
-    return content_hash([*asked, ranks] if ranks else asked)
-
-
 class Keys(NamedTuple):
-    """What a spec is recognised by; each key is the `Record` field of that name."""
+    """The hashes that identify a spec. Each key is the `Record` field of that name."""
 
     spec: str
+    """Hash of the whole spec."""
     shape: str
+    """Hash of the spec without what changes in place: load bounds, suspension, data class and callers."""
     planned: str
+    """Hash of what a plan is made for: another image or volume needs no new plan."""
     refresh: str
     weights_key: str
 
 
 def keys_of(deployment: ModelDeployment) -> Keys:
-    """The keys of the spec as it is now."""
+    """The keys of the spec as it is now. Defaults are left out: a field that a newer version adds changes no key."""
+    spec: JsonObject = deployment.spec.model_dump(mode="json", by_alias=True, exclude_defaults=True)
+    in_place = ("scaling", "suspend", "access")
+    regions = list(deployment.spec.access.regions)
     return Keys(
-        spec=spec_hash(deployment),
-        shape=shape_hash(deployment),
-        planned=planned_hash(deployment),
+        spec=content_hash(spec),
+        shape=content_hash([{key: value for key, value in spec.items() if key not in in_place}, regions]),
+        planned=_planned_hash(deployment, spec),
         refresh=deployment.metadata.annotations.get(names.REFRESH, ""),
         weights_key=weights_key(deployment),
     )
+
+
+def _planned_hash(deployment: ModelDeployment, spec: JsonObject) -> str:
+    model = deployment.spec.model
+    parts = {part: spec.get(part) for part in ("engine", "hardware", "parallelism")}
+    asked = [model.id, model.config_ref and model.config_ref.name, parts, list(deployment.spec.access.regions)]
+    ranks = [adapter.max_rank for adapter in model.adapters]
+    return content_hash([*asked, ranks] if ranks else asked)
 
 
 def make_record(keys: Keys, plan: roles.Plan, rayservice: JsonObject, token_secret: str) -> Record:
@@ -108,7 +102,7 @@ def make_record(keys: Keys, plan: roles.Plan, rayservice: JsonObject, token_secr
 
 
 def build_revision(deployment: ModelDeployment, record: Record) -> JsonObject:
-    """The ControllerRevision of a record; equal decisions have equal names, whatever their number."""
+    """The ControllerRevision of a record. Equal decisions have equal names, even with different numbers."""
     data = record.model_dump(mode="json", by_alias=True, exclude={"number", "name", "version"})
     name = names.revision(deployment.metadata.name, content_hash(data))
     return {
@@ -121,7 +115,7 @@ def build_revision(deployment: ModelDeployment, record: Record) -> JsonObject:
 
 
 def read_records(revisions: Iterable[JsonObject]) -> tuple[Record, ...]:
-    """Oldest first. What an edit made unreadable counts as absent."""
+    """The records, oldest first. A record that cannot be read counts as absent."""
     records = []
     for revision in revisions:
         data = revision.get("data")
@@ -137,15 +131,11 @@ def read_records(revisions: Iterable[JsonObject]) -> tuple[Record, ...]:
 
 
 def superseded(revisions: Iterable[JsonObject], current: JsonObject) -> tuple[JsonObject, ...]:
-    """Revisions beyond the history, the current one not counted; no more than one pass may delete.
+    """Revisions older than the history, at most as many as one pass may delete.
 
-    Each deletion is heard and leads to another pass, so that a flood of forged ones holds up no other deployment.
+    Each deletion causes another pass, so that many forged revisions do not delay other deployments.
     """
     name = current["metadata"]["name"]
     others = [revision for revision in revisions if revision["metadata"]["name"] != name]
     others.sort(key=lambda revision: int(revision.get("revision", 0)), reverse=True)
     return tuple(others[HISTORY - 1 :][:MOST_DELETED])
-
-
-def _spec(deployment: ModelDeployment) -> JsonObject:
-    return deployment.spec.model_dump(mode="json", by_alias=True, exclude_defaults=True)

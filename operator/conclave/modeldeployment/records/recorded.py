@@ -68,18 +68,20 @@ class _Recorded(BaseModel):
 def _is_one_of_ours(variable: _Variable) -> _Variable:
     if variable.name in FREE_VARIABLES or variable.value in FIXED_VARIABLES.get(variable.name, ()):
         return variable
-    raise BrokenRulesError([f"no build has set the variable {variable.name!r} to {variable.value!r}"])
+    raise BrokenRulesError([f"no version of the operator sets the variable {variable.name!r} to {variable.value!r}"])
 
 
 def _is_conclaves(command: list[str]) -> list[str]:
     if command[:2] == ["python", "-m"] and command[2:3] and command[2] in PROGRAMS:
         return command
-    raise BrokenRulesError([f"the command {command[:4]!r} is none of `python -m` {' or '.join(PROGRAMS)}"])
+    raise BrokenRulesError([f"the command {command[:4]!r} is not one of `python -m` {' or '.join(PROGRAMS)}"])
 
 
 def _are_all_there(variables: list[_Variable]) -> list[_Variable]:
     if missing := sorted(REQUIRED_VARIABLES - {variable.name for variable in variables}):
-        raise BrokenRulesError([f"the variables {', '.join(missing)} are missing, which every build sets"])
+        raise BrokenRulesError(
+            [f"the variables {', '.join(missing)} are missing; every version of the operator sets them"]
+        )
     return variables
 
 
@@ -87,19 +89,21 @@ def _is_start_option(options: dict[str, str]) -> dict[str, str]:
     """KubeRay writes them into a shell command."""
     for name, value in options.items():
         if name not in ("dashboard-host", "num-gpus", "object-store-memory") or value.strip("0123456789."):
-            raise BrokenRulesError([f"no build has given `ray start` the option {name!r} with the value {value!r}"])
+            raise BrokenRulesError(
+                [f"no version of the operator gives `ray start` the option {name!r} with the value {value!r}"]
+            )
     return options
 
 
 def _is_api_token(projected: JsonObject) -> JsonObject:
     if projected != api_token_volume()["projected"]:
-        raise BrokenRulesError(["it projects something else than the autoscaler's token for the API server"])
+        raise BrokenRulesError(["the volume projects something other than the autoscaler's token for the API server"])
     return projected
 
 
 def _is_shell_of_ours(command: list[str]) -> list[str]:
     if command != engine_probe()["exec"]["command"]:
-        raise BrokenRulesError([f"a probe runs {command[:4]!r}, which no build has written"])
+        raise BrokenRulesError([f"a probe runs {command[:4]!r}; no version of the operator writes this"])
     return command
 
 
@@ -146,7 +150,9 @@ class _Mount(_Recorded):
         if path != self.mount_path and not (
             path is None and _WEIGHTS_VOLUME.fullmatch(self.name) and _WEIGHTS_PATH.fullmatch(self.mount_path)
         ):
-            raise BrokenRulesError([f"no build mounts the volume {self.name!r} at {self.mount_path!r}"])
+            raise BrokenRulesError(
+                [f"no version of the operator mounts the volume {self.name!r} at {self.mount_path!r}"]
+            )
         return self
 
 
@@ -194,7 +200,7 @@ class _Container(_Recorded):
     @model_validator(mode="after")
     def _has_no_api_token(self) -> _Container:
         if any(mount.name == names.API_TOKEN_VOLUME for mount in self.volume_mounts):
-            raise BrokenRulesError(["only the autoscaler mounts the token for the API server"])
+            raise BrokenRulesError(["the token for the API server is mounted outside of the autoscaler"])
         return self
 
 
@@ -234,7 +240,7 @@ class _ImageVolume(_Recorded):
 
 
 class Volume(_Recorded):
-    """Of the kinds that builders make."""
+    """A volume of a kind that a version of the operator writes."""
 
     name: str
     empty_dir: _EmptyDir | None = None
@@ -250,7 +256,9 @@ class Volume(_Recorded):
             if self.name not in kinds.get(kind, ()) and not (
                 kind not in kinds and _WEIGHTS_VOLUME.fullmatch(self.name)
             ):
-                raise BrokenRulesError([f"the volume {self.name!r} of no build is of the kind {to_camel(kind)}"])
+                raise BrokenRulesError(
+                    [f"no version of the operator gives the volume {self.name!r} the kind {to_camel(kind)}"]
+                )
         return self
 
 
@@ -293,7 +301,7 @@ class _Toleration(_Recorded):
 
 
 class PodSpec(_Recorded):
-    """Of a head or a worker."""
+    """The pod of a head or a worker."""
 
     containers: Annotated[list[Engine], Field(min_length=1, max_length=1)]
     init_containers: list[Step] = []
@@ -407,5 +415,5 @@ def first_difference(error: ValidationError) -> str:
     found = error.errors(include_url=False, include_input=False, include_context=False)
     first, *others = sorted(found, key=lambda details: details["type"] != "extra_forbidden")
     path = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in first["loc"]).removeprefix(".")
-    what = "no build has written this field" if first["type"] == "extra_forbidden" else first["msg"]
+    what = "no version of the operator writes this field" if first["type"] == "extra_forbidden" else first["msg"]
     return f"{path}: {what}" + (f" (and {len(others)} more)" if others else "")

@@ -1,6 +1,6 @@
-"""What builds of ours tell Ray Serve to run, as types: a Serve config can name any function of any module.
+"""The Serve configs that versions of the operator write, as types: a Serve config can name any function of any module.
 
-Read by `record_check`, as `recorded` is.
+Read by `check`, as `recorded` is.
 """
 
 from __future__ import annotations

@@ -66,7 +66,7 @@ def _difference(scene: PartScene, record: Record, fresh: Record) -> str:
     recorded, built = record.rayservice["spec"], fresh.rayservice["spec"]
     parts = [part for part in sorted(recorded.keys() | built.keys()) if recorded.get(part) != built.get(part)]
     return (
-        f"RayService {names.rayservice(scene.name)} was built by conclave {record.builder}; "
-        f"{fresh.builder}, as configured now, would build it otherwise ({', '.join(parts) or 'metadata'}). It runs on "
-        f"unchanged; to roll it, set the annotation {names.REFRESH} of the ModelDeployment to a new value"
+        f"RayService {names.rayservice(scene.name)} was built by conclave {record.builder}. Conclave {fresh.builder}, "
+        f"with its present settings, would change {', '.join(parts) or 'metadata'}. The model keeps running "
+        f"unchanged; to take the new build, set the annotation {names.REFRESH} of the ModelDeployment to a new value"
     )

@@ -1,6 +1,6 @@
-"""Whether somebody enforces the NetworkPolicy of the worker pods: what their canaries found, as a condition of its own.
+"""Condition EgressEnforced: whether the cluster enforces the NetworkPolicy of the worker pods, as their canaries found.
 
-Called by `derive`. A canary (`conclave_serving.egress_canary`) tries to reach the API server once, when its pod starts.
+Called by `status`. A canary (`conclave_serving.egress_canary`) tries to reach the API server once, when its pod starts.
 """
 
 from __future__ import annotations
@@ -30,9 +30,10 @@ class _Report(NamedTuple):
 
 
 def egress_enforced(scene: StatusScene) -> Verdict:
-    """True once a pod was refused and none was not; Unknown where nothing was tried, or an attempt shows nothing."""
+    """True if every canary was refused, False if a canary reached its target, Unknown without a valid test."""
     if scene.deployment.spec.suspend:
-        return Verdict("Unknown", Reason.SUSPENDED, "spec.suspend is true: no worker pod tries it")
+        words = "spec.suspend is true: no worker pod runs that could try to reach the API server"
+        return Verdict("Unknown", Reason.SUSPENDED, words)
     workers = sorted(
         (pod for pod in scene.observed.pods if is_worker(pod) and not is_leaving(pod)),
         key=lambda pod: str(pod["metadata"]["name"]),
@@ -47,28 +48,34 @@ def egress_enforced(scene: StatusScene) -> Verdict:
         return Verdict(
             "Unknown",
             Reason.EGRESS_ALLOWED,
-            f"{policy} itself allows any address on port {min(allowed)}, where clusters have their API server, for the "
-            "collector of spec.telemetry.tracing: whether it is reached tells nothing; name the collector by its "
-            "Service in the cluster, by an address, or on another port",
+            (
+                f"{policy} allows any address on port {min(allowed)}, for the collector of spec.telemetry.tracing. API "
+                "servers use this port too, so a test would show nothing; name the collector by its Service in the "
+                "cluster, by an address, or on another port"
+            ),
         )
     if first.is_open:
         return Verdict(
             "False",
             Reason.EGRESS_OPEN,
-            f"{scene.name_of('Pod', first.pod)}: reached {first.target}, the API server, which {policy} does not "
-            "allow; give the cluster a network plugin that enforces NetworkPolicies (or remove another policy of the "
-            "namespace that allows it), then delete the worker pods: each tries it when it starts",
+            (
+                f"{scene.name_of('Pod', first.pod)}: reached the API server at {first.target}, which {policy} does not "
+                "allow. Use a network plugin that enforces NetworkPolicies, or remove another NetworkPolicy of the "
+                "namespace that allows this. Then delete the worker pods: each new pod tries again"
+            ),
         )
     return Verdict(
         "True",
         Reason.EGRESS_CLOSED,
-        f"{len(reports)} of {len(workers)} worker pods have tried to reach {first.target}, the API server, which "
-        f"{policy} does not allow, and none could",
+        (
+            f"{len(reports)} of {len(workers)} worker pods have tried to reach the API server at {first.target}, which "
+            f"{policy} does not allow; none reached it"
+        ),
     )
 
 
 def _reports(pod: JsonObject) -> Iterator[_Report]:
-    """At most one. A pod may write anything: what is not of the canary's shape is no report."""
+    """At most one report. A pod may write anything: other text than a canary's report is ignored."""
     for status in pod.get("status", {}).get("initContainerStatuses", []):
         end = status.get("state", {}).get("terminated")
         if status["name"] != names.CANARY_CONTAINER or not end:
@@ -85,9 +92,9 @@ def _untested(workers: list[JsonObject]) -> str:
     if not of_older_builds:
         return "no worker pod has reported yet whether it could reach the API server"
     return (
-        f"{len(of_older_builds)} of {len(workers)} worker pods were built without the init container "
-        f"{names.CANARY_CONTAINER}, which would try it; to take the new build, set the annotation {names.REFRESH} to a "
-        "new value"
+        f"{len(of_older_builds)} of {len(workers)} worker pods have no init container {names.CANARY_CONTAINER}, "
+        "which would try to reach the API server: an earlier version of the operator built these pods; to take the new "
+        f"build, set the annotation {names.REFRESH} to a new value"
     )
 
 

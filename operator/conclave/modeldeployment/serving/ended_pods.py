@@ -20,21 +20,20 @@ from conclave.kubernetes.reports import read_report
 from conclave.modeldeployment.pod_causes import on_pod
 from conclave.modeldeployment.scene import StatusScene
 from conclave.modeldeployment.serving.failed_pods import failed_pods
-from conclave.modeldeployment.weights.keys import find_download
 from conclave.modeldeployment.weights.reasons import REASONS_OF_WEIGHTS
 
 _REMEDIES_OF_WEIGHTS = {
     Reason.DIGEST_MISMATCH: "",
-    Reason.WEIGHTS_CORRUPT: "mend what it names; ",
-    Reason.WEIGHTS_UNREADABLE: f"the pods run as user and group {USER_ID}: let these read the files, or look at the "
+    Reason.WEIGHTS_CORRUPT: "repair the files that the message names; ",
+    Reason.WEIGHTS_UNREADABLE: f"let user or group {USER_ID}, as which the pods run, read the files, or check the "
     "volume; ",
 }
 
 
 def weights_unfit(scene: StatusScene) -> Finding | None:
-    """Verification found other files than the digest's, or some that it could not read or no engine could.
+    """The init container that verifies the weights found files that differ from the digest or that cannot be read.
 
-    It ends well so that the pod stays, and what it told stands until the container behind it has found all sound.
+    The init container exits 0 so that the pod stays. Its report counts until the next container succeeds.
     """
     for pod in in_trouble(scene.pods):
         ended = list(ended_containers(pod))
@@ -59,24 +58,24 @@ def weights_unfit(scene: StatusScene) -> Finding | None:
 
 
 def _mending(scene: StatusScene, container: ContainerState, reason: Reason) -> str:
-    """Files of the cache are mended by the Job that put them there: nobody else has it mounted for writing."""
-    job = find_download(scene.deployment, scene.observed) if container.name == names.VERIFY_CONTAINER else None
+    """How to repair the files. Only a download Job can write to the cache, so only a new Job repairs files there."""
+    job = scene.download if container.name == names.VERIFY_CONTAINER else None
     if job is None or reason is Reason.WEIGHTS_UNREADABLE:
         return _REMEDIES_OF_WEIGHTS[reason]
     return (
-        f"they were whole when they were downloaded: find out what has written to PersistentVolumeClaim "
-        f"{names.cache_claim(scene.name)} since; `kubectl -n {scene.deployment.metadata.namespace} delete job "
-        f"{job['metadata']['name']}` has the operator download them anew; "
+        "the files were complete after the download: find out what has written to PersistentVolumeClaim "
+        f"{names.cache_claim(scene.name)} since then. `kubectl -n {scene.deployment.metadata.namespace} delete job "
+        f"{job['metadata']['name']}` makes the operator download them again; "
     )
 
 
 def _what_follows_mending(scene: StatusScene, pod: JsonObject) -> str:
     if all(item.get("name") != names.AWAIT_CONTAINER for item in pod.get("spec", {}).get("initContainers", [])):
-        return "they are looked at again whenever the pod is made anew"  # of an older build
+        return "then delete the pod: its replacement reads the files again"  # of an older build
     command = f"kubectl -n {scene.deployment.metadata.namespace} logs {pod['metadata']['name']}"
     return (
-        "mended in place, they are read again within a minute and the model starts in this pod "
-        f"(`{command} -c {names.AWAIT_CONTAINER}` shows how far it is)"
+        "after you repair the files in place, this pod reads them again within a minute and starts the model "
+        f"(`{command} -c {names.AWAIT_CONTAINER}` shows the progress)"
     )
 
 
@@ -90,7 +89,7 @@ def _verdict_on_weights(container: ContainerState) -> tuple[Reason, str] | None:
 
 
 def evicted(scene: StatusScene) -> Finding | None:
-    """Ended by the kubelet: a volume of the pod was full, or its node had too little of something, whoever used it."""
+    """The kubelet ended the pod: a volume of the pod was full, or its node had too little of a resource."""
     for pod in (*in_trouble(scene.pods), *failed_pods(scene)):
         if not _was_evicted(pod):
             continue
@@ -100,8 +99,9 @@ def evicted(scene: StatusScene) -> Finding | None:
             scene,
             pod,
             reason=Reason.POD_EVICTED,
-            seen=f"its kubelet evicted it: {words}",
-            remedy=f"KubeRay makes another one; {'free that on the node' if is_of_node else _growth_of(scene, pod)}",
+            seen=f"the kubelet evicted the pod: {words}",
+            remedy="KubeRay will create a replacement pod. "
+            + ("Free that resource on the node first" if is_of_node else _growth_of(scene, pod)),
             is_stalled=False,
         )
     return None
@@ -109,7 +109,7 @@ def evicted(scene: StatusScene) -> Finding | None:
 
 def _growth_of(scene: StatusScene, pod: JsonObject) -> str:
     command = f"kubectl -n {scene.deployment.metadata.namespace} get pods -l {_selector_of(scene, pod)}"
-    return f"`{command}` names it, and `du` in it shows what grows"
+    return f"`{command}` names the replacement, and `du` in that pod shows what grows"
 
 
 def out_of_memory(scene: StatusScene) -> Finding | None:
@@ -151,13 +151,13 @@ def container_crashed(scene: StatusScene) -> Finding | None:
 def _output_of(scene: StatusScene, pod: JsonObject, container: str) -> str:
     command = f"kubectl -n {scene.deployment.metadata.namespace} logs"
     if pod.get("spec", {}).get("restartPolicy") != "Never":
-        return f"`{command} {pod['metadata']['name']} -c {container}` shows its output"
+        return f"`{command} {pod['metadata']['name']} -c {container}` shows the container's output"
     selector = _selector_of(scene, pod)
-    return f"KubeRay makes another one; `{command} -f -l {selector} -c {container}` follows its output"
+    return f"KubeRay will create a replacement pod; `{command} -f -l {selector} -c {container}` follows its output"
 
 
 def _selector_of(scene: StatusScene, pod: JsonObject) -> str:
-    """Finds the pod and those that are made in its place."""
+    """Selects the pod and its replacements."""
     kind = names.worker_selector if is_worker(pod) else names.head_selector
     return names.selector_string(kind(scene.deployment.metadata.name))
 

@@ -1,4 +1,4 @@
-"""Checks of what runs inside the pods: Serve applications and their replicas, and what is merely not done yet."""
+"""Checks of Ray Serve inside the pods: applications, their replicas, and steps that only need more time."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class _Report(NamedTuple):
 
 
 def replica_failed(scene: StatusScene) -> Finding | None:
-    """The exception that killed an engine or kept it from starting, out of Serve's messages."""
+    """The exception in Ray Serve's messages that ended an engine or prevented its start."""
     reports = list(islice(_reports(scene), MOST_REPORTS))
     for report in reports:
         cause = find_cause(report.message)
@@ -115,11 +115,11 @@ def _logs_hint(scene: StatusScene) -> str:
     running = sorted(filter(is_running, scene.observed.pods), key=is_worker, reverse=True)
     pod = running[0]["metadata"]["name"] if running else "POD"
     command = f"kubectl -n {scene.deployment.metadata.namespace} exec {pod} -c {names.RAY_CONTAINER} -- "
-    return f"`{command}sh -c 'grep -rhE \"Error|ERROR\" /tmp/ray/session_latest/logs | tail -n 40'` shows what it said"
+    return f"`{command}sh -c 'grep -rhE \"Error|ERROR\" /tmp/ray/session_latest/logs | tail -n 40'` shows Ray's errors"
 
 
 def pods_missing(scene: StatusScene) -> Finding | None:
-    """KubeRay has been told and has made nothing."""
+    """The RayService exists, and KubeRay has created no pods."""
     rayservice = scene.observed.rayservice
     if rayservice is None or scene.observed.pods:
         return None
@@ -128,8 +128,8 @@ def pods_missing(scene: StatusScene) -> Finding | None:
         condition=ConditionType.PROVISIONED,
         reason=Reason.PODS_MISSING,
         subject=scene.name_of("RayService", rayservice["metadata"]["name"]),
-        seen=f"KubeRay has made no pods (generation {told}, observed by it {done})",
-        remedy="check that KubeRay's operator runs and watches this namespace, should this last",
+        seen=f"KubeRay has created no pods (the RayService has generation {told}, KubeRay has observed {done})",
+        remedy="if this does not change, check that KubeRay's operator runs and watches this namespace",
         is_stalled=False,
     )
 
@@ -144,25 +144,25 @@ def pods_starting(scene: StatusScene) -> Finding | None:
         condition=ConditionType.WEIGHTS_READY if verifying else ConditionType.PROVISIONED,
         reason=Reason.VERIFYING if verifying else Reason.PODS_STARTING,
         subject=scene.name_of("Pod", pod["metadata"]["name"]),
-        seen="its init container compares the weights with spec.model.digest"
+        seen="an init container is comparing the weights with spec.model.digest"
         if verifying
-        else f"starting, one of {len(starting)} pods that do not run yet",
+        else f"is starting; {len(starting)} pods do not run yet",
         is_stalled=False,
     )
 
 
 def not_acted_upon(scene: StatusScene) -> Finding | None:
-    """A write that KubeRay has not looked at, or that we have only just made."""
+    """KubeRay has not observed the newest generation. A change of metadata makes no new generation."""
     if scene.decision.refusal is not None or not scene.observed.kuberay.installed:
         return None
     is_new = not (scene.observed.rayservice or {}).get("status")
-    if not is_new and not _is_behind(scene) and not _has_just_written(scene):
+    if not is_new and not _is_behind(scene):
         return None
     return Finding(
         condition=ConditionType.READY,
         reason=Reason.ROLLING_OUT,
         subject=scene.name_of("RayService", names.rayservice(scene.deployment.metadata.name)),
-        seen="KubeRay has not acted on it yet",
+        seen="KubeRay has not acted on the last change yet",
         is_stalled=False,
     )
 
@@ -174,12 +174,8 @@ def _is_behind(scene: StatusScene) -> bool:
     return is_serving(scene) and bool(seen < asked)
 
 
-def _has_just_written(scene: StatusScene) -> bool:
-    return any(" RayService/" in written for written in scene.outcome.written)
-
-
 def rolling_out(scene: StatusScene) -> Finding | None:
-    """An older generation answers while the new one starts."""
+    """The RayCluster of an older generation answers while the new RayCluster starts."""
     condition = serve_condition(scene, "UpgradeInProgress")
     if condition is None or condition.get("status") != "True":
         return None
@@ -189,7 +185,7 @@ def rolling_out(scene: StatusScene) -> Finding | None:
         condition=ConditionType.READY,
         reason=Reason.ROLLING_OUT,
         subject=scene.name_of("RayCluster", pending),
-        seen="it is starting to take over from the cluster of an older generation",
+        seen="is starting, and will replace the RayCluster of an older generation",
         is_stalled=False,
     )
 
@@ -199,13 +195,13 @@ def engine_starting(scene: StatusScene) -> Finding | None:
     if not running or (is_serving(scene) and answers_enough(scene)):
         return None
     engines, least = count_engines(scene), scene.deployment.spec.scaling.min_replicas
-    answers = f"{engines} of {least} replicas answer" if is_serving(scene) else "the model does not answer yet"
+    answers = f"{engines} of {least} replicas are ready" if is_serving(scene) else "the model does not answer yet"
     reports = [report for report in islice(_reports(scene), MOST_REPORTS) if report.status]
     words = ", ".join(f"{report.deployment or report.application} {report.status}" for report in reports)
     return Finding(
         condition=ConditionType.SERVING,
         reason=Reason.ENGINE_STARTING,
         subject=scene.name_of("RayService", names.rayservice(scene.deployment.metadata.name)),
-        seen=f"{running} of its pods run, and {answers} ({words or 'Serve has not reported yet'})",
+        seen=f"{running} of its pods run, and {answers} ({words or 'Ray Serve has reported nothing yet'})",
         is_stalled=False,
     )

@@ -1,6 +1,6 @@
-"""Pods that have failed and are gone: KubeRay deletes them at once, and tells in an event how the Ray container ended.
+"""Failed pods that KubeRay has deleted. KubeRay deletes them at once; an event says how the Ray container ended.
 
-Called by `pod_causes`. Of a pod that failed before its Ray container ran (an init container, an early eviction) the
+Called by `ended_pods`. Of a pod that failed before its Ray container ran (an init container, an early eviction) the
 event says `nil`: nothing is told of it here.
 """
 
@@ -43,10 +43,10 @@ class _Failure(NamedTuple):
 
 
 def failed_pods(scene: StatusScene) -> Iterator[JsonObject]:
-    """As they were when KubeRay deleted them: heads first, then the newest first.
+    """The pods as they were when KubeRay deleted them: heads first, then the newest first.
 
-    One is told until a pod that was made since is ready, or for as long as it lived (at least ten minutes), when its
-    successor has come further. A worker that is older than its head went down with the one before: that is no cause.
+    A failed pod is reported until a newer pod is ready, or for as long as the failed pod had lived (at least ten
+    minutes). A worker that is older than its head ended with the previous head: such a worker is not a cause.
     """
     cluster = _wanted_cluster(scene)
     if cluster is None:
@@ -70,7 +70,7 @@ def failed_pods(scene: StatusScene) -> Iterator[JsonObject]:
 
 
 def _wanted_cluster(scene: StatusScene) -> JsonObject | None:
-    """The one of what was asked for last."""
+    """The RayCluster of the latest generation."""
     status = (scene.observed.rayservice or {}).get("status", {})
     parts = (status.get(part, {}) for part in ("pendingServiceStatus", "activeServiceStatus"))
     name = next((part["rayClusterName"] for part in parts if part.get("rayClusterName")), None)

@@ -19,26 +19,28 @@ _LONGEST_WAIT_FOR_HEAD = timedelta(minutes=2)
 
 
 def head_replaced(scene: StatusScene) -> Finding | None:
-    """With its head a Ray cluster ends: KubeRay makes another, and Serve starts anew on workers that are new too."""
+    """The Ray head was replaced. A Ray cluster ends with its head: KubeRay creates a new head and new workers."""
     heads, workers = active_pods(scene)
     left = [pod for pod in workers if outlived_its_head(pod, heads)]
     if not left:
         return None
-    now = scene.name_of("Pod", heads[0]["metadata"]["name"]) if heads else "no pod yet"
+    now = scene.name_of("Pod", heads[0]["metadata"]["name"]) if heads else "not created yet"
     return Finding(
         condition=ConditionType.SERVING,
         reason=Reason.HEAD_REPLACED,
         subject=scene.name_of("RayService", names.rayservice(scene.deployment.metadata.name)),
-        seen=f"its Ray head is gone, and Serve and every engine ended with it; the head is now {now}, and the model is "
-        "started again on new worker pods",
-        remedy="`kubectl get events` tells who or what ended it, should that not have been meant",
+        seen=(
+            "the Ray head pod was replaced. Ray Serve and all engines ended with the old head. The new head pod "
+            f"is {now}; the model starts again on new worker pods"
+        ),
+        remedy="if nobody wanted this, `kubectl get events` shows what ended the old head pod",
         evidence=tuple(scene.name_of("Pod", pod["metadata"]["name"]) for pod in left),
         is_stalled=False,
     )
 
 
 def head_unreachable(scene: StatusScene) -> Finding | None:
-    """KubeRay's init container of a worker asks for the head's control store, without an end and without a word."""
+    """A worker cannot reach its ready head. KubeRay's init container waits without a limit and without a log."""
     ready_heads = {
         pod["metadata"]["labels"].get(names.RAY_CLUSTER): pod
         for pod in scene.pods
@@ -56,11 +58,15 @@ def head_unreachable(scene: StatusScene) -> Finding | None:
             scene,
             pod,
             reason=Reason.HEAD_UNREACHABLE,
-            seen=f"container {names.HEAD_WAIT_CONTAINER} has waited for more than 2 minutes for the control store "
-            f"{_awaited_address(pod)}, and the head, Pod {head['metadata']['name']}, is ready",
-            remedy="check that the pod can resolve names and reach the head: the chart's network.dnsNamespace and "
-            "network.dnsCidrs name the DNS servers that model pods may call, and other NetworkPolicies of the "
-            "namespace may forbid more",
+            seen=(
+                f"container {names.HEAD_WAIT_CONTAINER} has waited more than 2 minutes for Ray's control store "
+                f"{_awaited_address(pod)}, although the head, Pod {head['metadata']['name']}, is ready"
+            ),
+            remedy=(
+                "check that the pod can resolve names and reach the head. The chart's network.dnsNamespace and "
+                "network.dnsCidrs name the DNS servers that model pods may call; another NetworkPolicy of the "
+                "namespace may forbid more"
+            ),
             is_stalled=False,
         )
     return None

@@ -2,56 +2,50 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 from conclave import names
 from conclave.api.modeldeployment import Endpoint
 from conclave.kubernetes.events import MOUNT_FAILED
 from conclave.kubernetes.objects import JsonObject
 from conclave.modeldeployment.part import PartResult, PartScene
 from conclave.modeldeployment.records.check import find_token_secret
-from conclave.modeldeployment.records.record import Record, build_revision, superseded
+from conclave.modeldeployment.records.record import build_revision, superseded
 from conclave.modeldeployment.serving.network_policy import build_network_policies
 from conclave.modeldeployment.serving.token import build_token_secret, new_token_secret
 
 
-class Serving(NamedTuple):
-    """What the serving part needs, and where the model answers."""
-
-    result: PartResult = PartResult()
-    endpoint: Endpoint | None = None
-
-
-def needs(scene: PartScene, record: Record, token: str) -> Serving:
-    """The objects of a record. `token` is a fresh random value, used only where the endpoint has no token yet.
+def needs(scene: PartScene) -> PartResult:
+    """The objects of the record that is to be served; none where there is no record.
 
     The ControllerRevision is applied first, so that no RayService exists without its record.
     """
-    deployment, settings = scene.deployment, scene.settings
+    deployment, settings, record = scene.deployment, scene.settings, scene.record
+    if record is None:
+        return PartResult()
     revision = build_revision(deployment, record)
     has_token = bool(scene.history.records) and not _is_missing(scene, record.token_secret)
     refused = {found.name for found in scene.history.refused}
     ours = [item for item in scene.observed.revisions if item["metadata"]["name"] not in refused]
-    return Serving(
-        PartResult(
-            create=() if has_token else (build_token_secret(deployment, record.token_secret, token),),
-            apply=(revision, *build_network_policies(deployment, settings), record.rayservice),
-            delete=superseded(ours, current=revision),
-        ),
-        _endpoint(scene, record.token_secret),
+    return PartResult(
+        create=() if has_token else (build_token_secret(deployment, record.token_secret, scene.token),),
+        apply=(revision, *build_network_policies(deployment, settings), record.rayservice),
+        delete=superseded(ours, current=revision),
     )
 
 
-def left_alone(scene: PartScene, running: JsonObject) -> Serving:
-    """The RayService unchanged, behind its network policies."""
-    mounted = find_token_secret(running) or new_token_secret(scene.deployment)
-    policies = build_network_policies(scene.deployment, scene.settings)
-    return Serving(PartResult(apply=policies), _endpoint(scene, mounted))
+def needs_of_unchanged(scene: PartScene) -> PartResult:
+    """What stands around a RayService that is left unchanged: its network policies."""
+    return PartResult(apply=build_network_policies(scene.deployment, scene.settings))
 
 
-def _endpoint(scene: PartScene, token_secret: str) -> Endpoint:
+def endpoint(scene: PartScene, token_secret: str) -> Endpoint:
+    """Where the model answers, and which Secret has its token."""
     url = names.endpoint_url(scene.name, scene.deployment.metadata.namespace, scene.settings.cluster_domain)
     return Endpoint(url=url, model=scene.deployment.served_name, token_secret=token_secret)
+
+
+def mounted_token_secret(scene: PartScene, rayservice: JsonObject) -> str:
+    """The Secret that a live RayService mounts, or the one that a new RayService would mount."""
+    return find_token_secret(rayservice) or new_token_secret(scene.deployment)
 
 
 def _is_missing(scene: PartScene, token_secret: str) -> bool:

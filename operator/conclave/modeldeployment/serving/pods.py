@@ -20,7 +20,7 @@ from conclave.engine.arguments import (
 from conclave.engine.environment import CLOSED_ENVIRONMENT, MOST_SEQUENCES
 from conclave.engine.tracing import tracing_environment
 from conclave.kubernetes.hardening import CONTAINER_SECURITY, POD_SECURITY
-from conclave.kubernetes.jobs import reporting_container
+from conclave.kubernetes.job_builder import reporting_container
 from conclave.kubernetes.objects import JsonObject, without_empty
 from conclave.kubernetes.reports import REPORT_PATH
 from conclave.modeldeployment.pods import (

@@ -1,6 +1,6 @@
-"""How many replicas are wanted, how many answer, and what keeps the others: a condition of its own, no part of Ready.
+"""Condition Scaled: how many replicas are wanted, how many are ready, and why the others are not. Not a part of Ready.
 
-Called by `derive`. While the least replicas answer, a pod beyond them is no trouble of the deployment.
+Called by `status`. While the least replicas answer, a pod beyond them is no trouble of the deployment.
 """
 
 from __future__ import annotations
@@ -33,8 +33,9 @@ class Replicas(NamedTuple):
 
 
 def count_replicas(scene: StatusScene) -> Replicas:
-    """Wanted are those that Serve's autoscaling has worker pods made for, be they running or not, and no less than the
-    floor; of the pods of a replica, only the one with the engine's own process is ever ready.
+    """Wanted: the replicas for which Ray Serve's autoscaler asks for worker pods, at least scaling.minReplicas.
+
+    Of the pods of one replica, only the pod with the engine's own process becomes ready.
     """
     if scene.deployment.spec.suspend:
         return Replicas(0, 0)
@@ -62,7 +63,7 @@ def _asked_of_kuberay(scene: StatusScene, cluster: str) -> int:
 
 
 def scaled(scene: StatusScene, replicas: Replicas, causes: tuple[Finding, ...]) -> Verdict:
-    """Whether all wanted replicas answer; else what the first pod that is missing waits for."""
+    """True if all wanted replicas are ready; otherwise, what the first missing pod waits for."""
     verdict = _scaled(scene, replicas, causes)
     if scene.deployment.spec.scaling.min_replicas:
         return verdict
@@ -73,32 +74,33 @@ def _scaled(scene: StatusScene, replicas: Replicas, causes: tuple[Finding, ...])
     scaling = scene.deployment.spec.scaling
     if scene.deployment.spec.suspend:
         return Verdict("Unknown", Reason.SUSPENDED, "spec.suspend is true: no replica is wanted")
-    counted = f"{replicas.answering} of {replicas.wanted} replicas answer"
+    counted = f"{replicas.answering} of {replicas.wanted} replicas are ready"
     if replicas.answering >= replicas.wanted:
-        return Verdict("True", Reason.AS_WANTED, f"{counted}, {_why(scene, replicas)}")
+        return Verdict("True", Reason.AS_WANTED, f"{counted}; {_why(scene, replicas)}")
     if not has_enough(scene):
         reason = causes[0].reason if causes else Reason.PODS_STARTING
-        return Verdict("False", reason, f"{counted}; the condition Ready says why")
+        return Verdict("False", reason, f"{counted}; condition Ready has the reason")
     pod_causes = find_pod_causes(scene)
     found = next((cause for cause in pod_causes if cause.is_stalled), next(iter(pod_causes), None))
     words = found.message if found else _without_trouble(scaling.max_replicas)
     reason = found.reason if found else Reason.ENGINE_STARTING
-    return Verdict("False", reason, f"{counted}, {_why(scene, replicas)}; those that do go on; {words}")
+    kept = " The ready replicas keep serving." if replicas.answering else ""
+    return Verdict("False", reason, f"{counted}; {_why(scene, replicas)}.{kept} The missing replicas: {words}")
 
 
 def _without_trouble(most: int) -> str:
-    """What a pod without an engine may be after: Ray tells no observer of the cluster which."""
-    starts = f"an engine is starting, up to scaling.maxReplicas {most}"
-    return f"{starts}, or has ended and its pod goes once it was idle for {IDLE_TIMEOUT_S} s"
+    """The two possible states of a pod without an engine. Ray does not report which of them it is."""
+    starts = f"an engine is starting (scaling.maxReplicas is {most})"
+    return f"{starts}, or an engine has ended, and its pod will end after {IDLE_TIMEOUT_S} s without work"
 
 
 def _why(scene: StatusScene, replicas: Replicas) -> str:
     scaling = scene.deployment.spec.scaling
     if replicas.wanted == scaling.min_replicas:
-        return f"which is scaling.minReplicas {scaling.min_replicas}"
+        return f"scaling.minReplicas is {scaling.min_replicas}"
     target = scaling.target_concurrency
-    load = f"{target} requests in flight" if isinstance(target, int) else "as many requests in flight as the plan says"
+    load = f"{target} requests in flight" if isinstance(target, int) else "the plan's number of requests in flight"
     return (
-        f"more than scaling.minReplicas {scaling.min_replicas} for the load of now or of the last "
-        f"{scaling.idle_seconds} s: a replica is to carry {load}"
+        f"the load, now or in the last {scaling.idle_seconds} s, needs more than scaling.minReplicas "
+        f"{scaling.min_replicas}: one replica should carry {load}"
     )

@@ -12,7 +12,7 @@ from conclave.settings import OperatorSettings
 
 
 def build_cache_claim(deployment: ModelDeployment, cache: Cache) -> JsonObject:
-    """One for the deployment's life: what it holds is dear."""
+    """One claim for the life of the deployment, since a download is expensive."""
     return {
         "apiVersion": "v1",
         "kind": "PersistentVolumeClaim",
@@ -28,7 +28,7 @@ def build_cache_claim(deployment: ModelDeployment, cache: Cache) -> JsonObject:
 
 
 def canonical(quantity: str) -> str:
-    """As the API server writes it, so that a claim of 1024Gi, which it calls 1Ti, is not taken for a changed one."""
+    """A quantity as the API server writes it: 1024Gi becomes 1Ti, and the claim does not count as changed."""
     amount = parse_quantity(quantity)
     if amount is None:
         return quantity
@@ -42,7 +42,7 @@ def canonical(quantity: str) -> str:
 
 
 def size_gib(quantity: str) -> float:
-    """A quantity of bytes in GiB; 0 where it is none."""
+    """A quantity of bytes in GiB; 0 if the text is not a quantity."""
     return float((parse_quantity(quantity) or 0) / 2**30)
 
 

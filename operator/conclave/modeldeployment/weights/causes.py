@@ -1,6 +1,6 @@
-"""Why the weights are not in the cache yet: what the download Job's pod waits for, died of, or has reached.
+"""Why the weights are not in the cache yet: what the download pod waits for, how it failed, or how far it is.
 
-The pod's own words are in the termination messages of its containers, as JSON of `conclave_weights download --report`.
+The pod's reports are in the termination messages of its containers, as JSON of `conclave_weights download --report`.
 """
 
 from __future__ import annotations
@@ -16,23 +16,20 @@ from conclave.kubernetes.pods import container_statuses, has_begun
 from conclave.kubernetes.reports import read_report
 from conclave.modeldeployment.job_causes import job_waits, names_of_undone_jobs, undone_pods
 from conclave.modeldeployment.scene import Scene
-from conclave.modeldeployment.weights.keys import find_download
 from conclave.modeldeployment.weights.reasons import REASONS_OF_WEIGHTS
 
 _REMEDIES = {
-    Reason.DOWNLOAD_FAILED: "it is tried again, at the latest after five minutes",
-    Reason.DIGEST_MISMATCH: "the objects are compared again, at the latest after five minutes",
-    Reason.WEIGHTS_UNREADABLE: "look at the cache's volume; it is tried again, at the latest after five minutes",
-    Reason.WEIGHTS_CORRUPT: "upload whole weights; they are looked at again, at the latest after five minutes",
-    Reason.OUT_OF_MEMORY: "it is tried again; report this, since a download needs little memory",
+    Reason.DOWNLOAD_FAILED: "the Job tries again within five minutes",
+    Reason.DIGEST_MISMATCH: "the Job compares the objects again within five minutes",
+    Reason.WEIGHTS_UNREADABLE: "check the volume of the cache; the Job tries again within five minutes",
+    Reason.WEIGHTS_CORRUPT: "upload complete weights; the Job reads them again within five minutes",
+    Reason.OUT_OF_MEMORY: "the Job tries again; please report this, since a download needs little memory",
 }
 
 
 def not_downloaded(scene: Scene) -> Finding | None:
-    """The first fact that keeps the weights from the cache, be it only time; None where the pods can mount them."""
-    if scene.deployment.spec.model.source.object_store is None:
-        return None
-    if find_download(scene.deployment, scene.observed) is not None:
+    """The first reason why the weights are not in the cache yet; None if the pods can mount them."""
+    if scene.is_downloaded:
         return None
     if scene.deployment.spec.suspend:
         claim = scene.name_of("PersistentVolumeClaim", names.cache_claim(scene.name))
@@ -73,11 +70,12 @@ def _container_failed(scene: Scene) -> Finding | None:
 def _downloading(scene: Scene) -> Finding:
     claim = scene.name_of("PersistentVolumeClaim", names.cache_claim(scene.name))
     if scene.observed.cache is None:
-        seen = "it is being made"
+        seen = "the claim is being created"
     else:
         reports = [report for pod in undone_pods(scene.observed.weights) for report in _progress(pod)]
         has_pod = any(map(has_begun, undone_pods(scene.observed.weights)))
-        seen = _amount(reports[-1]) if reports else "the download has begun" if has_pod else "the download is to begin"
+        began = "the download has begun" if has_pod else "the download has not begun yet"
+        seen = _amount(reports[-1]) if reports else began
         phase = scene.observed.cache.get("status", {}).get("phase")
         seen += f" (the claim's phase is {phase}, expected Bound)" if phase != "Bound" else ""
     return _finding(scene, reason=Reason.DOWNLOADING, subject=claim, seen=seen, remedy="", is_stalled=False)
@@ -105,7 +103,7 @@ def _is_size(value: object) -> bool:
 
 
 def _failure(status: JsonObject) -> JsonObject | None:
-    """How a container's last try ended, where it ended badly and the next one has not begun."""
+    """How a container's last try failed, if the next try has not begun."""
     state = status.get("state", {})
     end = state.get("terminated") or ("waiting" in state and status.get("lastState", {}).get("terminated"))
     return end if end and end.get("exitCode") else None

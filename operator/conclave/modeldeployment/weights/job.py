@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from conclave import names
 from conclave.api.modeldeployment import Cache, ModelDeployment, ObjectStoreSource
-from conclave.kubernetes.jobs import build_job, job_pod, job_spec, reporting_container
+from conclave.kubernetes.job_builder import build_job, job_pod, job_spec, reporting_container
 from conclave.kubernetes.objects import JsonObject, content_hash
 from conclave.kubernetes.reports import REPORT_PATH
 from conclave.modeldeployment.objects import metadata

@@ -11,13 +11,13 @@ from conclave.modeldeployment.part import PartResult, PartScene
 from conclave.modeldeployment.weights.cache import build_cache_claim, build_download_policy
 from conclave.modeldeployment.weights.causes import not_downloaded
 from conclave.modeldeployment.weights.job import build_download_job
-from conclave.modeldeployment.weights.keys import find_download, is_for
-from conclave.planning.roles import Plan
+from conclave.modeldeployment.weights.keys import is_for
 from conclave.settings import OperatorSettings
 
 
-def needs(scene: PartScene, plan: Plan | None) -> PartResult:
-    """The claim, the policy and the Job. `plan` says where a volume of one node has to be; None before there is one.
+def needs(scene: PartScene) -> PartResult:
+    """The claim, the policy and the Job. A volume of one node has to be where the accelerators of the plan are; before
+    there is a plan, where the deployment's own selector puts it.
 
     The Job waits for the claim, whose UID is part of the Job's name: a claim made anew is empty.
     """
@@ -31,7 +31,7 @@ def needs(scene: PartScene, plan: Plan | None) -> PartResult:
     )
     if scene.observed.cache is None:
         return result
-    done = find_download(deployment, scene.observed)
+    done = scene.download
     if done is not None:
         return result._replace(delete=work.others(done))
     if deployment.spec.suspend:
@@ -39,7 +39,7 @@ def needs(scene: PartScene, plan: Plan | None) -> PartResult:
     key, claim_uid = scene.keys.weights_key, scene.observed.cache["metadata"]["uid"]
     used_key = scene.current.weights_key if scene.current else ""
     kept = (used_key,) if used_key not in ("", key) else ()
-    accelerators = plan.accelerators if plan else ()
+    accelerators = scene.plan.accelerators if scene.plan else ()
 
     def build(of: OperatorSettings) -> JsonObject:
         return build_download_job(deployment, store, cache, accelerators, of, claim_uid=claim_uid, kept_keys=kept)
