@@ -302,7 +302,7 @@ def test_what_was_changed_beside_its_marker_is_found_by_the_pod_and_mended_by_th
     awaited = subprocess.run(
         [*command, str(tmp_path / "unfit-weights.json")], capture_output=True, text=True, timeout=120
     )
-    assert (awaited.returncode, "sound" in awaited.stdout) == (0, True)
+    assert (awaited.returncode, "correct" in awaited.stdout) == (0, True)
     assert verified(target, digest, tmp_path) == (0, None)
 
 

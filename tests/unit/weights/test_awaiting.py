@@ -77,7 +77,7 @@ def test_files_are_read_at_the_second_look_that_finds_them_changed_and_still(tmp
     note_unfit(root, digest, notes)
     clock = Clock({95: lambda: mend(root)})
     clock.wait(notes)
-    assert (clock.at("change"), clock.at("reading"), clock.at("sound")) == ([100], [110], [110])
+    assert (clock.at("change"), clock.at("reading"), clock.at("correct")) == ([100], [110], [110])
 
 
 def test_files_that_keep_changing_are_not_read_before_their_time(tmp_path: Path) -> None:
@@ -107,7 +107,7 @@ def test_files_that_do_not_seem_to_change_are_read_every_ten_minutes(tmp_path: P
     notes.write_text(json.dumps({str(root): [note[0], look(root)]}))
     clock = Clock({})
     clock.wait(notes)
-    assert (clock.at("change"), clock.at("reading"), clock.at("sound")) == ([], [600], [600])
+    assert (clock.at("change"), clock.at("reading"), clock.at("correct")) == ([], [600], [600])
 
 
 def test_what_was_mended_while_it_was_verified_is_seen(tmp_path: Path) -> None:
@@ -118,7 +118,7 @@ def test_what_was_mended_while_it_was_verified_is_seen(tmp_path: Path) -> None:
     mend(root)
     clock = Clock({})
     clock.wait(notes)
-    assert clock.at("sound") == [20]
+    assert clock.at("correct") == [20]
 
 
 def test_all_that_was_noted_is_awaited(tmp_path: Path) -> None:
@@ -131,7 +131,7 @@ def test_all_that_was_noted_is_awaited(tmp_path: Path) -> None:
         roots.append(root)
     clock = Clock({5: lambda: mend(roots[1]), 105: lambda: mend(roots[0])})
     clock.wait(notes)
-    assert clock.at("sound") == [120, 140]
+    assert clock.at("correct") == [120, 140]
 
 
 def damage_under_the_old_time(root: Path) -> None:
