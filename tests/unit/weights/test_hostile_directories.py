@@ -152,7 +152,7 @@ def test_what_is_longer_than_asked_for_is_refused_unread(tmp_path: Path) -> None
         check_weights(tmp_path)
     (tmp_path / "exact").write_bytes(b"1234")
     assert read_at_most(tmp_path / "exact", 4) == b"1234"
-    with pytest.raises(WeightsUnfit, match="exact: more than 3 bytes"):
+    with pytest.raises(WeightsUnfit, match="exact: larger than 3 bytes"):
         read_at_most(tmp_path / "exact", 3)
 
 
