@@ -73,7 +73,7 @@ def test_what_the_canary_of_a_worker_found_is_a_condition(world: World) -> None:
     )
     assert [(event["type"], event["involvedObject"]["name"]) for event in told] == [("Warning", "mixtral")]
     pod = f"Pod {world.namespace}/{worker['metadata']['name']}"
-    assert condition["message"].startswith(f"{pod}: reached 10.96.0.1:443")
+    assert condition["message"].startswith(f"{pod}: reached the API server at 10.96.0.1:443")
     report(world, worker, ("egress-canary", ended({"egress": "closed", "target": "10.96.0.1:443", "seconds": 7.0})))
     assert world.becomes("mixtral", "EgressEnforced", "EgressClosed")["status"] == "True"
 
@@ -166,7 +166,7 @@ def test_other_files_than_the_digests_are_told_until_they_are_mended_in_the_same
     report(world, worker, ("verify-weights", unfit), ("await-weights", since))
     condition = world.becomes("mixtral", "WeightsReady", "DigestMismatch")
     assert condition["status"] == "False"
-    assert "container verify-weights ended: weights /models/weights: digest sha256:1; mended" in condition["message"]
+    assert "container verify-weights ended: weights /models/weights: digest sha256:1; after you repair" in condition["message"]
     assert world.becomes("mixtral", "Stalled", "DigestMismatch")["status"] == "True"
     world.settle("mixtral")
     assert world.condition("mixtral", "WeightsReady") == condition

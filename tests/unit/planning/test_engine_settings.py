@@ -81,4 +81,4 @@ def test_a_pool_larger_than_the_room_does_not_fit() -> None:
     """vLLM takes the size as it is, and ends out of memory."""
     found = outcome({"kv_cache_memory_bytes": str(64 * GIB)})
     assert isinstance(found, Misfit)
-    assert "kv_cache_memory_bytes asks for 64.0 GiB of KV cache on each GPU, and 5" in found.reason
+    assert "kv_cache_memory_bytes asks for 64.0 GiB of KV cache on a GPU, and 5" in found.reason
