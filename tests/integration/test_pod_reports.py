@@ -166,7 +166,8 @@ def test_other_files_than_the_digests_are_told_until_they_are_mended_in_the_same
     report(world, worker, ("verify-weights", unfit), ("await-weights", since))
     condition = world.becomes("mixtral", "WeightsReady", "DigestMismatch")
     assert condition["status"] == "False"
-    assert "container verify-weights ended: weights /models/weights: digest sha256:1; after you repair" in condition["message"]
+    said = "container verify-weights ended: weights /models/weights: digest sha256:1; after you repair"
+    assert said in condition["message"]
     assert world.becomes("mixtral", "Stalled", "DigestMismatch")["status"] == "True"
     world.settle("mixtral")
     assert world.condition("mixtral", "WeightsReady") == condition
