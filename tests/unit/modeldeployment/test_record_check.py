@@ -14,7 +14,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.scenes import SETTINGS, make_deployment, make_plan
-from tests.unit.modeldeployment.test_decision import Cluster, h100, key
+from tests.unit.modeldeployment.test_sync import Cluster, h100, key
 
 from conclave import names
 from conclave.api.modeldeployment import ModelDeployment

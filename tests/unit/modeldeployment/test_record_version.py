@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from tests.frozen import CASES, IDS, read
 from tests.scenes import make_deployment
-from tests.unit.modeldeployment.test_decision import Cluster, key
+from tests.unit.modeldeployment.test_sync import Cluster, key
 
 from conclave import __version__, names
 from conclave.api.modeldeployment import ModelDeployment

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from tests.scenes import SETTINGS, make_deployment
-from tests.unit.modeldeployment.test_decision import Cluster, image_of
+from tests.unit.modeldeployment.test_sync import Cluster, image_of
 
 from conclave import names
 from conclave.api.reasons import Reason

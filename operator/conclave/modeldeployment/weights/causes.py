@@ -34,7 +34,12 @@ def not_downloaded(scene: Scene) -> Finding | None:
     if scene.deployment.spec.suspend:
         claim = scene.name_of("PersistentVolumeClaim", names.cache_claim(scene.name))
         return _finding(
-            scene, reason=Reason.SUSPENDED, subject=claim, seen="spec.suspend is true: nothing is downloaded", remedy=""
+            scene,
+            reason=Reason.SUSPENDED,
+            subject=claim,
+            seen="spec.suspend is true: nothing is downloaded",
+            remedy="",
+            is_stalled=False,
         )
     return (
         job_waits(scene, scene.observed.weights, ConditionType.WEIGHTS_READY)
