@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import pytest
@@ -27,6 +27,7 @@ from conclave.names import (
     CLAIM_UID,
     FIELD_MANAGER,
     MODEL_DEPLOYMENT,
+    RAY_NODE_TYPE,
     RECORD_VERSION,
     revision,
     token_secret,
@@ -94,10 +95,17 @@ class Writes:
         ]
 
 
+def heads_first(objects: Sequence[Json]) -> list[Json]:
+    """Among the pods: a worker that is older than its head counts as one that went down with the head before."""
+    pods = [item for item in objects if item["kind"] == "Pod"]
+    ranked = iter(sorted(pods, key=lambda pod: pod["metadata"].get("labels", {}).get(RAY_NODE_TYPE) != "head"))
+    return [next(ranked) if item["kind"] == "Pod" else item for item in objects]
+
+
 def put(kube: Kube, frozen: Frozen) -> None:
     """Made anew on this server. What names another object by its UID then names the new one."""
     exchanged: dict[str, str] = {}
-    for item in frozen.objects:
+    for item in heads_first(frozen.objects):
         text = json.dumps(item)
         for old, new in exchanged.items():
             text = text.replace(old, new)
