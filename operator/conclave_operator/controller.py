@@ -42,8 +42,8 @@ def utc_now() -> datetime:
 class _Rest(NamedTuple):
     """What an object's last reconcile came from; while that is the same, so is what another one would come to."""
 
-    item: bytes
-    """Its digest: the object itself is in the fleet already."""
+    content: bytes
+    """The object's digest: the object itself is in the fleet already."""
     inputs_of: Callable[[Seen], object]
     inputs: object
     resync_after_s: float | None
@@ -117,7 +117,7 @@ class Controller:
         logger.error(text, key.namespace, key.name, described(error), extra=fields)
 
     async def _look_at(self, key: Key, item: JsonObject) -> float | None:
-        kind = self._kinds[key.kind]
+        kind, content = self._kinds[key.kind], self.fleet.content(key)
         now = self._clock()
         attributes = {"k8s.namespace.name": key.namespace, f"conclave.{_snake(key.kind)}": key.name}
         with span("reconcile", attributes) as current:
@@ -129,7 +129,7 @@ class Controller:
                 return None if await self._report(key, item, status, now) else LONGEST_RETRY_S
             observed = await observe(kind, parent, self._cluster)
             rest = self._at_rest.get(key)
-            if rest and rest.item == digest(item) and rest.inputs == rest.inputs_of(observed):
+            if rest and rest.content == content and rest.inputs == rest.inputs_of(observed):
                 self._metrics.unchanged.inc()
                 return rest.resync_after_s
             self._at_rest.pop(key, None)
@@ -187,7 +187,7 @@ class Controller:
 
     def _known(self, kind: str, namespace: str, name: str) -> tuple[Key, ...]:
         key = Key(kind, namespace, name)
-        return (key,) if self.fleet.get(key) else ()
+        return (key,) if key in self.fleet else ()
 
 
 def _result(is_refused: bool, failures: tuple[ApiFailure, ...]) -> str:

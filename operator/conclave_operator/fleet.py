@@ -43,6 +43,13 @@ class Fleet:
         known = self._objects.get(key)
         return unpack(known.packed) if known else None
 
+    def __contains__(self, key: Key) -> bool:
+        return key in self._objects
+
+    def content(self, key: Key) -> bytes:
+        """The digest of an object that is known."""
+        return self._objects[key].content
+
     def known(self, kind: str = "") -> tuple[Key, ...]:
         """Of one kind, or of all."""
         return tuple(key for key in self._objects if kind in ("", key.kind))
