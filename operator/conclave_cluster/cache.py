@@ -11,12 +11,12 @@ import asyncio
 import json
 import logging
 import random
-import sys
 import time
 import zlib
 from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 from conclave.kubernetes.failures import ApiFailure
@@ -45,6 +45,8 @@ LONGEST_LOGGED = 200
 
 LARGEST_BYTES = 2**19
 """Of an object that is kept whole: ours have some ten thousand, and annotations may have half of it."""
+MOST_SHARED = 2**14
+"""Texts of which one copy serves all objects that have them."""
 _TOLD_BY = ("name", "namespace", "uid", "resourceVersion", "deletionTimestamp", "labels", "ownerReferences")
 
 
@@ -125,16 +127,22 @@ class Whole:
 
 def keep_owner(item: JsonObject) -> JsonObject:
     """Of an object that nobody reads, whose it is."""
-    return {"metadata": {key: _interned(value) for key, value in item["metadata"].items() if key in _TOLD_BY}}
+    return {"metadata": {key: _shared(value) for key, value in item["metadata"].items() if key in _TOLD_BY}}
 
 
-def _interned(value: Any) -> Any:
-    """The same, with each text once in memory: a thousand objects have the same labels."""
+def _shared(value: Any) -> Any:
+    """The same, with each text of the last MOST_SHARED once in memory: a thousand objects have the same labels."""
     if isinstance(value, dict):
-        return {sys.intern(key): _interned(below) for key, below in value.items()}
+        return {_text(key): _shared(below) for key, below in value.items()}
     if isinstance(value, list):
-        return [_interned(below) for below in value]
-    return sys.intern(value) if type(value) is str else value
+        return [_shared(below) for below in value]
+    return _text(value) if type(value) is str else value
+
+
+@lru_cache(MOST_SHARED)
+def _text(text: str) -> str:
+    """Not `sys.intern`: Python 3.12 keeps what it interns for ever, and tenants write labels."""
+    return text
 
 
 def version_of(item: JsonObject) -> int:

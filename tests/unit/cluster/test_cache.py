@@ -12,7 +12,7 @@ import pytest
 from prometheus_client import generate_latest
 
 from conclave.kubernetes.objects import JsonObject
-from conclave_cluster.cache import Bound, Cache
+from conclave_cluster.cache import MOST_SHARED, Bound, Cache, _text, keep_owner
 from conclave_cluster.client import Client
 from conclave_cluster.observe import EVENT_BOUND, keep_event, keep_node, keep_pod
 from conclave_cluster.resources import EVENT, NODE, POD, Resource
@@ -235,3 +235,11 @@ def test_what_anybody_may_make_large_is_listed_in_small_pages() -> None:
     asyncio.run(main(EVENT_BOUND))
     asyncio.run(main(None))
     assert asked == ["50", "500"]
+
+
+def test_texts_that_objects_share_are_bounded_whatever_tenants_write() -> None:
+    for number in range(MOST_SHARED + 100):
+        keep_owner({"metadata": {"name": "theirs", "labels": {"made-up": f"value-{number}"}}})
+    assert _text.cache_info().currsize <= MOST_SHARED
+    first, second = (keep_owner({"metadata": {"labels": {"a": "".join(["la", "bel"])}}}) for _ in range(2))
+    assert first["metadata"]["labels"]["a"] is second["metadata"]["labels"]["a"]
