@@ -57,6 +57,8 @@ class PartScene(Scene):
     inspected: Inspected = Inspected()
     plan: Plan | None = None
     """The plan of this spec; None before there is one."""
+    refusal: Finding | None = None
+    """Why there is no plan for this spec."""
     record: Record | None = None
     """What is to be served: the record of this spec, or of an older one that is kept; None where nothing is."""
 
@@ -92,7 +94,7 @@ class PartScene(Scene):
         """Whether the record was made for the present value of the refresh annotation."""
         return self.keys.refresh in ("", record.refresh)
 
-    def refusal(self, reason: Reason, message: str, remedy: str = "") -> Finding:
+    def refuse(self, reason: Reason, message: str, remedy: str = "") -> Finding:
         """Why there is no plan for this spec."""
         return Finding(
             condition=ConditionType.PLAN_READY, reason=reason, subject=self.subject, seen=message, remedy=remedy

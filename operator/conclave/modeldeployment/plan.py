@@ -39,9 +39,9 @@ def choose_plan(scene: PartScene) -> Plan | Finding | None:
     try:
         outcome = plan_deployment(deployment, facts, scene.observed.inventory, _precedent(scene))
     except InvalidInput as error:
-        return scene.refusal(Reason.INVALID_SPEC, str(error))
+        return scene.refuse(Reason.INVALID_SPEC, str(error))
     if outcome.plan is None:
-        return scene.refusal(Reason.NOTHING_FITS, outcome.explanation)
+        return scene.refuse(Reason.NOTHING_FITS, outcome.explanation)
     return _with_source(scene, outcome.plan)
 
 
@@ -49,7 +49,7 @@ def refusal_of(scene: PartScene, problems: tuple[Unfit, ...]) -> Finding | None:
     """One finding with all problems and the reason of the first problem."""
     if not problems:
         return None
-    return scene.refusal(problems[0].reason, "; ".join(problem.message for problem in problems))
+    return scene.refuse(problems[0].reason, "; ".join(problem.message for problem in problems))
 
 
 def _precedent(scene: PartScene) -> Plan | None:
@@ -81,9 +81,9 @@ def _facts(scene: PartScene) -> ModelFacts | Finding | None:
         facts = facts_for(scene.deployment.spec.model.id, config)
         return refusal_of(scene, check_shape(scene.deployment, facts)) or facts
     except UnknownModel as error:
-        return scene.refusal(Reason.MODEL_REFUSED, str(error))
+        return scene.refuse(Reason.MODEL_REFUSED, str(error))
     except InvalidInput as error:
-        return scene.refusal(Reason.CONFIG_INVALID, str(error))
+        return scene.refuse(Reason.CONFIG_INVALID, str(error))
 
 
 def _given_config(scene: PartScene) -> dict[str, object] | Finding | None:
@@ -96,7 +96,7 @@ def _given_config(scene: PartScene) -> dict[str, object] | Finding | None:
     text = scene.observed.config_maps.get(name, {}).get("config.json")
     if text is None:
         seen = "has no key config.json" if name in scene.observed.config_maps else "does not exist"
-        return scene.refusal(
+        return scene.refuse(
             Reason.CONFIG_MISSING,
             f"{where}: spec.model.configRef names this ConfigMap, and it {seen}",
             f"create it with `kubectl -n {namespace} create configmap {name} --from-file=config.json`",
@@ -107,13 +107,13 @@ def _given_config(scene: PartScene) -> dict[str, object] | Finding | None:
     except RecursionError:
         is_too_deep = True
     except ValueError as error:
-        return scene.refusal(Reason.CONFIG_INVALID, f"{where}: config.json is not valid JSON: {error}")
+        return scene.refuse(Reason.CONFIG_INVALID, f"{where}: config.json is not valid JSON: {error}")
     if is_too_deep:
-        return scene.refusal(
+        return scene.refuse(
             Reason.CONFIG_INVALID, f"{where}: config.json is nested too deeply, expected the config.json of a model"
         )
     if not isinstance(config, dict):
-        return scene.refusal(
+        return scene.refuse(
             Reason.CONFIG_INVALID, f"{where}: config.json is a {type(config).__name__}, expected an object"
         )
     return config

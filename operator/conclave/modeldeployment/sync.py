@@ -29,6 +29,7 @@ from conclave.modeldeployment.records.record import Record, keys_of
 from conclave.modeldeployment.records.version import too_new
 from conclave.modeldeployment.serving import part as serving_part
 from conclave.modeldeployment.serving.build import choose_build, with_suspension
+from conclave.modeldeployment.serving.network_policy import build_network_policies
 from conclave.modeldeployment.status import derive_status
 from conclave.modeldeployment.weights import part as weights_part
 from conclave.planning.roles import Plan
@@ -85,7 +86,7 @@ def decide(deployment: ModelDeployment, observed: Observed, settings: OperatorSe
         deployment=deployment, observed=observed, settings=settings, keys=keys, history=history, token=token
     )
     if history.newer:
-        return Decision(refusal=scene.refusal(Reason.RECORD_TOO_NEW, *too_new(history.newer)))
+        return Decision(refusal=scene.refuse(Reason.RECORD_TOO_NEW, *too_new(history.newer)))
     objections = tuple(scene.objection(problem.reason, problem.message) for problem in scene.unlisted)
     if scene.is_blind or deployment.metadata.deletion_timestamp is not None:
         return Decision(plan=_recorded_plan(scene), objections=objections)
@@ -123,21 +124,20 @@ def _kept_record(scene: PartScene) -> Record | None:
 
 def _refused(scene: PartScene, refusal: Finding) -> Decision:
     """No pod is made for this spec."""
-    inspected = scene.inspected._replace(refusal=scene.inspected.refusal or refusal)
-    scene = scene.knowing(plan=None, inspected=inspected, record=_kept_record(scene))
+    scene = scene.knowing(plan=None, refusal=refusal, record=_kept_record(scene))
     decision = _folded(scene, serving_part.needs(scene), inspection_part.needs(scene))
     return decision.model_copy(update={"refusal": refusal})
 
 
 def _left_alone(scene: PartScene, running: JsonObject) -> Decision:
-    """The RayService unchanged, until somebody has deleted the record that was refused."""
+    """The RayService unchanged behind its network policies, until somebody has deleted the record that was refused."""
     first = scene.history.objections[0]
     remedy = "until then the operator leaves the running model unchanged; after that it plans the model again"
     return Decision(
         plan=_recorded_plan(scene),
-        refusal=scene.refusal(first.reason, first.message, remedy),
+        refusal=scene.refuse(first.reason, first.message, remedy),
         endpoint=serving_part.endpoint(scene, serving_part.mounted_token_secret(scene, running)),
-        apply=serving_part.needs_of_unchanged(scene).apply,
+        apply=build_network_policies(scene.deployment, scene.settings),
     )
 
 

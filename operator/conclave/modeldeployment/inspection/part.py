@@ -17,8 +17,8 @@ def needs(scene: PartScene) -> PartResult:
     deployment, work, inspected = scene.deployment, scene.observed.inspection, scene.inspected
     if not scene.needs_inspection:
         return PartResult(delete=work.jobs)
-    is_known = scene.plan is not None or inspected.weights is not None or inspected.refusal is not None
-    blocked_by = None if is_known else not_inspected(scene)
+    is_waiting = scene.plan is None and scene.refusal is None
+    blocked_by = not_inspected(scene) if is_waiting else None
     if not scene.is_downloaded:
         return PartResult(blocked_by, delete=work.jobs)
     policy = build_inspection_policy(deployment)
@@ -31,5 +31,5 @@ def needs(scene: PartScene) -> PartResult:
     job = keep_working(ours, work.pods, lambda of: build_inspection_job(deployment, of, key), scene.settings)
     is_made = any(other["metadata"]["name"] == job["metadata"]["name"] for other in ours)
     is_closed = any(item["metadata"]["name"] == policy["metadata"]["name"] for item in scene.observed.network_policies)
-    create = (job,) if is_closed and not is_made and not is_known else ()
+    create = (job,) if is_waiting and is_closed and not is_made else ()
     return PartResult(blocked_by, create=create, apply=(policy,), delete=work.others(job))

@@ -32,7 +32,7 @@ def choose_build(scene: PartScene, plan: Plan) -> Build | Finding:
     try:
         rayservice = build_rayservice(scene.deployment, plan, scene.settings, token_secret)
     except InvalidInput as error:
-        return scene.refusal(Reason.INVALID_SPEC, str(error))
+        return scene.refuse(Reason.INVALID_SPEC, str(error))
     fresh = make_record(scene.keys, plan, rayservice, token_secret)
     number = current.number + 1 if current else 1
     if current is None or not scene.is_for_this_spec(current):

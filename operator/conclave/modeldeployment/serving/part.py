@@ -32,11 +32,6 @@ def needs(scene: PartScene) -> PartResult:
     )
 
 
-def needs_of_unchanged(scene: PartScene) -> PartResult:
-    """What stands around a RayService that is left unchanged: its network policies."""
-    return PartResult(apply=build_network_policies(scene.deployment, scene.settings))
-
-
 def endpoint(scene: PartScene, token_secret: str) -> Endpoint:
     """Where the model answers, and which Secret has its token."""
     url = names.endpoint_url(scene.name, scene.deployment.metadata.namespace, scene.settings.cluster_domain)
