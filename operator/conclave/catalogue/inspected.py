@@ -15,8 +15,8 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSeriali
 from pydantic.alias_generators import to_camel
 
 from conclave.errors import InvalidInput
+from conclave.kubernetes.reports import LONGEST_REPORT_BYTES
 
-LONGEST_REPORT_BYTES = 4096
 LONGEST_CONFIG_BYTES = 2**18
 _EXPECTED = "expected a JSON object, compressed by zlib, in base64"
 

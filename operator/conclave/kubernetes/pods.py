@@ -47,7 +47,12 @@ def has_begun(pod: JsonObject) -> bool:
 
 def is_mounted(pod: JsonObject) -> bool:
     """Whether all volumes are mounted, whatever older events say: kubelets mount them before they pull an image."""
-    return has_begun(pod) or any(container.reason not in _BEFORE_MOUNTED for container in waiting_containers(pod))
+    return has_begun(pod) or is_kept_from_starting(pod)
+
+
+def is_kept_from_starting(pod: JsonObject) -> bool:
+    """Whether some container waits for another reason than that its pod has just been placed."""
+    return any(container.reason not in _BEFORE_MOUNTED for container in waiting_containers(pod))
 
 
 def count_running(pods: Iterable[JsonObject]) -> tuple[int, int]:

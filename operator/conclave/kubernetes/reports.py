@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-LONGEST_REPORT = 4096
+LONGEST_REPORT_BYTES = 4096
 """What Kubernetes keeps of a termination message."""
 REPORT_PATH = "/dev/termination-log"
 
@@ -16,7 +16,7 @@ REPORT_PATH = "/dev/termination-log"
 def read_report(message: str) -> dict[str, Any]:
     """The report; empty where the message is no JSON object. Half a surrogate pair, which is no text, becomes `?`."""
     try:
-        text = json.dumps(json.loads(message[:LONGEST_REPORT]), ensure_ascii=False)
+        text = json.dumps(json.loads(message[:LONGEST_REPORT_BYTES]), ensure_ascii=False)
         report = json.loads(text.encode("utf-8", "replace"))
     except (ValueError, RecursionError):
         return {}

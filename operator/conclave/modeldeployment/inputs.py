@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from conclave.kubernetes.objects import JsonObject
+from conclave.kubernetes.pods import container_statuses
 from conclave.modeldeployment.observed import Observed
 
 
@@ -31,8 +32,6 @@ def inputs_of(observed: Observed, *, rests_on_nodes: bool) -> object:
 
 
 def _is_at_work(pod: JsonObject) -> bool:
-    status = pod.get("status", {})
-    containers = [*status.get("containerStatuses", ()), *status.get("initContainerStatuses", ())]
-    return status.get("phase") in ("Running", "Succeeded") and not any(
-        "waiting" in container.get("state", {}) or container.get("lastState") for container in containers
+    return pod.get("status", {}).get("phase") in ("Running", "Succeeded") and not any(
+        "waiting" in container.get("state", {}) or container.get("lastState") for container in container_statuses(pod)
     )

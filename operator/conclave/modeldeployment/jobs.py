@@ -5,11 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 
 from conclave.kubernetes.objects import JsonObject, is_owned_by
-from conclave.kubernetes.pods import is_leaving
+from conclave.kubernetes.pods import container_statuses, is_kept_from_starting, is_leaving
 from conclave.settings import OperatorSettings
-
-_BEFORE_A_START = ("", "PodInitializing", "ContainerCreating")
-"""Why a container waits that nothing is wrong with."""
 
 
 def keep_working(
@@ -40,14 +37,7 @@ def _working_images(job: JsonObject, pods: list[JsonObject]) -> Iterator[str]:
 
 
 def _is_failing(pod: JsonObject) -> bool:
-    status = pod.get("status", {})
-    states = [
-        container.get("state", {})
-        for part in ("initContainerStatuses", "containerStatuses")
-        for container in status.get(part, [])
-    ]
-    return status.get("phase") == "Failed" or any(
-        state.get("waiting", {}).get("reason", "") not in _BEFORE_A_START
-        or state.get("terminated", {}).get("exitCode", 0) != 0
-        for state in states
+    has_ended_badly = any(
+        status.get("state", {}).get("terminated", {}).get("exitCode", 0) != 0 for status in container_statuses(pod)
     )
+    return pod.get("status", {}).get("phase") == "Failed" or has_ended_badly or is_kept_from_starting(pod)

@@ -14,10 +14,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from conclave.catalogue.facts import read_config
-from conclave.catalogue.inspected import LONGEST_CONFIG_BYTES, LONGEST_REPORT_BYTES, read_report, write_report
+from conclave.catalogue.inspected import LONGEST_CONFIG_BYTES, read_report, write_report
 from conclave.catalogue.inspected import InspectedWeights as Weights
 from conclave.catalogue.models import all_models
 from conclave.errors import InvalidInput
+from conclave.kubernetes.reports import LONGEST_REPORT_BYTES
 
 PUBLISHED = sorted((Path(__file__).parents[2] / "data" / "published" / "configs").glob("*.json"))
 SIZES: dict[str, Any] = {"files": 3, "parameters": 2 * 10**9, "size_bytes": 4 * 10**9, "dtypes": ("BF16", "F32")}

@@ -15,7 +15,8 @@ import pytest
 from tools.tiny_checkpoint import ARCHITECTURES, make_checkpoint
 
 from conclave.catalogue.facts import read_config
-from conclave.catalogue.inspected import LONGEST_REPORT_BYTES, read_report, write_report
+from conclave.catalogue.inspected import read_report, write_report
+from conclave.kubernetes.reports import LONGEST_REPORT_BYTES
 from conclave_weights.errors import ArchitectureUnknown, ConfigInvalid, ConfigMissing, WeightsUnfit, WeightsUnreadable
 from conclave_weights.inspection.plan_facts import plan_facts
 

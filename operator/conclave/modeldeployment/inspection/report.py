@@ -12,6 +12,7 @@ from conclave.finding import Finding
 from conclave.kubernetes import reports
 from conclave.kubernetes.jobs import is_complete
 from conclave.kubernetes.objects import JsonObject, is_owned_by
+from conclave.kubernetes.pods import ContainerState, ended_containers
 from conclave.kubernetes.text import one_line
 from conclave.modeldeployment.inspection.job import inspection_key
 from conclave.modeldeployment.inspection.source import files_of
@@ -38,7 +39,7 @@ def inspect(scene: PartScene) -> Inspected:
     if done is None:
         return Inspected(refusal=next(filter(None, (_fault_of(scene, job) for job in jobs)), None))
     pods = _pods(scene, done)
-    report = next((message for end, message in _ends(pods) if not end.get("exitCode")), None)
+    report = next((end.message for end in _ends(pods) if not end.exit_code), None)
     if report is None:
         is_over = all(pod.get("status", {}).get("phase") in ("Succeeded", "Failed") for pod in pods)
         return Inspected(job=done, is_lost=is_over)
@@ -59,8 +60,8 @@ def jobs_of(scene: PartScene) -> list[JsonObject]:
 
 def _fault_of(scene: PartScene, job: JsonObject) -> Finding | None:
     """What the last try found wrong with the files; it counts until a try finds them right."""
-    for end, message in _ends(_pods(scene, job)):
-        report = reports.read_report(message) if end.get("exitCode") else {}
+    for end in _ends(_pods(scene, job)):
+        report = reports.read_report(end.message) if end.exit_code else {}
         reason = _FAULTS.get(str(report.get("error")))
         if reason is not None:
             return _refusal(scene, reason, files_of(scene.deployment), str(report.get("message", "")), _AGAIN)
@@ -69,7 +70,7 @@ def _fault_of(scene: PartScene, job: JsonObject) -> Finding | None:
 
 def _refusal(scene: PartScene, reason: Reason, where: str, words: str, remedy: str) -> Finding:
     """A pod's words are cut and cleaned: they end up in a status."""
-    return scene.refusal(reason, f"{where}: {one_line(words, _LONGEST_WORDS).strip()}", remedy)
+    return scene.refuse(reason, f"{where}: {one_line(words, _LONGEST_WORDS).strip()}", remedy)
 
 
 def _pods(scene: PartScene, job: JsonObject) -> list[JsonObject]:
@@ -77,11 +78,7 @@ def _pods(scene: PartScene, job: JsonObject) -> list[JsonObject]:
     return [pod for pod in scene.observed.inspection.pods if is_owned_by(pod, job["metadata"].get("uid"))]
 
 
-def _ends(pods: list[JsonObject]) -> Iterator[tuple[JsonObject, str]]:
-    """How the containers ended, now or before they were started again, and their messages."""
+def _ends(pods: list[JsonObject]) -> Iterator[ContainerState]:
+    """How the containers that inspect ended, now or before their last restart."""
     for pod in pods:
-        for status in pod.get("status", {}).get("containerStatuses", []):
-            ends = (status.get(state, {}).get("terminated") for state in ("state", "lastState"))
-            end = next(filter(None, ends), None)
-            if end and status.get("name") == names.INSPECTION_CONTAINER:
-                yield end, end.get("message", "")
+        yield from (end for end in ended_containers(pod) if end.name == names.INSPECTION_CONTAINER)

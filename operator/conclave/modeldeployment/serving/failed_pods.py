@@ -15,7 +15,7 @@ from conclave import names
 from conclave.kubernetes.events import DELETED_PODS, EVICTED
 from conclave.kubernetes.objects import JsonObject
 from conclave.kubernetes.pods import events_about, is_leaving, is_ready, is_worker
-from conclave.kubernetes.reports import LONGEST_REPORT
+from conclave.kubernetes.reports import LONGEST_REPORT_BYTES
 from conclave.modeldeployment.scene import StatusScene
 
 _SUBJECT = re.compile(r"Deleted (?P<kind>head|worker) Pod [^/\s]{1,253}/(?P<pod>[^;\s]{1,253}); ")
@@ -78,7 +78,7 @@ def _wanted_cluster(scene: StatusScene) -> JsonObject | None:
 
 
 def _read(event: JsonObject) -> _Failure | None:
-    text = event.get("message", "")[: 2 * LONGEST_REPORT]
+    text = event.get("message", "")[: 2 * LONGEST_REPORT_BYTES]
     subject = _SUBJECT.search(text)
     end = _END.search(text, subject.end()) if subject else None
     message, _, rest = text[end.end() :].rpartition(",StartedAt:") if end else ("", "", "")
@@ -95,7 +95,7 @@ def _read(event: JsonObject) -> _Failure | None:
         end={
             "exitCode": int(end["code"]),
             "reason": end["reason"],
-            "message": message[:LONGEST_REPORT],
+            "message": message[:LONGEST_REPORT_BYTES],
         },
         started=started,
         lived=finished - started,
