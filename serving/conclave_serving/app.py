@@ -18,6 +18,7 @@ from vllm.entrypoints.openai.models.protocol import LoRAModulePath
 
 from conclave.engine import load_bounds
 from conclave.engine.arguments import ServingArguments
+from conclave.engine.environment import MOST_SEQUENCES
 from conclave_openai.authorization import BearerToken
 from conclave_openai.edge import Edge
 from conclave_openai.limits.request import load_limits
@@ -74,7 +75,7 @@ def _url(route: Route) -> Callable[[FastAPI], Any]:
 
 def environment(serving: ServingArguments) -> dict[str, str]:
     """The deployment's own variables. They cannot replace the variables that keep the deployment closed."""
-    return {**serving.env, "VLLM_MAX_N_SEQUENCES": str(load_limits().sequences), **CLOSED_ENVIRONMENT}
+    return {**serving.env, "VLLM_MAX_N_SEQUENCES": str(MOST_SEQUENCES), **CLOSED_ENVIRONMENT}
 
 
 def engine_config(serving: ServingArguments) -> LLMConfig:
