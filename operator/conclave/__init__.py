@@ -4,4 +4,4 @@ No I/O beyond reading the package's own data files, no clock, no Kubernetes clie
 imports nothing else of ours.
 """
 
-__version__ = "0.2.0"
+__version__ = "0.3.0"
