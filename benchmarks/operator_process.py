@@ -146,8 +146,7 @@ class OperatorProcess:
 
     async def _metrics(self) -> Counter[str]:
         """Sums over all labels."""
-        self._operator.process.require_running()
-        _, text = await asyncio.to_thread(self._operator.probe, "/metrics")
+        text = await asyncio.to_thread(self._operator.metrics)
         found: Counter[str] = Counter()
         for line in text.splitlines():
             if line and not line.startswith("#"):

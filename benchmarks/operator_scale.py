@@ -290,7 +290,7 @@ def main() -> None:
                 some = Options(min(PROFILED, options.count), options.edits, options.phase_s)
                 chosen = some if what == "profile" else options
                 measured[side][what] = asyncio.run(run(tree, kube, account, chosen, what))
-            say(f"{side}, {what}: {time.monotonic() - began:.0f} s")
+            say(f"{side}, {what}: {time.monotonic() - began:.0f} s\n{json.dumps(measured[side][what])}")
     if given.output == "json":
         print(json.dumps({"count": options.count, "cores": os.cpu_count(), **measured}, indent=1))
         return

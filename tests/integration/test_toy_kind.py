@@ -48,12 +48,15 @@ def test_it_is_created_edited_repaired_told_of_and_deleted(kube: Kube, namespace
         found: Json = (kube.get(API, KIND, "hello", namespace) or {}).get("status") or {}
         return found
 
+    def reasons_told() -> set[str]:
+        events = kube.list("v1", "Event", namespace)
+        return {event["reason"] for event in events if event["involvedObject"]["kind"] == KIND}
+
     kube.create(model_deployment("model"), namespace)
     kube.create(greeting("hello", "good day"), namespace)
     eventually(lambda: words() == "good day")
     eventually(lambda: status().get("count") == 1)
-    told = [event for event in kube.list("v1", "Event", namespace) if event["involvedObject"]["kind"] == KIND]
-    assert {event["reason"] for event in told} == {"AsWanted"}
+    eventually(lambda: reasons_told() == {"AsWanted"})  # an event follows its status
 
     kube.patch(API, KIND, "hello", {"spec": {"words": "good night"}}, namespace)
     eventually(lambda: words() == "good night")

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from datetime import datetime
+from decimal import Decimal
 from typing import NamedTuple
 
 from conclave import names
 from conclave.kubernetes.events import MOST_OF_AN_OBJECT, told_at
 from conclave.kubernetes.objects import JsonObject
+from conclave.kubernetes.quantities import parse_quantity
 
 _BEFORE_MOUNTED = ("", "ContainerCreating", "PodInitializing")
 """Why a container waits whose pod's volumes may not be mounted yet."""
@@ -129,6 +131,32 @@ def has_verified(pod: JsonObject, digest: str) -> bool:
         container.get("name") == names.VERIFY_CONTAINER and digest in (container.get("command") or ())
         for container in pod.get("spec", {}).get("initContainers", [])
     )
+
+
+def scheduled_requests(pod: JsonObject) -> dict[str, Decimal]:
+    """What a node must have free for the pod: the sum of its containers, or its largest init container.
+
+    The scheduler counts an init container for the pod's whole life, also after it has ended. A sidecar (an init
+    container that is restarted) counts as a container. Source:
+    https://kubernetes.io/docs/concepts/workloads/pods/init-containers/#resource-sharing-within-containers.
+    """
+    spec, wanted = pod.get("spec", {}), dict[str, Decimal]()
+    first = spec.get("initContainers", [])
+    sidecars = [container for container in first if container.get("restartPolicy") == "Always"]
+    for container in (*spec.get("containers", []), *sidecars):
+        for resource, amount in _requests(container):
+            wanted[resource] = wanted.get(resource, Decimal(0)) + amount
+    for container in first:
+        for resource, amount in _requests(container):
+            wanted[resource] = max(wanted.get(resource, Decimal(0)), amount)
+    return dict(sorted(wanted.items()))
+
+
+def _requests(container: JsonObject) -> Iterator[tuple[str, Decimal]]:
+    for resource, text in container.get("resources", {}).get("requests", {}).items():
+        amount = parse_quantity(text)
+        if amount is not None:
+            yield resource, amount
 
 
 def unschedulable_message(pod: JsonObject) -> str:

@@ -47,3 +47,12 @@ def whole_units(text: object, otherwise: int) -> int:
     """Of what is only had whole, as GPUs are: a part counts as one. `otherwise` where it is no quantity."""
     amount = parse_quantity(text)
     return otherwise if amount is None else int(amount.to_integral_value(ROUND_CEILING))
+
+
+def write_quantity(amount: Decimal) -> str:
+    """As people write it: 4, 4500m, 9Gi."""
+    whole = int(amount)
+    if amount != whole:
+        return f"{(amount * 1000).to_integral_value(ROUND_CEILING):f}m"
+    power = max((power for power in range(len(BINARY)) if not whole % 1024**power), default=0) if whole else 0
+    return f"{whole // 1024**power}{BINARY[power]}"

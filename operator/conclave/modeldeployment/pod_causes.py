@@ -12,7 +12,15 @@ from conclave.api.reasons import ConditionType, Reason
 from conclave.finding import Finding
 from conclave.kubernetes.events import CONTAINER_FAILURE, VOLUME_FAILURES
 from conclave.kubernetes.objects import JsonObject
-from conclave.kubernetes.pods import events_about, in_trouble, is_mounted, unschedulable_message, waiting_containers
+from conclave.kubernetes.pods import (
+    events_about,
+    in_trouble,
+    is_mounted,
+    scheduled_requests,
+    unschedulable_message,
+    waiting_containers,
+)
+from conclave.kubernetes.quantities import write_quantity
 from conclave.modeldeployment.scene import Scene
 
 _PULL_FAILURES = ("ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "RegistryUnavailable")
@@ -150,12 +158,7 @@ def _owners(scene: Scene, pod: JsonObject) -> tuple[str, ...]:
 def _wants(pod: JsonObject) -> str:
     """What the scheduler has to find: amounts, and the terms of the required node affinity."""
     spec = pod.get("spec", {})
-    amounts = [
-        f"{amount} {resource}"
-        for container in spec.get("containers", [])
-        for resource, amount in sorted(container.get("resources", {}).get("requests", {}).items())
-        if container.get("name") == names.RAY_CONTAINER
-    ]
+    amounts = [f"{write_quantity(amount)} {resource}" for resource, amount in scheduled_requests(pod).items()]
     required = spec.get("affinity", {}).get("nodeAffinity", {}).get("requiredDuringSchedulingIgnoredDuringExecution")
     terms = [
         f"{expression['key']} {expression['operator']} {','.join(expression.get('values', []))}"

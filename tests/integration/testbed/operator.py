@@ -81,8 +81,18 @@ class Operator:
         except OSError:
             return 0, ""
 
+    def metrics(self) -> str:
+        """Text of /metrics. A busy operator may answer late, which is no 0."""
+
+        def answered() -> str:
+            self.process.require_running()
+            status, text = self.probe("/metrics")
+            return text if status == 200 else ""
+
+        return eventually(answered, timeout=90)
+
     def metric(self, name: str) -> float:
-        lines = self.probe("/metrics")[1].splitlines()
+        lines = self.metrics().splitlines()
         return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith((f"{name} ", f"{name}{{")))
 
     def is_leading(self) -> bool:

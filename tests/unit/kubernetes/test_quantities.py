@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from kubernetes.utils.quantity import parse_quantity as parse_of_the_client
 
-from conclave.kubernetes.quantities import LARGEST, parse_quantity, whole_units
+from conclave.kubernetes.quantities import LARGEST, parse_quantity, whole_units, write_quantity
 
 AMOUNTS: dict[object, str] = {
     "8": "8",
@@ -79,3 +79,25 @@ def test_it_agrees_with_the_client_s_own_reader(text: str) -> None:
 def test_no_text_is_too_odd(text: object) -> None:
     amount = parse_quantity(text)
     assert amount is None or -LARGEST <= amount <= LARGEST
+
+
+WRITTEN = {
+    "whole cores": ("4", "4"),
+    "parts of a core": ("4.5", "4500m"),
+    "less than a thousandth counts as one": ("0.0001", "1m"),
+    "nothing": ("0", "0"),
+    "memory in the largest unit that divides it": ("9663676416", "9Gi"),
+    "memory that only a smaller unit divides": ("1610612736", "1536Mi"),
+    "bytes": ("1000", "1000"),
+}
+
+
+@pytest.mark.parametrize(("amount", "text"), WRITTEN.values(), ids=WRITTEN)
+def test_an_amount_is_written_as_people_write_it(amount: str, text: str) -> None:
+    assert write_quantity(Decimal(amount)) == text
+
+
+@given(st.integers(0, 2**63 - 1))
+def test_what_is_written_is_read_as_the_same_amount(thousandths: int) -> None:
+    amount = Decimal(thousandths) / 1000
+    assert parse_quantity(write_quantity(amount)) == amount

@@ -13,6 +13,8 @@ from tests.scenes import DIGEST, SETTINGS, make_deployment, make_plan
 
 from conclave import names
 from conclave.kubernetes.objects import JsonObject
+from conclave.kubernetes.pods import scheduled_requests
+from conclave.kubernetes.quantities import write_quantity
 from conclave.modeldeployment.serving.rayservice import build_rayservice, in_place
 
 
@@ -195,6 +197,31 @@ def test_requests_equal_limits_so_that_pods_are_guaranteed_what_they_have() -> N
         build_rayservice(make_deployment({"model": {"digest": DIGEST}}), make_plan(), SETTINGS)
     ):
         assert container["resources"]["requests"] == container["resources"]["limits"], container["name"]
+
+
+SMALL = {"cpu": "700m", "memory": "10Gi"}
+REQUESTS = {
+    "a worker of less than the reader's CPU": (SMALL, ("700m", "1Gi"), {"cpu": "700m", "memory": "10Gi"}),
+    "a worker of less than the reader's memory": ({"memory": "512Mi"}, ("1", "512Mi"), {"cpu": "5", "memory": "512Mi"}),
+    "a worker of more, in another unit": ({"cpu": "1100m"}, ("1", "1Gi"), {"cpu": "1100m", "memory": "20Gi"}),
+    "a worker of the default size": ({}, ("1", "1Gi"), {"cpu": "5", "memory": "20Gi"}),
+}
+
+
+@pytest.mark.parametrize(("worker", "reader", "scheduled"), REQUESTS.values(), ids=REQUESTS)
+def test_reading_the_weights_makes_no_pod_larger_than_its_worker(
+    worker: dict[str, str], reader: tuple[str, str], scheduled: dict[str, str]
+) -> None:
+    deployment = make_deployment({"model": {"digest": DIGEST}, "runtime": {"resources": {"worker": worker}}})
+    pod = templates(build_rayservice(deployment, make_plan(), SETTINGS))["worker"]
+    (canary, *readers) = pod["spec"]["initContainers"]
+    assert canary["resources"]["requests"] == {"cpu": "250m", "memory": "128Mi"}
+    for container in readers:
+        requests = container["resources"]["requests"]
+        assert (requests["cpu"], requests["memory"]) == reader
+        assert container["resources"]["limits"] == requests
+    written = {resource: write_quantity(amount) for resource, amount in scheduled_requests(pod).items()}
+    assert written == {**scheduled, "nvidia.com/gpu": "2"}
 
 
 def test_the_serve_config_reads_the_mounted_token_and_weights() -> None:

@@ -7,6 +7,7 @@ tolerations.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from decimal import Decimal
 from types import MappingProxyType
 
 from conclave import names
@@ -22,6 +23,7 @@ from conclave.engine.tracing import tracing_environment
 from conclave.kubernetes.hardening import CONTAINER_SECURITY, POD_SECURITY
 from conclave.kubernetes.job_builder import reporting_container
 from conclave.kubernetes.objects import JsonObject, without_empty
+from conclave.kubernetes.quantities import parse_quantity
 from conclave.kubernetes.reports import REPORT_PATH
 from conclave.modeldeployment.pods import (
     HOME,
@@ -125,7 +127,10 @@ def worker_template(
         readiness_probe=engine_probe(),
         grace_period_s=TERMINATION_GRACE_PERIOD_S,
         environment={names.ENGINE_PID_VARIABLE: names.ENGINE_PID_PATH},
-        init_containers=[_canary(deployment, settings), *_verification(deployment, settings)],
+        init_containers=[
+            _asking_no_more_than(resources["requests"], container)
+            for container in (_canary(deployment, settings), *_verification(deployment, settings))
+        ],
         placed=placement(deployment, (role.accelerator,)),
     )
 
@@ -232,6 +237,20 @@ def _probe_times(failures: int) -> JsonObject:
         "successThreshold": 1,
         "failureThreshold": failures,
     }
+
+
+def _asking_no_more_than(pod: dict[str, str], container: JsonObject) -> JsonObject:
+    """The scheduler counts an init container for the pod's whole life: a larger one would make the pod larger than
+    spec.runtime.resources says."""
+    amounts = container["resources"]["requests"]
+    bounded = {resource: min(amount, pod[resource], key=_amount) for resource, amount in amounts.items()}
+    return {**container, "resources": {part: dict(bounded) for part in ("requests", "limits")}}
+
+
+def _amount(quantity: str) -> Decimal:
+    amount = parse_quantity(quantity)
+    assert amount is not None, quantity
+    return amount
 
 
 def _canary(deployment: ModelDeployment, settings: OperatorSettings) -> JsonObject:
