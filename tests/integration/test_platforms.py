@@ -21,7 +21,7 @@ def test_helm_lint_has_no_complaint(values: Path, helm: Helm) -> None:
     assert "0 chart(s) failed" in helm.run("lint", "--strict", CHART, f"--values={values}")
 
 
-@pytest.mark.parametrize(("values", "case"), zip(PLATFORMS, PLATFORM_CASES, strict=True), ids=IDS)
+@pytest.mark.parametrize(("values", "case"), list(zip(PLATFORMS, PLATFORM_CASES, strict=True)), ids=IDS)
 def test_the_chart_renders_what_golden_keeps(values: Path, case: Path, helm: Helm) -> None:
     rendered = [item for item in helm.render(yaml.safe_load(values.read_text())) if item["kind"] != CRD]
     assert rendered == whole(case, "chart")["install"], "run `make golden`, and read its difference"
