@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -27,6 +29,7 @@ from conclave.modeldeployment.weights.cache import build_download_policy
 from conclave.modeldeployment.weights.job import build_download_job
 from conclave.settings import OperatorSettings
 
+SCHEMA = json.loads((Path(__file__).parents[3] / "charts/conclave/values.schema.json").read_text(encoding="utf-8"))
 PROXY = "http://proxy.example:3128"
 
 
@@ -244,6 +247,18 @@ REFUSED_PROXIES = {
 def test_a_proxy_with_a_password_or_that_is_none_is_refused(name: str, url: str) -> None:
     with pytest.raises(ValidationError, match="is not the URL of a proxy"):
         settings(**{name: url})
+
+
+ACCEPTED_PROXIES = ("", "http://proxy", "https://proxy.example:3128/", "http://192.0.2.9:3128", "http://[fd00::9]:3128")
+
+
+@pytest.mark.parametrize("url", ACCEPTED_PROXIES)
+def test_the_chart_takes_what_the_settings_take_and_no_password(url: str) -> None:
+    pattern = SCHEMA["$defs"]["optionalProxy"]["pattern"]
+    assert settings(https_proxy=url).https_proxy == url
+    assert re.search(pattern, url)
+    refused = ("a password", "a user", "no scheme", "a path", "another protocol")
+    assert [name for name in refused if re.search(pattern, REFUSED_PROXIES[name])] == []
 
 
 # Meshes and quotas
