@@ -43,6 +43,7 @@ EXAMPLES = (
     *("nvidia.com/gpu.product", "example.com/pool", "NVIDIA-H100-80GB-HBM3", "AMD-Instinct-MI300X", "..x", ".cache/x"),
     *("models/mixtral", "a/b.c", "s3://models", "s3://models/mixtral/v1", "https://minio.storage.svc:9000"),
     *("http://collector.telemetry.svc:4318", "https://otlp.example/base", "http://store:65535", "vllm"),
+    *("http://[fd00::1]:9000", "https://[2001:db8:1:2:3:4:5:6]", "http://[::]:4318"),
     *("registry.example:5000/llm/serving:v1", f"registry.example/llm/weights@{DIGEST}", f"a.b/c:d@{DIGEST}", "0.00001"),
 )
 """Every format of the API takes at least two of them."""

@@ -7,6 +7,7 @@ enough (KubeRay allows 47), and those with a dot cannot be another deployment's.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 PREFIX = "conclave.dev"
@@ -47,6 +48,14 @@ RECORD_VERSION = f"{PREFIX}/record-version"
 REFRESH = f"{PREFIX}/refresh"
 """On a ModelDeployment: any new value asks for a fresh plan and build."""
 
+NO_MESH_LABELS: Mapping[str, str] = {
+    "istio.io/dataplane-mode": "none",
+    "kuma.io/sidecar-injection": "disabled",
+    "sidecar.istio.io/inject": "false",
+}
+NO_MESH_ANNOTATIONS: Mapping[str, str] = {"linkerd.io/inject": "disabled"}
+"""On pods that no service mesh may add a sidecar to, or take the traffic of."""
+
 # Containers, volumes, paths.
 RAY_CONTAINER = "ray"
 CANARY_CONTAINER = "egress-canary"
@@ -73,6 +82,9 @@ UNFIT_WEIGHTS_PATH = "/tmp/unfit-weights.json"  # noqa: S108 - a volume of the p
 TOKEN_DIRECTORY = "/var/run/secrets/conclave.dev"  # noqa: S105 - a path
 TOKEN_KEY = "token"  # noqa: S105 - a key's name
 TOKEN_PATH = f"{TOKEN_DIRECTORY}/{TOKEN_KEY}"
+CA_VOLUME = "ca-bundle"
+CA_DIRECTORY = "/etc/conclave-ca"
+"""Certificates of whoever stands between the cluster and what is outside."""
 API_TOKEN_DIRECTORY = "/var/run/secrets/kubernetes.io/serviceaccount"  # noqa: S105 - a path
 
 # Ports.
@@ -80,6 +92,8 @@ SERVE_PORT = 8000
 ENGINE_PID_VARIABLE = "CONCLAVE_ENGINE_PID_FILE"
 """Of worker pods: where a warm engine writes its process id, so that the pod's readiness is the engine's."""
 ENGINE_PID_PATH = "/tmp/conclave-engine.pid"  # noqa: S108 - a volume of the pod's own
+HOST_IP_VARIABLE = "VLLM_HOST_IP"
+"""Of pods whose first address is an IPv6 one: that address, by which vLLM's ranks and Ray's nodes find each other."""
 DASHBOARD_PORT = 8265
 DASHBOARD_AGENT_PORT = 52365
 GCS_PORT = 6379

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from ipaddress import IPv4Network, IPv6Network
-from typing import Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from conclave.api.formats import ImagePattern, ServiceAccountPattern
+from conclave import names
+from conclave.api.formats import ImagePattern, ProxyUrl, ServiceAccountPattern
 from conclave.policy.data_classes import DEFAULT_DATA_CLASSES, DataClassOrder
 from conclave.policy.runtime_lists import RuntimeLists
+
+Port = Annotated[int, Field(ge=1, le=65535)]
 
 
 class OperatorSettings(BaseModel):
@@ -20,6 +23,8 @@ class OperatorSettings(BaseModel):
     image: str
     """Serving image where `runtime.image` is left out."""
     image_pull_policy: str = "IfNotPresent"
+    fixed_user_ids: bool = True
+    """Whether pods name the users and groups that they run as; false where the platform assigns them (OpenShift)."""
     image_pull_secrets: tuple[str, ...] = ()
     """Added to `runtime.imagePullSecrets`; the Secrets must exist in the deployments' namespaces."""
     allowed_images: tuple[ImagePattern, ...] = ()
@@ -34,8 +39,24 @@ class OperatorSettings(BaseModel):
     """Where the cluster's DNS runs: besides each other and a collector of traces, all that model pods may call."""
     dns_cidrs: tuple[str, ...] = ()
     """Addresses of DNS servers that are no pods of that namespace: a NodeLocal DNSCache, or one outside the cluster."""
+    dns_ports: tuple[Port, ...] = Field(default=(53,), min_length=1)
+    """Ports that the DNS servers listen on, behind their Service's 53: OpenShift's listen on 5353."""
     api_server_cidrs: tuple[str, ...] = ()
-    """Addresses of the API server, for the NetworkPolicy of the head; any address on 443 and 6443 where empty."""
+    """Addresses of the API server, for the NetworkPolicy of the head; any address on these ports where empty."""
+    api_server_ports: tuple[Port, ...] = Field(default=names.API_SERVER_PORTS, min_length=1)
+    """The port of the API server's Service, and the one that it listens on itself."""
+    ip_family: Literal["IPv4", "IPv6"] = "IPv4"
+    """Family of the first address of pods."""
+    http_proxy: ProxyUrl = ""
+    """Through which downloads reach http:// outside of the cluster."""
+    https_proxy: ProxyUrl = ""
+    """The same for https://."""
+    no_proxy: str = Field(default="", max_length=4096)
+    """Hosts and networks that downloads reach without a proxy, besides the cluster's own; separated by commas."""
+    ca_bundle: str = ""
+    """ConfigMap with the certificates that downloads trust instead of the image's; one of this name must exist in each
+    deployment's namespace."""
+    ca_bundle_key: str = "ca.crt"
     metrics_from: tuple[dict[str, Any], ...] = ()
     """NetworkPolicy peers that may scrape the metrics of model pods; nobody where empty."""
     connections_per_address: int = Field(default=1024, ge=1)
@@ -47,6 +68,11 @@ class OperatorSettings(BaseModel):
     cluster_domain: str = "cluster.local"
     data_classes: DataClassOrder = DEFAULT_DATA_CLASSES.names
     """In ascending order; `access.dataClass` must be one of them."""
+
+    @property
+    def any_address(self) -> str:
+        """What a server binds that is to be reached from other pods."""
+        return "::" if self.ip_family == "IPv6" else "0.0.0.0"  # noqa: S104 - behind tokens and NetworkPolicies
 
     @property
     def runtime_lists(self) -> RuntimeLists:

@@ -1,7 +1,8 @@
-"""`visible(text)`: foreign text as a terminal may show it, with everything that would steer the terminal spelled out.
+"""`visible(text)`: foreign text as people may be shown it, with every character that steers or hides spelled out.
 
-Called wherever a program of ours prints: `conclave_cli.terminal`, the operator's log, the commands of pods.
-Each character is judged alone, so a stream that is cut in the middle of a sequence is as harmless as a whole one.
+Called wherever a program of ours prints or reports: `conclave_cli.terminal`, the operator's log, conditions and events,
+the commands of pods. Each character is judged alone, so a stream that is cut in the middle of a sequence is as harmless
+as a whole one.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ _UNSEEN = re.compile(
     "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2065\u3164\ufe00-\ufe0f\uffa0\ufff0-\ufff8\U000e0000-\U000e0fff]"
 )
 """Unicode's Default_Ignorable_Code_Point outside these categories: drawn as nothing, so that two names look alike."""
+_SEQUENCE = re.compile(r"\x1b\[[0-?]{0,64}[ -/]{0,8}[@-~]")
 _JOINERS, _VARIANTS = frozenset("\u200c\u200d"), frozenset("\ufe0e\ufe0f")
 """Persian and Hindi are written with (non-)joiners, emoji with both."""
 
@@ -41,9 +43,20 @@ def visible_prose(text: str, before: str = "") -> str:
     return "".join(shown)
 
 
-def one_line(text: str) -> str:
-    """As `visible`, where a line break could pass for a line of ours."""
-    return visible(text, kept="")
+def one_line(text: str, longest: int | None = None) -> str:
+    """As `visible`, where a line break could pass for a line of ours.
+
+    Of at most `longest` characters, the last an ellipsis where something is missing.
+    """
+    if longest is None:
+        return visible(text, kept="")
+    shown = visible(text[: longest + 1], kept="")
+    return shown if len(shown) <= longest else shown[: longest - 1] + "…"
+
+
+def without_styles(text: str) -> str:
+    """Without the colours and cursor movements that programs write into their logs."""
+    return _SEQUENCE.sub("", text) if "\x1b" in text else text
 
 
 def _is_hidden(character: str) -> bool:

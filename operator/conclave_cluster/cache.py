@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 
 from conclave.kubernetes.failures import ApiFailure
 from conclave.kubernetes.objects import JsonObject
-from conclave.kubernetes.text import one_line
+from conclave.visible_text import one_line
 from conclave_cluster.client import Client, RequestError
 from conclave_cluster.resources import Resource
 

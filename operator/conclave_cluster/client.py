@@ -29,7 +29,7 @@ from conclave import __version__
 from conclave.errors import EnvironmentUnfit
 from conclave.kubernetes.failures import UNREACHABLE, ApiFailure
 from conclave.kubernetes.objects import JsonObject
-from conclave.kubernetes.text import one_line
+from conclave.visible_text import one_line
 from conclave_cluster.json_answers import read_object
 from conclave_cluster.resources import Resource
 

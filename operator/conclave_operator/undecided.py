@@ -12,8 +12,8 @@ from pydantic import ValidationError
 
 from conclave.api.reasons import ConditionType, Reason
 from conclave.kubernetes.objects import JsonObject
-from conclave.kubernetes.text import one_line
 from conclave.policy.admission import explain
+from conclave.visible_text import one_line
 from conclave_operator.kinds import AnyKind
 from conclave_operator.transitions import conditions_of
 from conclave_operator.work_queue import LONGEST_RETRY_S

@@ -1,6 +1,6 @@
 """Program: prints the objects and the status of a golden case whole, as YAML.
 
-python -m tests.golden CASE [objects|status]
+python -m tests.golden CASE [objects|status|chart|download]
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ def main() -> None:
     case, *parts = sys.argv[1:] or [""]
     if case not in cases:
         sys.exit(f"case {case!r}: unknown; the cases are {', '.join(cases)}")
-    for part in parts or ("objects", "status"):
+    for part in parts or ("chart", "download", "objects", "status"):
         if (GOLDEN / case / f"{part}.diff").is_file():
             print(f"# {part} of {case}\n{text_of(whole(GOLDEN / case, part))}", end="")
 

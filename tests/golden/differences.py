@@ -16,9 +16,11 @@ import yaml
 
 GOLDEN = Path(__file__).parent
 BASE = GOLDEN / "base"
+CHART = "chart."
+_RELEASE, _NAMESPACE = "conclave", "conclave-system"
 SAME, OTHER = "as the base", "unlike the base"
 CONTEXT_LINES = 1
-_HEADER = re.compile(rf"(create|apply|delete|status)(?: (\S+?))?:(?: {SAME}| ({OTHER}))?")
+_HEADER = re.compile(rf"(create|apply|delete|install|status)(?: (\S+?))?:(?: {SAME}| ({OTHER}))?")
 
 
 class DifferenceError(ValueError):
@@ -29,15 +31,20 @@ class Item(NamedTuple):
     """One object of a case."""
 
     verb: str
-    """create, apply or delete; or status."""
+    """create, apply or delete; install, of the chart's; or status."""
     role: str
-    """Which base it has: its kind, and what of its name is not the deployment's. Example: NetworkPolicy.head."""
+    """Which base it has: its kind, and what of its name is not the deployment's. Example: NetworkPolicy.head.
+
+    The chart's objects begin with `chart.`.
+    """
     text: str
     """The whole object as YAML."""
 
 
 def items(part: str, made: Mapping[str, Any], deployment: str) -> list[Item]:
-    """Of what a case makes: its `objects` in their order, or its one `status`."""
+    """Of what a case makes: its `objects` in their order, those of its `chart`, or its one `status`."""
+    if part == "chart":
+        return [Item("install", f"{CHART}{role_of(item, _RELEASE)}", text_of(item)) for item in made["install"]]
     if part == "status":
         return [Item("status", "", text_of(made))]
     return [
@@ -49,7 +56,8 @@ def items(part: str, made: Mapping[str, Any], deployment: str) -> list[Item]:
 
 def role_of(item: Mapping[str, Any], deployment: str) -> str:
     """Kind and name, without the deployment's name and a hash at the end."""
-    return item["kind"] + re.sub(r"-[0-9a-f]{10}$", "", item["metadata"]["name"].removeprefix(deployment))
+    name = item["metadata"]["name"].removeprefix(f"{_NAMESPACE}:").removeprefix(deployment)
+    return item["kind"] + re.sub(r"-[0-9a-f]{10}$", "", name)
 
 
 def base_path(item: Item) -> Path:
@@ -106,14 +114,12 @@ def read_bases() -> dict[Path, str]:
 
 
 def whole(case: Path, part: str) -> Any:
-    """What the files say that a case makes, as data: `objects` by verb, or the `status`."""
+    """What the files say that a case makes, as data: objects by verb, or the `status`."""
     kept = whole_items((case / f"{part}.diff").read_text(encoding="utf-8"), read_bases())
     if part == "status":
         return yaml.safe_load(kept[0].text)
-    return {
-        verb: [yaml.safe_load(item.text) for item in kept if item.verb == verb]
-        for verb in ("create", "apply", "delete")
-    }
+    verbs = ("install",) if part == "chart" else ("create", "apply", "delete")
+    return {verb: [yaml.safe_load(item.text) for item in kept if item.verb == verb] for verb in verbs}
 
 
 def _difference_of(item: Item, base: str) -> str:

@@ -1,8 +1,9 @@
 """Each case: a deployment in its surroundings (input), what is made of it (objects) and what its owner reads (status).
 
 A case with `kuberay_status` has been applied before: its records and its RayService, with that status, are there.
-Cases that make the same objects as another one show their status only. Objects and statuses are kept as differences to
-one base for each kind (`differences.py`); `python -m tests.golden CASE` prints them whole.
+A case that shows `download` shows what fetches the weights, and then, with the weights there, its objects. A platform's
+case has the settings that the chart renders for it (`chart.py`). Cases that make the same objects as another one show
+their status only. All is kept as differences to one base for each kind; `python -m tests.golden CASE` prints it whole.
 """
 
 from __future__ import annotations
@@ -15,7 +16,18 @@ from typing import Any
 
 import pytest
 import yaml
-from tests.golden.differences import BASE, base_path, differences, items, read_bases, text_of, whole
+from tests.golden.chart import PLATFORM_CASES, rewrite_charts, settings_of
+from tests.golden.differences import (
+    BASE,
+    CHART,
+    base_path,
+    differences,
+    items,
+    read_bases,
+    text_of,
+    whole,
+    whole_items,
+)
 
 from conclave import names
 from conclave.api.modeldeployment import ModelDeployment
@@ -26,15 +38,18 @@ from conclave.modeldeployment.observed import Observed
 from conclave.modeldeployment.status import derive_status
 from conclave.modeldeployment.sync import decide
 from conclave.settings import OperatorSettings
+from conclave_cluster.inventory import make_inventory
 
 CASES = sorted(path.parent for path in Path(__file__).parent.glob("*/input.yaml"))
 SHOWN = [
     (case, part)
     for case in CASES
     for part in yaml.safe_load((case / "input.yaml").read_text(encoding="utf-8")).get("shows", ["objects", "status"])
+    if part != "chart"
 ]
 BASE_CASES = {"objects": "tensor-parallel-on-one-node", "status": "serving"}
-"""Their objects and their status are the bases. A kind that they do not have takes the first case that has it."""
+"""Their objects and their status are the bases. A kind that they do not have takes the first case that has it, no
+platform's before the others'."""
 NOW = datetime(2026, 11, 23, 12, tzinfo=UTC)
 TOKEN = "a-random-value"
 
@@ -50,9 +65,16 @@ class Case:
         given = read(directory / "input.yaml")
         self.directory = directory
         self.deployment = ModelDeployment.model_validate(given["deployment"])
-        self.settings = OperatorSettings.model_validate(given["settings"])
+        settings = given["settings"]
+        self.settings = OperatorSettings.model_validate(settings_of(directory) if settings == "chart" else settings)
         self.observed = Observed.model_validate(given["observed"])
+        if "nodes" in given:
+            inventory = make_inventory(given["nodes"], (), tolerations=self.deployment.spec.hardware.tolerations)
+            self.observed = self.observed.model_copy(update={"inventory": inventory})
         self.outcome = Outcome.model_validate(given.get("outcome", {}))
+        self.first = self.decide()
+        if "download" in given.get("shows", ()):
+            self.observed = downloaded(self.first, self.observed)
         if "kuberay_status" in given:
             self.observed = applied(self.decide(), self.observed, given["kuberay_status"])
 
@@ -61,6 +83,14 @@ class Case:
 
     def status(self) -> JsonObject:
         return derive_status(self.deployment, self.observed, self.decide(), self.outcome, NOW).to_wire()
+
+
+def downloaded(decision: Decision, observed: Observed) -> Observed:
+    """The same surroundings after the Job has put the weights into the cache."""
+    (job,) = (copy.deepcopy(item) for item in decision.create if item["kind"] == "Job")
+    job["metadata"]["uid"] = "uid-of-Job"
+    job["status"] = {"conditions": [{"type": "Complete", "status": "True"}]}
+    return observed.model_copy(update={"weights": observed.weights.model_copy(update={"jobs": (job,)})})
 
 
 def applied(decision: Decision, observed: Observed, status: JsonObject) -> Observed:
@@ -97,21 +127,30 @@ def objects(decision: Decision) -> JsonObject:
 
 def made_of(directory: Path, part: str) -> JsonObject:
     case = Case(directory)
-    return objects(case.decide()) if part == "objects" else case.status()
+    if part == "status":
+        return case.status()
+    return objects(case.decide() if part == "objects" else case.first)
+
+
+def _begins(shown: tuple[Path, str]) -> tuple[bool, bool, tuple[Path, str]]:
+    case, part = shown
+    return case in PLATFORM_CASES, case.name != BASE_CASES.get(part), shown
 
 
 def rewrite() -> None:
     """The bases, and each case's differences to them."""
+    rewrite_charts()
     made = {
         (case, part): items(part, made_of(case, part), Case(case).deployment.metadata.name)
-        for case, part in sorted(SHOWN, key=lambda shown: (shown[0].name != BASE_CASES[shown[1]], shown))
+        for case, part in sorted(SHOWN, key=_begins)
     }
     bases: dict[Path, str] = {}
     for found in made.values():
         for item in found:
             bases.setdefault(base_path(item), item.text)
     for path in {*read_bases()} - {*bases}:
-        path.unlink()
+        if not path.name.startswith(CHART):
+            path.unlink()
     BASE.mkdir(exist_ok=True)
     for path, text in bases.items():
         path.write_text(text, encoding="utf-8")
@@ -135,12 +174,15 @@ def test_golden(directory: Path, part: str) -> None:
 
 
 def test_nothing_else_is_kept() -> None:
-    expected = {case / f"{part}.diff" for case, part in SHOWN} | {case / "input.yaml" for case in CASES}
+    charts = [case / "chart.diff" for case in PLATFORM_CASES]
+    expected = {case / f"{part}.diff" for case, part in SHOWN} | {case / "input.yaml" for case in CASES} | {*charts}
     used = {
         base_path(item)
         for case, part in SHOWN
         for item in items(part, made_of(case, part), Case(case).deployment.metadata.name)
     }
+    bases = read_bases()
+    used |= {base_path(item) for chart in charts for item in whole_items(chart.read_text(encoding="utf-8"), bases)}
     assert {path for path in Path(__file__).parent.rglob("*.*") if path.suffix in (".yaml", ".diff")} == expected | used
 
 

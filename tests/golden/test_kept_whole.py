@@ -75,4 +75,4 @@ def test_an_unknown_case_is_named_with_those_that_are_known() -> None:
     command = [sys.executable, "-m", "tests.golden", "adapter"]
     ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert ended.returncode == 1
-    assert ended.stderr.startswith("case 'adapter': unknown; the cases are adapters, amd, ")
+    assert ended.stderr.startswith("case 'adapter': unknown; the cases are adapters, aks, amd, ")

@@ -8,10 +8,12 @@ from typing import Any
 
 import pytest
 import yaml
+from tests.golden.chart import PLATFORMS
 from tests.integration.testbed.audit import Right
 from tests.integration.testbed.helm import CHART, SYSTEM_NAMESPACE, Helm, HelmError, install_operator_account
 from tests.integration.testbed.kube import Kube
 from tests.integration.testbed.rights import granted
+from tests.openshift import refusals
 from tests.scenes import SETTINGS, make_deployment, make_plan
 
 from conclave import __version__, names
@@ -74,6 +76,18 @@ VALUES: dict[str, dict[str, Any]] = {
         "fullnameOverride": "inference",
         "nameOverride": "llm",
     },
+    "pods of IPv6, the platform's users, a DNS of its own": {
+        "fixedUserIds": False,
+        "network": {
+            "ipFamily": "IPv6",
+            "dnsNamespace": "openshift-dns",
+            "dnsPorts": [53, 5353],
+            "apiServerPorts": [443, 8443, 16443],
+            "apiServerCidrs": ["::/0"],
+        },
+        "proxy": {"https": "http://[fd00::9]:3128"},
+    },
+    **{f"the platform {path.stem}": yaml.safe_load(path.read_text()) for path in PLATFORMS},
     "placed": {
         "nodeSelector": {"pool": "system"},
         "tolerations": [{"key": "system", "operator": "Exists", "effect": "NoSchedule"}],
@@ -119,6 +133,11 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "no data class": ({"dataClasses": []}, "at '/dataClasses': minItems: got 0, want 1"),
     "a data class with a space": ({"dataClasses": ["top secret"]}, "at '/dataClasses/0'"),
     "a proxy with a password": ({"proxy": {"http": "http://user:word@proxy:3128"}}, "at '/proxy/http'"),
+    "a proxy with a path": ({"proxy": {"https": "http://proxy:3128/x"}}, "at '/proxy/https'"),
+    "a port of DNS that is none": ({"network": {"dnsPorts": [0]}}, "at '/network/dnsPorts/0': minimum: got 0, want 1"),
+    "no port of the API server": ({"network": {"apiServerPorts": []}}, "at '/network/apiServerPorts': minItems"),
+    "both families at once": ({"network": {"ipFamily": "dual"}}, "must be one of 'IPv4', 'IPv6'"),
+    "users by a word": ({"fixedUserIds": "no"}, "at '/fixedUserIds': got string, want boolean"),
     "a proxy without a scheme": ({"proxy": {"https": "proxy:3128"}}, "at '/proxy/https'"),
     "a collector by another protocol": ({"tracing": {"endpoint": "grpc://collector:4317"}}, "at '/tracing/endpoint'"),
     "a DNS server that is no range": ({"network": {"dnsCidrs": ["10.0.0.1"]}}, "at '/network/dnsCidrs/0'"),
@@ -191,11 +210,57 @@ def test_the_operator_reads_the_settings_that_the_chart_writes(values: dict[str,
     assert list(settings.allowed_service_accounts) == values.get("serving", {}).get("allowedServiceAccounts", [])
 
 
-def test_values_of_an_earlier_release_leave_the_lists_closed(helm: Helm) -> None:
+def test_values_of_an_earlier_release_leave_the_lists_closed_and_the_rest_as_by_default(helm: Helm) -> None:
     """`helm upgrade --reuse-values` knows no defaults of values that are new."""
-    older = {"serving": {"allowedImages": None, "allowedServiceAccounts": None}}
-    settings = _settings(helm.render(older))
+    older = {
+        "serving": {"allowedImages": None, "allowedServiceAccounts": None},
+        "fixedUserIds": None,
+        "network": {"dnsPorts": None, "ipFamily": None, "apiServerPorts": None},
+    }
+    objects = helm.render(older)
+    settings = _settings(objects)
     assert (settings.allowed_images, settings.allowed_service_accounts) == ((), ())
+    assert objects == helm.render({})
+
+
+def test_downloads_get_the_operators_proxy_and_certificates(helm: Helm) -> None:
+    settings = _settings(helm.render(VALUES["a proxy and a certificate bundle"]))
+    assert (settings.http_proxy, settings.https_proxy) == ("http://proxy.example:3128", "http://proxy.example:3128")
+    assert (settings.no_proxy, settings.ca_bundle, settings.ca_bundle_key) == (
+        ".corp.example",
+        "corporate-ca",
+        "bundle.pem",
+    )
+
+
+@pytest.mark.parametrize("values", VALUES.values(), ids=VALUES)
+def test_every_container_has_requests_and_limits(values: dict[str, Any], helm: Helm) -> None:
+    """So that a quota admits it."""
+    for pod in _pod_specs(helm.render(values)):
+        for container in pod["containers"]:
+            for part in ("requests", "limits"):
+                assert {"cpu", "memory"} <= container["resources"][part].keys()
+
+
+def test_no_mesh_adds_a_sidecar_unless_the_values_say_so(helm: Helm) -> None:
+    objects = helm.render({})
+    for item in (_one(objects, "Deployment")["spec"]["template"], _one(objects, "Pod")):
+        assert item["metadata"]["labels"].items() >= names.NO_MESH_LABELS.items()
+        assert item["metadata"]["annotations"].items() >= names.NO_MESH_ANNOTATIONS.items()
+    values = {
+        "podLabels": {"sidecar.istio.io/inject": "true", "app.kubernetes.io/name": "other"},
+        "podAnnotations": {"linkerd.io/inject": "enabled"},
+    }
+    metadata = _one(helm.render(values), "Deployment")["spec"]["template"]["metadata"]
+    assert metadata["labels"]["sidecar.istio.io/inject"] == "true"
+    assert metadata["annotations"]["linkerd.io/inject"] == "enabled"
+    assert metadata["labels"]["app.kubernetes.io/name"] == "conclave", "the Deployment selects its pods by it"
+
+
+def test_openshift_admits_pods_that_name_no_user(helm: Helm) -> None:
+    assert [refusal for pod in _pod_specs(helm.render({"fixedUserIds": False})) for refusal in refusals(pod)] == []
+    named = [refusal.split(" ")[1] for pod in _pod_specs(helm.render({})) for refusal in refusals(pod)]
+    assert named == ["runAsUser", "fsGroup", "runAsUser"]
 
 
 @pytest.mark.parametrize(("values", "message"), REFUSED.values(), ids=REFUSED)
@@ -225,6 +290,7 @@ def test_the_proxy_is_never_asked_for_the_api_server(helm: Helm) -> None:
     assert env["NO_PROXY"].split(",") == [
         "localhost",
         "127.0.0.1",
+        "::1",
         "$(KUBERNETES_SERVICE_HOST)",
         ".svc",
         ".cluster.local",
@@ -234,6 +300,14 @@ def test_the_proxy_is_never_asked_for_the_api_server(helm: Helm) -> None:
 
 
 EGRESS: dict[str, tuple[dict[str, Any], list[int]]] = {
+    "the API server of MicroK8s": ({"network": {"apiServerPorts": [443, 16443]}}, [443, 16443]),
+    "its addresses too": (
+        {"network": {"apiServerPorts": [443, 16443], "apiServerCidrs": ["fd00::1/128"]}},
+        [443, 16443],
+    ),
+    "a proxy by an IPv6 address": ({"proxy": {"https": "http://[fd00::9]:3128"}}, [443, 6443, 3128]),
+    "a proxy by an IPv6 address on its scheme's port": ({"proxy": {"http": "http://[fd00::9]"}}, [443, 6443, 80]),
+    "a proxy on the API server's port": ({"proxy": {"http": "http://proxy.example:6443"}}, [443, 6443]),
     "only the API server": ({}, [443, 6443]),
     "a proxy": ({"proxy": {"https": "http://proxy.example:3128"}}, [443, 6443, 3128]),
     "a proxy on its scheme's port": ({"proxy": {"http": "http://proxy.example"}}, [443, 6443, 80]),

@@ -26,6 +26,16 @@ app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
 helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- end -}}
 
+{{/* No mesh may add a sidecar to the operator's pods, whose NetworkPolicy would keep it from its control plane. */}}
+{{- define "conclave.podLabels" -}}
+{{- $mesh := dict "istio.io/dataplane-mode" "none" "kuma.io/sidecar-injection" "disabled" "sidecar.istio.io/inject" "false" -}}
+{{- mergeOverwrite $mesh (deepCopy .more) .own | toYaml -}}
+{{- end -}}
+
+{{- define "conclave.podAnnotations" -}}
+{{- mergeOverwrite (dict "linkerd.io/inject" "disabled") (deepCopy .more) .own | toYaml -}}
+{{- end -}}
+
 {{/* image: (dict "image" .Values.image "root" $) */}}
 {{- define "conclave.image" -}}
 {{- $path := .root.Values.registry | empty | ternary .image.repository (printf "%s/%s" (trimSuffix "/" .root.Values.registry) .image.repository) -}}

@@ -20,6 +20,20 @@ _DNS_1123_LABEL = "[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?"
 _LABEL_NAME = "[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?"
 _SEGMENT = "[.]{0,2}[A-Za-z0-9_+=@-][A-Za-z0-9._+=@-]*"
 _HUB_NAME = "[A-Za-z0-9][A-Za-z0-9._-]*"
+_HOST_NAME = rf"{_DNS_1123_LABEL}(\.{_DNS_1123_LABEL})*"
+_HEX = "[0-9a-f]{1,4}"
+_IPV6 = "|".join(
+    (
+        f"({_HEX}:){{7}}{_HEX}",
+        f"({_HEX}:){{1,7}}:",
+        *(f"({_HEX}:){{1,{7 - after}}}(:{_HEX}){{1,{after}}}" for after in range(1, 7)),
+        f":(:{_HEX}){{1,7}}",
+        "::",
+    )
+)
+"""Of hex digits only, without a zone."""
+_HOST = rf"({_HOST_NAME}|\[({_IPV6})\])"
+_PORT = "6553[0-5]|655[0-2][0-9]|65[0-4][0-9]{2}|6[0-4][0-9]{3}|[1-5][0-9]{4}|[1-9][0-9]{0,3}"
 _REPOSITORY = r"[a-z0-9][a-zA-Z0-9.-]*(:[0-9]{1,5})?(/[a-z0-9][a-z0-9._-]*)*"
 _IMAGE = rf"{_REPOSITORY}(:[A-Za-z0-9_][A-Za-z0-9_.-]*)?"
 
@@ -53,9 +67,9 @@ StoreEndpoint = Annotated[
     str,
     Field(max_length=256),
     Format(
-        rf"https?://{_DNS_1123_LABEL}(\.{_DNS_1123_LABEL})*(:[1-9][0-9]{{0,4}})?",
-        "the base URL of an object store: http:// or https://, a host in lower case and where needed a port, without a "
-        "path, such as https://minio.storage.svc:9000",
+        rf"https?://{_HOST}(:({_PORT}))?",
+        "the base URL of an object store: http:// or https://, a host in lower case (an IPv6 address in brackets) and "
+        "where needed a port, without a path, such as https://minio.storage.svc:9000",
     ),
 ]
 RegionName = Annotated[
@@ -132,16 +146,27 @@ ServiceAccountPattern = Annotated[
         "a service account: its name, of any namespace, or NAMESPACE/NAME",
     ),
 ]
-_PORT = "6553[0-5]|655[0-2][0-9]|65[0-4][0-9]{2}|6[0-4][0-9]{3}|[1-5][0-9]{4}|[1-9][0-9]{0,3}"
 TraceEndpoint = Annotated[
     str,
     Field(max_length=256),
     Format(
-        rf"https?://{_DNS_1123_LABEL}(\.{_DNS_1123_LABEL})*(:({_PORT}))?(/[A-Za-z0-9._~-]+)*/?",
-        "the base URL of an OTLP/HTTP collector: http:// or https://, a host in lower case, where needed a port and a "
-        "path, without user, query or fragment, such as http://collector.telemetry.svc:4318",
+        rf"https?://{_HOST}(:({_PORT}))?(/[A-Za-z0-9._~-]+)*/?",
+        "the base URL of an OTLP/HTTP collector: http:// or https://, a host in lower case (an IPv6 address in "
+        "brackets), where needed a port and a path, without user, query or fragment, such as "
+        "http://collector.telemetry.svc:4318",
     ),
 ]
+_PROXY = Format(
+    rf"(https?://{_HOST}(:({_PORT}))?/?)?",
+    "the URL of a proxy: http:// or https://, a host in lower case (an IPv6 address in brackets) and where needed a "
+    "port, without user, password and path, such as http://proxy.example:3128",
+)
+ProxyUrl = Annotated[
+    str,
+    Field(max_length=256),
+    Checked((Rule(_PROXY.expression(), _PROXY.matches, Message(f"the value is not {_PROXY.allowed}")),)),
+]
+"""Empty: none. A password would stand in the Job, for all to read who may read Jobs; the message does not repeat it."""
 SamplingRatio = Annotated[
     str,
     Field(max_length=10),

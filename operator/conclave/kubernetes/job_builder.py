@@ -5,7 +5,8 @@ A Job is created once under a name made of its content and is kept: what its pod
 
 from __future__ import annotations
 
-from conclave.kubernetes.hardening import CONTAINER_SECURITY, POD_SECURITY
+from conclave import names
+from conclave.kubernetes.hardening import CONTAINER_SECURITY, pod_security
 from conclave.kubernetes.objects import JsonObject, without_empty
 from conclave.kubernetes.reports import REPORT_PATH
 
@@ -23,7 +24,12 @@ def job_spec(pod_labels: dict[str, str], pod: JsonObject) -> JsonObject:
 
 
 def job_pod(
-    containers: list[JsonObject], volumes: list[JsonObject], placement: JsonObject, **more: object
+    containers: list[JsonObject],
+    volumes: list[JsonObject],
+    placement: JsonObject,
+    *,
+    has_fixed_ids: bool,
+    **more: object,
 ) -> JsonObject:
     """A Job's pod: the containers run one after the other. `more` is what the pod's spec has besides."""
     spec = without_empty(
@@ -33,7 +39,7 @@ def job_pod(
             "containers": containers[-1:],
             "initContainers": containers[:-1],
             "restartPolicy": "OnFailure",
-            "securityContext": POD_SECURITY,
+            "securityContext": pod_security(has_fixed_ids=has_fixed_ids),
             "volumes": volumes,
         }
     )
@@ -55,10 +61,19 @@ def reporting_container(name: str, image: JsonObject, command: list[str], **more
 
 
 def build_job(metadata: JsonObject, labels: dict[str, str], spec: JsonObject) -> JsonObject:
-    """The Job, with these labels beside those of its metadata."""
+    """The Job, with these labels beside those of its metadata.
+
+    No mesh may add a sidecar to its pod: the pod's NetworkPolicy would keep the sidecar from its control plane, and the
+    Job would not end. The spec that the Job's name is made of does not say so: earlier versions made Jobs without.
+    """
+    template = spec["template"]
+    described = {
+        "labels": {**template["metadata"]["labels"], **names.NO_MESH_LABELS},
+        "annotations": dict(names.NO_MESH_ANNOTATIONS),
+    }
     return {
         "apiVersion": "batch/v1",
         "kind": "Job",
         "metadata": metadata | {"labels": metadata["labels"] | labels},
-        "spec": spec,
+        "spec": {**spec, "template": {**template, "metadata": described}},
     }

@@ -6,7 +6,7 @@ A policy names no host and no Service. What a URL names becomes a namespace, an 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from ipaddress import AddressValueError, IPv4Address
+from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
@@ -31,11 +31,11 @@ def tcp(port: int | None = None) -> JsonObject:
     return {"protocol": "TCP"} if port is None else {"protocol": "TCP", "port": port}
 
 
-def dns_rule(namespace: str, cidrs: Iterable[str]) -> JsonObject:
-    """Egress to DNS servers: pods of a namespace, and addresses."""
+def dns_rule(namespace: str, cidrs: Iterable[str], ports: Iterable[int]) -> JsonObject:
+    """Egress to DNS servers: pods of a namespace, and addresses. `ports` are those that the servers listen on."""
     return {
         "to": [namespace_peer(namespace), *address_peers(cidrs)],
-        "ports": [{"protocol": protocol, "port": 53} for protocol in ("UDP", "TCP")],
+        "ports": [{"protocol": protocol, "port": port} for port in ports for protocol in ("UDP", "TCP")],
     }
 
 
@@ -71,6 +71,8 @@ class Target(NamedTuple):
 
     def namespace(self, own: str, cluster_domain: str) -> str | None:
         """The namespace of the Service that the host means to a pod in namespace `own`; None for any other host."""
+        if self.address is not None:
+            return None
         match self.host.removesuffix(f".{cluster_domain}").split("."):
             case ["localhost"]:
                 return None
@@ -81,15 +83,23 @@ class Target(NamedTuple):
         return None
 
     @property
-    def address(self) -> IPv4Address | None:
+    def address(self) -> IPv4Address | IPv6Address | None:
         """The host if it is an address, else None."""
         try:
-            return IPv4Address(self.host)
-        except AddressValueError:
+            return ip_address(self.host)
+        except ValueError:
             return None
+
+    def peers(self, own: str, cluster_domain: str) -> list[JsonObject]:
+        """Whom the host means to a pod in namespace `own`. Empty for any other host: no policy can name it."""
+        if namespace := self.namespace(own, cluster_domain):
+            return [namespace_peer(namespace)]
+        if self.address is not None:
+            return address_peers([f"{self.address}/{self.address.max_prefixlen}"])
+        return []
 
 
 def target_of(url: str) -> Target:
-    """Host and port of an http or https URL."""
+    """Host and port of an http or https URL. An IPv6 address is in brackets."""
     parts = urlsplit(url)
     return Target(parts.hostname or "", parts.port or _DEFAULT_PORTS[parts.scheme])

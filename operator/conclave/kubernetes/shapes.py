@@ -2,7 +2,7 @@
 
 An object may come from anybody, and not each of its fields has a schema that the API server holds it to. Each `read_*`
 gives an object back with the fields that are named here and nothing else. A field that is absent or of another type is
-absent in what it gives; so is an item of a list without what it is known by. Text is cut and printable. No reader
+absent in what it gives; so is an item of a list without what it is known by. Text is cut and visible. No reader
 raises; None means that the object cannot be told from others (no name).
 """
 
@@ -26,7 +26,7 @@ from pydantic import (
 )
 from typing_extensions import TypedDict
 
-from conclave.kubernetes.text import printable
+from conclave.visible_text import one_line, visible, without_styles
 
 LONGEST_NAME = 1024
 """Characters of a name, a label's value, a reason; what is longer is none."""
@@ -52,17 +52,25 @@ def _first_items(value: object) -> object:
     return value
 
 
+def _shown(text: str) -> str:
+    return visible(without_styles(text))
+
+
 def _words(text: str) -> str:
-    return printable(text[:LONGEST_MESSAGE])
+    return _shown(text[:LONGEST_MESSAGE])[:LONGEST_MESSAGE]
 
 
 def _event_words(text: str) -> str:
-    return printable(text[: 2 * LONGEST_MESSAGE])
+    return _shown(text[: 2 * LONGEST_MESSAGE])[: 2 * LONGEST_MESSAGE]
 
 
 def _report(text: str) -> str:
+    return _ends(_shown(_ends(text)))
+
+
+def _ends(text: str) -> str:
     half = LONGEST_REPORT // 2
-    return printable(text if len(text) <= LONGEST_REPORT else f"{text[:half]}\n{text[-half:]}")
+    return text if len(text) <= LONGEST_REPORT else f"{text[:half]}\n{text[-half:]}"
 
 
 def _time(text: str) -> str:
@@ -72,9 +80,9 @@ def _time(text: str) -> str:
     return text
 
 
-def _printable(text: str) -> str:
-    if not text.isprintable():
-        raise ValueError("not printable")
+def _seen_whole(text: str) -> str:
+    if one_line(text) != text:
+        raise ValueError("a character that steers or hides")
     return text
 
 
@@ -108,7 +116,7 @@ def _shallow(value: dict[str, Any]) -> dict[str, Any]:
     return value
 
 
-Name = Annotated[str, Strict(), Field(max_length=LONGEST_NAME), AfterValidator(_printable)]
+Name = Annotated[str, Strict(), Field(max_length=LONGEST_NAME), AfterValidator(_seen_whole)]
 Words = Annotated[str, Strict(), AfterValidator(_words)]
 EventWords = Annotated[str, Strict(), AfterValidator(_event_words)]
 """KubeRay's event about a failed pod holds its container's last words, with words of its own around them."""

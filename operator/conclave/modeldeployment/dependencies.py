@@ -10,6 +10,7 @@ from conclave.kubernetes.events import INVALID_OBJECTS, POD_REFUSALS
 from conclave.kubernetes.failures import FOREIGN_OWNER, ApiFailure
 from conclave.kubernetes.objects import JsonObject
 from conclave.kubernetes.pods import events_about
+from conclave.modeldeployment.pod_causes import rejection
 from conclave.modeldeployment.scene import StatusScene
 
 _EVENTS = "events"
@@ -141,15 +142,17 @@ def pods_rejected(scene: StatusScene) -> Finding | None:
         if not failed and (has_pods or not events):
             continue
         words = condition.get("message", "") if failed and condition else events[0].get("message", "")
-        is_quota = "exceeded quota" in words
+        reason, remedy = rejection(
+            words,
+            quota="raise the namespace's quota or lower scaling.minReplicas",
+            other="correct the admission policy, service account or priority class that the message names",
+        )
         return Finding(
             condition=ConditionType.PROVISIONED,
-            reason=Reason.QUOTA_EXCEEDED if is_quota else Reason.POD_REJECTED,
+            reason=reason,
             subject=scene.name_of("RayCluster", cluster["metadata"]["name"]),
             seen=f"the API server refuses its pods: {words}",
-            remedy="raise the namespace's quota or lower scaling.minReplicas"
-            if is_quota
-            else "correct the admission policy, service account or priority class that the message names",
+            remedy=remedy,
         )
     return None
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from conclave.api.reasons import ConditionType, Reason
+from conclave.api.reasons import ConditionType
 from conclave.finding import Finding
 from conclave.kubernetes.events import JOB_FAILURE
 from conclave.kubernetes.jobs import is_complete
@@ -42,14 +42,18 @@ def _job_rejected(scene: Scene, work: Work, condition: ConditionType) -> Finding
         events = events_about(scene.observed.events, job, JOB_FAILURE)
         if events and not work.pods:
             words = events[0].get("message", "")
-            is_quota = "exceeded quota" in words
+            reason, remedy = pod_causes.rejection(
+                words,
+                quota="raise the namespace's quota",
+                other="correct the setting that the message names",
+            )
             subject = scene.name_of("Job", job["metadata"]["name"])
             return Finding(
                 condition=condition,
-                reason=Reason.QUOTA_EXCEEDED if is_quota else Reason.POD_REJECTED,
+                reason=reason,
                 subject=subject,
                 seen=f"the API server refuses its pod: {words}",
-                remedy="raise the namespace's quota" if is_quota else "correct the setting that the message names",
+                remedy=remedy,
                 evidence=(*names_of_undone_jobs(scene, work), subject),
             )
     return None

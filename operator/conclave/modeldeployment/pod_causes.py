@@ -25,8 +25,22 @@ from conclave.modeldeployment.scene import Scene
 
 _PULL_FAILURES = ("ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "RegistryUnavailable")
 _CREATE_FAILURES = ("CreateContainerConfigError", "CreateContainerError", "RunContainerError", "CreatePodSandboxError")
+_OTHER_USERS_WANTED = "unable to validate against any security context constraint"
+"""OpenShift's words for a pod that names users outside of its namespace's range."""
 _MISSING_SECRET = re.compile(r"""secret "([^"]+)" not found|couldn't find key \S+ in Secret [^/ ]+/(\S+)""")
 _MISSING_OBJECT = re.compile(r'(secret|configmap|persistentvolumeclaim) "([^"]+)" not found', re.IGNORECASE)
+
+
+def rejection(words: str, *, quota: str, other: str) -> tuple[Reason, str]:
+    """Reason and remedy where the API server refused a pod with these words: over a quota, or otherwise."""
+    if "exceeded quota" in words:
+        return Reason.QUOTA_EXCEEDED, quota
+    if _OTHER_USERS_WANTED in words:
+        return (
+            Reason.POD_REJECTED,
+            "on OpenShift, set fixedUserIds to false in the chart's values: pods then name no users",
+        )
+    return Reason.POD_REJECTED, other
 
 
 def volume_not_mounted(scene: Scene) -> Finding | None:

@@ -9,13 +9,12 @@ from datetime import UTC, datetime
 
 from conclave import names
 from conclave.api.modeldeployment import Condition, ModelDeployment, ModelDeploymentStatus
-from conclave.api.plan import Plan
+from conclave.api.plan import Plan, RejectedOption
 from conclave.api.reasons import ConditionType, Reason
 from conclave.finding import Finding, Status, Verdict
 from conclave.kubernetes.failures import Outcome
 from conclave.kubernetes.objects import JsonObject
 from conclave.kubernetes.pods import count_running, has_verified, in_trouble, is_running, is_worker
-from conclave.kubernetes.text import one_line
 from conclave.modeldeployment.decision import Decision
 from conclave.modeldeployment.observed import Observed
 from conclave.modeldeployment.root_cause import find_causes
@@ -23,6 +22,7 @@ from conclave.modeldeployment.scene import StatusScene
 from conclave.modeldeployment.serving.egress import egress_enforced
 from conclave.modeldeployment.serving.replicas import is_serving
 from conclave.modeldeployment.serving.scaling import count_replicas, scaled
+from conclave.visible_text import one_line
 
 _LONGEST_MESSAGE = 4096
 
@@ -55,7 +55,7 @@ def derive_status(
     return ModelDeploymentStatus(
         observed_generation=deployment.metadata.generation,
         conditions=tuple(_condition(deployment, kind, verdict, now) for kind, verdict in verdicts.items()),
-        plan=decision.plan and decision.plan.flat(),
+        plan=decision.plan and _visible(decision.plan.flat()),
         replicas=replicas.wanted,
         ready_replicas=replicas.answering,
         selector=names.selector_string(names.worker_selector(deployment.metadata.name)),
@@ -100,6 +100,16 @@ def _plan_ready(scene: StatusScene, causes: tuple[Finding, ...]) -> Verdict:
             return Verdict("Unknown", Reason.SUSPENDED, "spec.suspend is true: the weights are not inspected")
         return _unknown(causes, "no plan has been made yet")
     return Verdict("True", Reason.PLANNED, summary(scene.decision.plan.flat()))
+
+
+def _visible(plan: Plan) -> Plan:
+    """The planner's sentences quote config.json and node labels."""
+    rejected = (
+        RejectedOption(option=one_line(option.option, 256), reason=one_line(option.reason, 1024))
+        for option in plan.rejected
+    )
+    because = (one_line(reason, 1024) for reason in plan.because)
+    return plan.model_copy(update={"because": tuple(because), "rejected": tuple(rejected)})
 
 
 def summary(plan: Plan) -> str:

@@ -57,6 +57,11 @@ REFUSED: dict[str, tuple[bytes, str]] = {
         b"image: x\nallowed_service_accounts: ['*']\n",
         'allowed_service_accounts[0]: "*" is not a service account: its name, of any namespace, or NAMESPACE/NAME',
     ),
+    "a proxy with a password": (
+        b"image: x\nhttps_proxy: http://user:word@proxy:3128\n",
+        "operator.yaml:2: https_proxy: the value is not the URL of a proxy: http:// or https://",
+    ),
+    "a port that is none": (b"image: x\napi_server_ports: [443, 65536]\n", "operator.yaml:2: api_server_ports[1]: "),
     "a data class twice": (b"image: x\ndata_classes: [a, a]\n", "data_classes: a data class is listed twice in a, a"),
 }
 
@@ -66,6 +71,7 @@ def test_what_is_wrong_with_the_file_is_told_with_its_line(tmp_path: Path, conte
     with pytest.raises(InvalidInput) as refusal:
         load_settings(_file(tmp_path, content), None, None)
     assert message in str(refusal.value)
+    assert "word@" not in str(refusal.value)
 
 
 def test_a_file_that_does_not_exist_is_named(tmp_path: Path) -> None:

@@ -119,7 +119,7 @@ def test_words_of_a_refusal_are_cut_and_on_one_line(answers: tuple[str, list[tup
             return raised.value.failure
 
     message = asyncio.run(ask()).message
-    assert message.startswith("no xxx")
+    assert message.startswith(r"no\n\x1b[31mxxx")
     assert message.isprintable()
     assert message.endswith("x…")
     assert len(message) <= LONGEST_MESSAGE

@@ -47,6 +47,22 @@ def test_model_pods_run_as_the_user_and_in_the_home_of_their_image(target: str) 
     )
 
 
+@pytest.mark.parametrize("target", SERVING)
+def test_any_user_of_group_0_may_write_to_the_home_of_the_image(target: str) -> None:
+    """As OpenShift runs it, where nothing is mounted there."""
+    steps = [step.command for step in _whole(target) if isinstance(step, Run)]
+    assert any(f"chgrp 0 {pods.HOME}" in step and f"chmod g=u {pods.HOME}" in step for step in steps)
+
+
+def test_the_gpu_image_finds_the_driver_where_gke_mounts_it() -> None:
+    """No runtime adds it there, and nobody runs ldconfig: only these variables lead to it."""
+    variables = _merged("serving", "Env")
+    assert variables["LD_LIBRARY_PATH"] == variables["LIBRARY_PATH"] == "/usr/local/nvidia/lib64"
+    programs, others = (_merged(target, "Env")["PATH"].split(":") for target in ("serving", "serving-cpu"))
+    assert [path for path in programs if path not in others] == ["/usr/local/nvidia/bin"]
+    assert [path for path in programs if path in others] == others
+
+
 def test_the_operators_pod_runs_as_the_user_of_its_image() -> None:
     chart = (ROOT / "charts/conclave/templates/deployment.yaml").read_text()
     user, group = (re.findall(rf"{field}: (\d+)", chart) for field in ("runAsUser", "runAsGroup"))

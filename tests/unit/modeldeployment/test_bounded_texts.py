@@ -9,9 +9,9 @@ from tests.scenes import make_event, make_rayservice
 
 from conclave.engine.exceptions import find_cause
 from conclave.kubernetes.objects import JsonObject
-from conclave.kubernetes.shapes import LONGEST_REPORT, read_event, read_rayservice
-from conclave.kubernetes.text import one_line, printable
+from conclave.kubernetes.shapes import LONGEST_REPORT, read_event, read_raycluster, read_rayservice
 from conclave.modeldeployment.serving.failed_pods import _read
+from conclave.visible_text import one_line
 
 MOST_CPU_S = 5.0
 """Of texts that took minutes and more; seen now are hundredths of a second."""
@@ -75,15 +75,34 @@ def test_the_exception_behind_a_long_log_is_still_found() -> None:
     ("text", "shown"),
     [
         ("plain", "plain"),
-        ("two\nlines", "two lines"),
-        ("\x1b[31mred\x1b[0m", "red"),
-        ("a\tb\rc\x00d", "a b c d"),
-        ("\u202egnp.exe", " gnp.exe"),
-        ("half \ud800", "half  "),
+        ("two\nlines", r"two\nlines"),
+        ("a\tb\rc\x00d", r"a\tb\rc\x00d"),
+        ("\u202egnp.exe", r"\u202egnp.exe"),
+        ("half \ud800", r"half \ud800"),
         ("x" * 50, "x" * 19 + "…"),
+        ("x" * 20, "x" * 20),
+        ("\u200b" * 20, r"\u200b\u200b\u200b" + "\\…"),
         ("Grüße", "Grüße"),
     ],
 )
 def test_words_of_others_are_made_fit_for_one_line(text: str, shown: str) -> None:
     assert one_line(text, 20) == shown
-    assert printable(shown) == shown
+    assert one_line(shown, 20) == shown
+
+
+@pytest.mark.parametrize(
+    ("words", "kept"),
+    [
+        ("\x1b[31mred\x1b[0m", "red"),
+        ("\x1b]0;title\x07", r"\x1b]0;title\x07"),
+        ("two\nlines", "two\nlines"),
+        ("zero\u200bwidth", r"zero\u200bwidth"),
+        ("\u200b" * 4096, (r"\u200b" * 4096)[:4096]),
+    ],
+    ids=["colours go", "what steers is spelled out", "lines stay lines", "what hides is spelled out", "cut"],
+)
+def test_words_of_objects_are_read_as_people_may_see_them(words: str, kept: str) -> None:
+    cluster: JsonObject = {"kind": "RayCluster", "metadata": {"name": "c", "uid": "u"}}
+    found = read_raycluster({**cluster, "status": {"conditions": [{"type": "a", "status": "True", "message": words}]}})
+    assert found is not None
+    assert found["status"]["conditions"][0]["message"] == kept

@@ -25,6 +25,7 @@ from conclave.modeldeployment.observed import Observed
 from conclave.modeldeployment.records.check import MOST_REFUSED, find_difference
 from conclave.modeldeployment.records.record import HISTORY, build_revision, keys_of, make_record, read_records
 from conclave.modeldeployment.records.recorded_serve_config import serve_config_difference
+from conclave.modeldeployment.serving.pods import own_address
 from conclave.modeldeployment.serving.rayservice import build_rayservice
 from conclave.modeldeployment.sync import decide
 from conclave.settings import OperatorSettings
@@ -137,6 +138,7 @@ def engine_text(argument: str) -> Forgery:
     return forge
 
 
+IPV6 = SETTINGS.model_copy(update={"ip_family": "IPv6"})
 FORGED: dict[str, tuple[Forgery, str]] = {
     "another kind": (sets("ClusterRoleBinding", "rayservice", "kind"), "kind: "),
     "another group": (sets("apps/v1", "rayservice", "apiVersion"), "apiVersion: "),
@@ -306,8 +308,17 @@ FORGED: dict[str, tuple[Forgery, str]] = {
     ),
     "a variable from a Secret": (
         sets([{"name": "A", "valueFrom": {"secretKeyRef": {"name": "s", "key": "k"}}}], *ENGINE, "env"),
-        "valueFrom: no version of the operator writes",
+        "no version of the operator takes the variable 'A' from elsewhere",
     ),
+    "an address from a Secret": (
+        sets([{"name": "VLLM_HOST_IP", "valueFrom": {"secretKeyRef": {"name": "s", "key": "k"}}}], *ENGINE, "env"),
+        "no version of the operator takes the variable 'VLLM_HOST_IP' from elsewhere",
+    ),
+    "an address and a value": (
+        sets([{**own_address(IPV6)[0], "value": "10.0.0.1"}], *ENGINE, "env"),
+        "no version of the operator takes the variable 'VLLM_HOST_IP' from elsewhere",
+    ),
+    "a fixed address": (sets_variable("VLLM_HOST_IP", "10.0.0.1"), "sets the variable 'VLLM_HOST_IP'"),
     "code by a variable": (sets_variable("PYTHONPATH", "/models/weights"), "the variable 'PYTHONPATH'"),
     "code by the home": (sets_variable("HOME", "/models/weights"), "the variable 'HOME'"),
     "code by a callback": (
@@ -317,6 +328,10 @@ FORGED: dict[str, tuple[Forgery, str]] = {
     "a shell in an option of ray start": (
         sets("0; id", *CLUSTER, "headGroupSpec", "rayStartParams", "num-gpus"),
         "the option 'num-gpus' with the value '0; id'",
+    ),
+    "a shell in the address of a node": (
+        sets("$(id)", *CLUSTER, "headGroupSpec", "rayStartParams", "node-ip-address"),
+        "the option 'node-ip-address' with the value '$(id)'",
     ),
     "another option of ray start": (
         sets("1", *CLUSTER, "headGroupSpec", "rayStartParams", "x; id;"),
@@ -623,8 +638,18 @@ BUILT = build_rayservice(RICH, make_plan(), SETTINGS)
 RECORD = make_record(keys_of(RICH), make_plan(), BUILT, TOKEN_SECRET)
 
 
-def test_all_that_a_spec_can_bring_is_what_builds_write() -> None:
-    assert find_difference(RICH, keys_of(RICH), RECORD, SETTINGS, None) is None
+PLATFORMS = {
+    "as installed by default": SETTINGS,
+    "users of the platform": SETTINGS.model_copy(update={"fixed_user_ids": False}),
+    "addresses of IPv6": IPV6,
+}
+
+
+@pytest.mark.parametrize("of", PLATFORMS.values(), ids=PLATFORMS)
+def test_all_that_a_spec_and_the_settings_can_bring_is_what_builds_write(of: OperatorSettings) -> None:
+    record = make_record(keys_of(RICH), make_plan(), build_rayservice(RICH, make_plan(), of), TOKEN_SECRET)
+    assert find_difference(RICH, keys_of(RICH), record, of, None) is None
+    assert find_difference(RICH, keys_of(RICH), record, SETTINGS, None) is None, "the settings may change"
 
 
 @pytest.mark.parametrize("path", list(mappings(BUILT)), ids=lambda path: ".".join(map(str, path)) or "the object")

@@ -66,6 +66,10 @@ SERVE_FAILURE = {
 }
 
 NOW = datetime(2026, 11, 23, 12, tzinfo=UTC)
+SCC = (
+    'pods "mixtral-head" is forbidden: unable to validate against any security context constraint: [provider '
+    "restricted-v2: .spec.securityContext.fsGroup: Invalid value: []int64{1000}: 1000 is not an allowed group]"
+)
 HEAD, WORKER = make_pod("head"), make_pod("worker")
 CLUSTER: JsonObject = {
     "kind": "RayCluster",
@@ -319,6 +323,16 @@ CASES: dict[str, Case] = {
         PROVISIONED,
         ("violates PodSecurity",),
     ),
+    "OpenShift refuses the users that the pods name": Case(
+        {
+            "pods": (),
+            "rayservice": make_rayservice(),
+            "events": (make_event(CLUSTER, "FailedToCreateHeadPod", SCC),),
+        },
+        Reason.POD_REJECTED,
+        PROVISIONED,
+        ("1000 is not an allowed group", "set fixedUserIds to false in the chart's values"),
+    ),
     "the token Secret was deleted": Case(
         starting(
             CREATING,
@@ -408,7 +422,7 @@ CASES: dict[str, Case] = {
         starting(verified_badly("WeightsUnreadable", "cannot be read: Permission denied"), **DOWNLOADED),
         Reason.WEIGHTS_UNREADABLE,
         WEIGHTS,
-        ("cannot be read: Permission denied; let user or group 1000, as which the pods run, read the files",),
+        ("cannot be read: Permission denied; let the user or group that the pods run as read the files (1000",),
     ),
     "a flipped byte in an adapter beside what was downloaded": Case(
         starting(verified_badly("DigestMismatch", "digest sha256:1", container="verify-weights-1"), **DOWNLOADED),
@@ -457,7 +471,7 @@ CASES: dict[str, Case] = {
         ),
         Reason.WEIGHTS_UNREADABLE,
         WEIGHTS,
-        ("cannot be read: Permission denied", "user or group 1000"),
+        ("cannot be read: Permission denied", "the user or group that the pods run as read the files (1000"),
     ),
     "a verification that never looked at the weights": Case(
         starting(

@@ -115,7 +115,8 @@ def test_the_log_has_one_line_of_it_with_the_place_and_little_of_the_words(caplo
     with caplog.at_level(logging.ERROR):
         passes(world)
     (line,) = [record.getMessage() for record in caplog.records if record.levelno == logging.ERROR]
-    assert line.startswith("llm/mixtral: the pass failed and is tried again: RuntimeError: of a hostile object xxx")
+    began = r"llm/mixtral: the pass failed and is tried again: RuntimeError: of a\nhostile object \x1b[31mxxx"
+    assert line.startswith(began)
     assert "conclave_cluster.observe.observe:" in line
     assert line.isprintable()
     assert len(line) < 800

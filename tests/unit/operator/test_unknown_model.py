@@ -200,7 +200,7 @@ VERDICTS = {
     "words that break lines": (
         fault("ConfigInvalid", "a\n\x1b[31mb\ud800"),
         "ConfigInvalid",
-        "path own: a b?; the Job",
+        "path own: a\\n\\x1b[31mb?; the Job",
     ),
     "words without an end": (
         fault("ConfigInvalid", "x" * 3900),

@@ -146,7 +146,7 @@ WRONG_DOWNLOADS = {
     "a host and a port": (("s3://models/x", "--endpoint", "minio:9000"), '--endpoint "minio:9000" is not the base URL'),
     "a port that is none": (
         ("s3://models/x", "--endpoint", "https://minio:99999"),
-        'endpoint "https://minio:99999" is not the URL of an object store, expected http:// or https://, a host, and',
+        '--endpoint "https://minio:99999" is not the base URL of an object store: http:// or https://, a host',
     ),
     "a region with a line break": (
         ("s3://models/x", "--region", "eu-west-1\n"),

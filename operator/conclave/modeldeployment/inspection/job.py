@@ -58,6 +58,7 @@ def _pod(deployment: ModelDeployment, settings: OperatorSettings) -> JsonObject:
         [container],
         [volume],
         placement(deployment),
+        has_fixed_ids=settings.fixed_user_ids,
         imagePullSecrets=pull_secrets(deployment, settings),
         priorityClassName=deployment.spec.runtime.priority_class_name,
     )

@@ -13,10 +13,10 @@ from conclave.kubernetes import reports
 from conclave.kubernetes.jobs import is_complete
 from conclave.kubernetes.objects import JsonObject, is_owned_by
 from conclave.kubernetes.pods import ContainerState, ended_containers
-from conclave.kubernetes.text import one_line
 from conclave.modeldeployment.inspection.job import inspection_key
 from conclave.modeldeployment.inspection.source import files_of
 from conclave.modeldeployment.part import Inspected, PartScene
+from conclave.visible_text import one_line
 
 _LONGEST_WORDS = 1500
 _AGAIN = "the Job reads the weights again within five minutes"

@@ -24,6 +24,7 @@ from conclave.modeldeployment.records.recorded_serve_config import serve_config_
 from conclave.modeldeployment.records.version import NewerRecord, is_version, newer_records
 from conclave.policy.runtime_lists import parse_image
 from conclave.settings import OperatorSettings
+from conclave.visible_text import one_line
 
 MOST_REFUSED = 16
 """Records that are looked at for one that counts: a flood of forged ones costs no more."""
@@ -187,8 +188,8 @@ def _runs_with(rayservice: JsonObject) -> tuple[set[str], set[str]]:
 
 
 def _objection(deployment: ModelDeployment, record: Record, difference: str) -> Finding:
-    """A forger's words are cut and cleaned: they end up in a status."""
-    shown = "".join(sign if sign.isprintable() else " " for sign in difference[:_LONGEST_DIFFERENCE])
+    """A forger's words are cut: they end up in a status."""
+    shown = one_line(difference, _LONGEST_DIFFERENCE)
     return Finding(
         condition=ConditionType.WITHIN_POLICY,
         reason=Reason.RECORD_REFUSED,

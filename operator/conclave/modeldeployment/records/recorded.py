@@ -24,7 +24,8 @@ from conclave.engine.arguments import (
 from conclave.engine.tracing import SPAN_PROCESSORS
 from conclave.kubernetes.objects import JsonObject
 from conclave.modeldeployment.pods import HOME, SCRATCH_MOUNTS
-from conclave.modeldeployment.serving.pods import FIXED_ENVIRONMENT, api_token_volume, engine_probe
+from conclave.modeldeployment.serving.pods import FIXED_ENVIRONMENT, api_token_volume, engine_probe, own_address
+from conclave.settings import OperatorSettings
 
 FIXED_VARIABLES: Mapping[str, tuple[str, ...]] = {
     **{name: (value,) for name, value in FIXED_ENVIRONMENT.items()},
@@ -55,6 +56,10 @@ _EMPTY = (*(mount["name"] for mount in SCRATCH_MOUNTS), "shared-memory")
 """Volumes of the pod's own."""
 _WEIGHTS_VOLUME = re.compile(rf"{names.WEIGHTS_VOLUME}(-[0-9]+)?")
 _WEIGHTS_PATH = re.compile(r"/models(/(?!\.)[A-Za-z0-9._+=@-]+)+")
+_IPV6 = OperatorSettings(image="any", ip_family="IPv6")
+_OWN_ADDRESS = own_address(_IPV6)
+_IPV6_OPTIONS = (("dashboard-host", _IPV6.any_address), ("node-ip-address", f"${names.HOST_IP_VARIABLE}"))
+"""What builds give to pods of IPv6 besides."""
 REQUIRED_VARIABLES = frozenset(FIXED_ENVIRONMENT) - {names.ENGINE_PID_VARIABLE, "RAY_SERVE_PROXY_MIN_DRAINING_PERIOD_S"}
 """What every build told the head and the workers: without it they would report, fetch, or take steering headers."""
 PROGRAMS = ("conclave_serving.egress_canary", "conclave_weights")
@@ -66,6 +71,10 @@ class _Recorded(BaseModel):
 
 
 def _is_one_of_ours(variable: _Variable) -> _Variable:
+    if variable.value_from is not None:
+        if variable.to_wire() in _OWN_ADDRESS:
+            return variable
+        raise BrokenRulesError([f"no version of the operator takes the variable {variable.name!r} from elsewhere"])
     if variable.name in FREE_VARIABLES or variable.value in FIXED_VARIABLES.get(variable.name, ()):
         return variable
     raise BrokenRulesError([f"no version of the operator sets the variable {variable.name!r} to {variable.value!r}"])
@@ -88,7 +97,8 @@ def _are_all_there(variables: list[_Variable]) -> list[_Variable]:
 def _is_start_option(options: dict[str, str]) -> dict[str, str]:
     """KubeRay writes them into a shell command."""
     for name, value in options.items():
-        if name not in ("dashboard-host", "num-gpus", "object-store-memory") or value.strip("0123456789."):
+        is_number = name in ("dashboard-host", "num-gpus", "object-store-memory") and not value.strip("0123456789.")
+        if not is_number and (name, value) not in _IPV6_OPTIONS:
             raise BrokenRulesError(
                 [f"no version of the operator gives `ray start` the option {name!r} with the value {value!r}"]
             )
@@ -109,7 +119,11 @@ def _is_shell_of_ours(command: list[str]) -> list[str]:
 
 class _Variable(_Recorded):
     name: str
-    value: str
+    value: str | None = None
+    value_from: JsonObject | None = None
+
+    def to_wire(self) -> JsonObject:
+        return self.model_dump(by_alias=True, exclude_unset=True)
 
 
 Variable = Annotated[_Variable, AfterValidator(_is_one_of_ours)]
@@ -130,10 +144,12 @@ class _Profile(_Recorded):
 
 
 class _PodSecurity(_Recorded):
+    """Without ids where the platform assigns them."""
+
     run_as_non_root: Literal[True]
-    run_as_user: int = Field(ge=1)
-    run_as_group: int = Field(ge=1)
-    fs_group: int = Field(ge=1)
+    run_as_user: int | None = Field(default=None, ge=1)
+    run_as_group: int | None = Field(default=None, ge=1)
+    fs_group: int | None = Field(default=None, ge=1)
     fs_group_change_policy: str
     seccomp_profile: _Profile
 

@@ -25,8 +25,8 @@ from conclave.modeldeployment.weights.reasons import REASONS_OF_WEIGHTS
 _REMEDIES_OF_WEIGHTS = {
     Reason.DIGEST_MISMATCH: "",
     Reason.WEIGHTS_CORRUPT: "repair the files that the message names; ",
-    Reason.WEIGHTS_UNREADABLE: f"let user or group {USER_ID}, as which the pods run, read the files, or check the "
-    "volume; ",
+    Reason.WEIGHTS_UNREADABLE: f"let the user or group that the pods run as read the files ({USER_ID}, unless the "
+    "platform assigns another one), or check the volume; ",
 }
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from conclave import names
 from conclave.api.modeldeployment import ModelDeployment
-from conclave.kubernetes.objects import JsonObject
+from conclave.kubernetes.objects import JsonObject, without_empty
 from conclave.kubernetes.peers import address_peers, build_policy, dns_rule, namespace_peer, target_of, tcp
 from conclave.modeldeployment.objects import metadata
 from conclave.settings import OperatorSettings
@@ -36,7 +36,7 @@ def _pods(deployment: ModelDeployment, settings: OperatorSettings) -> JsonObject
         ],
         egress=[
             {"to": [own_pods]},
-            dns_rule(settings.dns_namespace, settings.dns_cidrs),
+            dns_rule(settings.dns_namespace, settings.dns_cidrs, settings.dns_ports),
             *_traces(deployment, settings),
         ],
     )
@@ -55,18 +55,14 @@ def _traces(deployment: ModelDeployment, settings: OperatorSettings) -> list[Jso
     if tracing is None:
         return []
     target = target_of(tracing.endpoint)
-    rule: JsonObject = {"ports": [tcp(target.port)]}
-    if namespace := target.namespace(deployment.metadata.namespace, settings.cluster_domain):
-        rule["to"] = [namespace_peer(namespace)]
-    elif target.address is not None:
-        rule["to"] = address_peers([f"{target.address}/32"])
-    return [rule]
+    peers = target.peers(deployment.metadata.namespace, settings.cluster_domain)
+    return [without_empty({"ports": [tcp(target.port)], "to": peers})]
 
 
 def _head(deployment: ModelDeployment, settings: OperatorSettings) -> JsonObject:
     """No selector can name the API server: its addresses come from the settings, else only its ports are known."""
     name = deployment.metadata.name
-    api_server: JsonObject = {"ports": [tcp(port) for port in names.API_SERVER_PORTS]}
+    api_server: JsonObject = {"ports": [tcp(port) for port in settings.api_server_ports]}
     if settings.api_server_cidrs:
         api_server["to"] = address_peers(settings.api_server_cidrs)
     return build_policy(

@@ -20,7 +20,7 @@ from conclave.engine.arguments import (
 )
 from conclave.engine.environment import CLOSED_ENVIRONMENT, MOST_SEQUENCES
 from conclave.engine.tracing import tracing_environment
-from conclave.kubernetes.hardening import CONTAINER_SECURITY, POD_SECURITY
+from conclave.kubernetes.hardening import CONTAINER_SECURITY, pod_security
 from conclave.kubernetes.job_builder import reporting_container
 from conclave.kubernetes.objects import JsonObject, without_empty
 from conclave.kubernetes.quantities import parse_quantity
@@ -156,7 +156,7 @@ def _template(
     container = {
         "name": names.RAY_CONTAINER,
         **image(deployment, settings),
-        "env": [{"name": name, "value": value} for name, value in variables.items()],
+        "env": [*({"name": name, "value": value} for name, value in variables.items()), *own_address(settings)],
         "ports": [{"name": name, "containerPort": port, "protocol": "TCP"} for name, port in ports.items()],
         "resources": resources,
         "volumeMounts": [
@@ -177,7 +177,7 @@ def _template(
             "imagePullSecrets": pull_secrets(deployment, settings),
             "initContainers": init_containers,
             "priorityClassName": runtime.priority_class_name,
-            "securityContext": POD_SECURITY,
+            "securityContext": pod_security(has_fixed_ids=settings.fixed_user_ids),
             "serviceAccountName": runtime.service_account_name,
             "terminationGracePeriodSeconds": grace_period_s,
             "volumes": [
@@ -194,6 +194,17 @@ def _template(
     )
     spec["automountServiceAccountToken"] = False
     return {"metadata": {"labels": names.labels(deployment.metadata.name, component)}, "spec": spec}
+
+
+def own_address(settings: OperatorSettings) -> list[JsonObject]:
+    """The variable with the pod's first address, where Ray and vLLM would not find it by themselves.
+
+    Both take the address that leads to an IPv4 host in the internet. Where pods have an IPv4 address only to get out of
+    the cluster, as on EKS, no other pod can reach it.
+    """
+    if settings.ip_family == "IPv4":
+        return []
+    return [{"name": names.HOST_IP_VARIABLE, "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}}]
 
 
 def _door_environment(settings: OperatorSettings) -> Mapping[str, str]:

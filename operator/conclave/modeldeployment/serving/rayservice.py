@@ -18,7 +18,7 @@ from conclave.kubernetes.hardening import CONTAINER_SECURITY
 from conclave.kubernetes.objects import JsonObject, content_hash, without_empty
 from conclave.modeldeployment.objects import metadata
 from conclave.modeldeployment.pods import SCRATCH_MOUNTS
-from conclave.modeldeployment.serving.pods import head_template, worker_template
+from conclave.modeldeployment.serving.pods import head_template, own_address, worker_template
 from conclave.planning.roles import Plan, Role
 from conclave.settings import OperatorSettings
 
@@ -47,6 +47,7 @@ def build_rayservice(
         model_path=names.MODEL_PATH,
         token_path=names.TOKEN_PATH,
         adapter_paths={adapter.name: names.adapter_path(adapter.name) for adapter in deployment.spec.model.adapters},
+        http_host=settings.any_address,
         http_port=names.SERVE_PORT,
     )
     model = deployment.spec.model
@@ -99,19 +100,27 @@ def _cluster(
         "headGroupSpec": {
             "serviceType": "ClusterIP",
             "rayStartParams": {
-                "dashboard-host": "0.0.0.0",  # noqa: S104 - behind Ray's token and the NetworkPolicy
+                "dashboard-host": settings.any_address,
                 "num-gpus": "0",
-                "object-store-memory": str(OBJECT_STORE_BYTES),
+                **_start_options(settings),
             },
             "template": head,
         },
         "workerGroupSpecs": [
-            _worker_group(deployment, role, worker) for role, worker in zip(plan.roles, workers, strict=True)
+            _worker_group(deployment, role, worker, settings) for role, worker in zip(plan.roles, workers, strict=True)
         ],
     }
 
 
-def _worker_group(deployment: ModelDeployment, role: Role, worker: JsonObject) -> JsonObject:
+def _start_options(settings: OperatorSettings) -> dict[str, str]:
+    """Of `ray start` on every node. KubeRay writes them into a shell command, which knows the pod's variables."""
+    address = {"node-ip-address": f"${names.HOST_IP_VARIABLE}"} if own_address(settings) else {}
+    return {**address, "object-store-memory": str(OBJECT_STORE_BYTES)}
+
+
+def _worker_group(
+    deployment: ModelDeployment, role: Role, worker: JsonObject, settings: OperatorSettings
+) -> JsonObject:
     """The worker pods of a role; a new cluster begins with those of the least replicas."""
     return {
         "groupName": names.worker_group(role.name),
@@ -119,7 +128,7 @@ def _worker_group(deployment: ModelDeployment, role: Role, worker: JsonObject) -
         "minReplicas": 0,
         "maxReplicas": MOST_REPLICAS * role.nodes_per_replica,
         "numOfHosts": 1,
-        "rayStartParams": {"object-store-memory": str(OBJECT_STORE_BYTES)},
+        "rayStartParams": _start_options(settings),
         "template": worker,
     }
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from conclave import names
 from conclave.api.modeldeployment import Cache, ModelDeployment, ObjectStoreSource
 from conclave.kubernetes.objects import JsonObject, without_empty
-from conclave.kubernetes.peers import address_peers, build_policy, dns_rule, namespace_peer, target_of, tcp
+from conclave.kubernetes.peers import build_policy, dns_rule
 from conclave.kubernetes.quantities import BINARY, DECIMAL, parse_quantity
 from conclave.modeldeployment.objects import metadata
+from conclave.modeldeployment.outside import rules_to
 from conclave.settings import OperatorSettings
 
 
@@ -49,25 +50,17 @@ def size_gib(quantity: str) -> float:
 def build_download_policy(
     deployment: ModelDeployment, store: ObjectStoreSource, settings: OperatorSettings
 ) -> JsonObject:
-    """Download pods reach DNS and the store, nothing else. Nobody reaches download pods."""
+    """Download pods reach DNS, the store, and the proxy that leads to it, nothing else. Nobody reaches them."""
     name = deployment.metadata.name
-    dns = dns_rule(settings.dns_namespace, settings.dns_cidrs)
-    store_rule = _store_rule(store, deployment.metadata.namespace, settings.cluster_domain)
+    dns = dns_rule(settings.dns_namespace, settings.dns_cidrs, settings.dns_ports)
     return build_policy(
         metadata(deployment, names.download_network_policy(name), "weights"),
         names.weights_selector(name),
-        egress=[dns, store_rule],
+        egress=[dns, *rules_to(store_url(store), deployment.metadata.namespace, settings)],
         is_closed=True,
     )
 
 
-def _store_rule(store: ObjectStoreSource, own_namespace: str, cluster_domain: str) -> JsonObject:
-    """The pods of a Service may listen on another port than the Service: any port of its namespace."""
-    if store.endpoint is None:
-        return {"ports": [tcp(443)]}
-    target = target_of(store.endpoint)
-    if namespace := target.namespace(own_namespace, cluster_domain):
-        return {"to": [namespace_peer(namespace)], "ports": [tcp()]}
-    if target.address is not None:
-        return {"to": address_peers([f"{target.address}/32"]), "ports": [tcp(target.port)]}
-    return {"ports": [tcp(target.port)]}
+def store_url(store: ObjectStoreSource) -> str:
+    """Where the store answers; without an endpoint it is Amazon's, whose host the bucket and the region decide."""
+    return store.endpoint or "https://amazonaws.com"

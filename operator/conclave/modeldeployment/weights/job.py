@@ -13,8 +13,9 @@ from conclave.kubernetes.job_builder import build_job, job_pod, job_spec, report
 from conclave.kubernetes.objects import JsonObject, content_hash
 from conclave.kubernetes.reports import REPORT_PATH
 from conclave.modeldeployment.objects import metadata
+from conclave.modeldeployment.outside import certificate_mounts, certificate_volumes, outside_environment
 from conclave.modeldeployment.pods import SCRATCH_MOUNTS, image, placement, pull_secrets
-from conclave.modeldeployment.weights.cache import size_gib
+from conclave.modeldeployment.weights.cache import size_gib, store_url
 from conclave.modeldeployment.weights.keys import weights_key
 from conclave.settings import OperatorSettings
 
@@ -61,9 +62,11 @@ def _pod(
         [
             {"name": "tmp", "emptyDir": {"sizeLimit": "1Gi"}},
             {"name": names.CACHE_VOLUME, "persistentVolumeClaim": claim},
+            *certificate_volumes(settings),
         ],
         # A volume of one node, or of one zone, has to be where the accelerators are.
         placement(deployment, accelerators if is_on_one_node else ()),
+        has_fixed_ids=settings.fixed_user_ids,
         imagePullSecrets=pull_secrets(deployment, settings),
         priorityClassName=deployment.spec.runtime.priority_class_name,
     )
@@ -97,9 +100,16 @@ def _container(
         name if percent == 100 else f"{name}-{percent}",
         image(deployment, settings),
         ["python", "-m", "conclave_weights", "download", *arguments, store.uri, f"{names.CACHE_PATH}/{key}"],
-        env=[_credential(store.secret_name, key, is_optional) for key, is_optional in _CREDENTIALS.items()],
+        env=[
+            *(_credential(store.secret_name, key, is_optional) for key, is_optional in _CREDENTIALS.items()),
+            *outside_environment(store_url(store), deployment.metadata.namespace, settings),
+        ],
         resources={"requests": {"cpu": "500m", "memory": "1Gi"}, "limits": {"cpu": "4", "memory": "2Gi"}},
-        volumeMounts=[SCRATCH_MOUNTS[0], {"name": names.CACHE_VOLUME, "mountPath": names.CACHE_PATH}],
+        volumeMounts=[
+            SCRATCH_MOUNTS[0],
+            {"name": names.CACHE_VOLUME, "mountPath": names.CACHE_PATH},
+            *certificate_mounts(settings),
+        ],
     )
 
 
