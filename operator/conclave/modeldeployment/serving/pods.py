@@ -113,7 +113,7 @@ def worker_template(
         default_memory=f"{8 + 6 * gpus}Gi",
     )
     for part in ("requests", "limits"):
-        resources[part][vendor.resource] = str(gpus)
+        resources[part][role.resource or vendor.resource] = str(gpus)
     return _template(
         deployment,
         settings,
@@ -126,7 +126,7 @@ def worker_template(
         grace_period_s=TERMINATION_GRACE_PERIOD_S,
         environment={names.ENGINE_PID_VARIABLE: names.ENGINE_PID_PATH},
         init_containers=[_canary(deployment, settings), *_verification(deployment, settings)],
-        placed=placement(deployment, (role.accelerator,)),
+        placed=placement(deployment, (role,)),
     )
 
 
