@@ -29,7 +29,7 @@ class Sharing(StrEnum):
     MPS = "MPS"
     """As time slicing, and each pod may take its part of the memory only, while CUDA reports all of it."""
     BY_SCHEDULER = "a scheduler such as HAMi"
-    """A pod that asks for two gets two GPUs, for a pod asks for all memory of each where it says nothing else."""
+    """A pod that asks for two GPUs gets two different ones, and all memory of each where it asks for no less."""
 
 
 class Barrier(BaseModel):

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from tests.fake_cluster import FakeCluster
 from tests.scenes import make_deployment
 
 from conclave.api.modeldeployment import Toleration
@@ -17,6 +19,8 @@ from conclave.planning.left_out import left_out_nodes
 from conclave.planning.plan import PlanOutcome, plan_deployment
 from conclave.planning.request import facts_for, request_for
 from conclave_cluster.inventory import make_inventory
+from conclave_cluster.observe import observe
+from conclave_cluster.resources import RESOURCE_SLICE
 
 Json = dict[str, Any]
 DATA = Path(__file__).parents[2] / "data" / "nodes"
@@ -374,3 +378,21 @@ def test_machine_types_of_one_accelerator_are_one_kind() -> None:
     plan = planned(make_inventory(nodes, []), "deepseek-ai/DeepSeek-V3", maxGpusPerReplica=16).plan
     assert plan is not None
     assert plan.role.node_labels == {"node.kubernetes.io/instance-type": ("p5.48xlarge", "p5.4xlarge")}
+
+
+@pytest.mark.parametrize("reads", ["all", "absent", "forbidden"])
+def test_resource_slices_explain_and_are_no_failure_where_nobody_can_read_them(reads: str) -> None:
+    (listing,) = [listing for listing in LISTINGS if listing["id"] == "GPUs of dynamic resource allocation"]
+    cluster = FakeCluster()
+    cluster.put(node_of(listing))
+    for item in slices_of(listing):
+        cluster.put({"apiVersion": RESOURCE_SLICE.api_version, "kind": RESOURCE_SLICE.kind, **item})
+    if reads == "absent":
+        cluster.absent.add(RESOURCE_SLICE)
+    if reads == "forbidden":
+        cluster.forbidden.add(("list", RESOURCE_SLICE))
+    observed = asyncio.run(observe(cluster, make_deployment()))
+    assert "resourceslices" not in {failure.resource for failure in observed.failures}
+    (other,) = observed.inventory.others
+    assert ("dynamic resource allocation" in other.barrier.seen) is (reads == "all")
+    assert "device plugin" in other.barrier.remedy
