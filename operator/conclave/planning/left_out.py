@@ -62,15 +62,15 @@ def _unusable(request: PlanRequest) -> Iterator[_LeftOut]:
 
 
 def _entry(group: list[_LeftOut]) -> RejectedOption:
+    names = list(dict.fromkeys(node.name for node in group))  # a node may have several kinds of MIG slices
     words = [f"{barrier.seen}: {barrier.remedy}" for barrier in group[0].barriers]
     gpus: Counter[str] = Counter()
     for node in group:
         gpus[node.accelerator] += node.gpus
     has = ", ".join(f"{count} {product}" for product, count in sorted(gpus.items()) if count)
     if has:
-        words.append(f"{'it has' if len(group) == 1 else 'they have'} {has}")
-    reason = "; ".join(words)
-    return RejectedOption(option=node_names([node.name for node in group]), reason=reason[:_LONGEST_REASON])
+        words.append(f"{'it has' if len(names) == 1 else 'they have'} {has}")
+    return RejectedOption(option=node_names(names), reason="; ".join(words)[:_LONGEST_REASON])
 
 
 def _counted(count: int, noun: str) -> str:

@@ -266,6 +266,15 @@ def test_slices_of_mig_are_planned_and_asked_for_by_their_own_names() -> None:
     assert "MIG slices cannot join in tensor or pipeline parallelism" in refused.explanation
 
 
+def test_a_node_with_two_kinds_of_slices_is_named_once() -> None:
+    (item,) = listed("mig_mixed_all")
+    item["spec"] = {"unschedulable": True}
+    assert left_out(make_inventory([item], [])) == (
+        "node a: cordoned (spec.unschedulable is true): `kubectl uncordon` admits pods again; it has "
+        "1 NVIDIA-A100-80GB-PCIe-MIG-2g.20gb, 1 NVIDIA-A100-80GB-PCIe-MIG-3g.40gb"
+    )
+
+
 def test_a_slice_that_another_pod_holds_is_taken() -> None:
     limits = [{"resources": {"limits": {"nvidia.com/mig-3g.40gb": "1"}}}]
     pod = {"metadata": {"name": "p", "uid": "p"}, "spec": {"nodeName": "a", "containers": limits}}
