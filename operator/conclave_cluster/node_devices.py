@@ -51,8 +51,8 @@ class _Product(NamedTuple):
     """Empty where the vendor's product label has exactly this name."""
     memory_bytes: int
     """0 where nothing says it."""
-    count: int
-    """Physical GPUs; 0 where nothing says it."""
+    physical: int
+    """GPUs of the node; 0 where nothing says it."""
     sharing: Sharing
     sharers: int
     """Pods that get one GPU at a time."""
@@ -154,7 +154,7 @@ def _slices(
 def _absent(node: JsonObject, labels: dict[str, str], sliced: tuple[SlicedDevices, ...]) -> Iterator[OtherNode]:
     """A node whose labels or ResourceSlices tell of accelerators, and that offers none to pods."""
     if sliced:
-        counted = ", ".join(f"{devices.count} {devices.product}" for devices in sliced)
+        counted = ", ".join(f"{devices.number} {devices.product}" for devices in sliced)
         drivers = ", ".join(dict.fromkeys(devices.driver for devices in sliced))
         seen = f"dynamic resource allocation has its accelerators ({counted} in ResourceSlices of {drivers})"
         remedy = f"run the device plugin on this node: worker pods ask for {NVIDIA.resource} or {AMD.resource}"
@@ -208,8 +208,8 @@ def _spelled(product: str, sharing: Sharing) -> str:
 def _physical(amount: int, product: _Product) -> tuple[int, Sharing]:
     """Accelerators among what the node offers, and how several pods get one where there are fewer."""
     gpus = -(-amount // product.sharers)
-    if product.count and gpus > product.count and mig_profile(product.name) is None:
-        return product.count, product.sharing or Sharing.BY_SCHEDULER
+    if product.physical and gpus > product.physical and mig_profile(product.name) is None:
+        return product.physical, product.sharing or Sharing.BY_SCHEDULER
     return gpus, product.sharing
 
 

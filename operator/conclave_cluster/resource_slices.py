@@ -23,7 +23,7 @@ class SlicedDevices(NamedTuple):
 
     driver: str
     product: str
-    count: int
+    number: int
 
 
 def is_of_gpus(item: JsonObject) -> bool:

@@ -12,7 +12,7 @@ from conclave.catalogue.facts import ModelFacts, read_config
 from conclave.catalogue.models import find_model, suggest_models
 from conclave.catalogue.shapes import WeightFormat
 from conclave.errors import InvalidInput, UnknownModel
-from conclave.planning.inventory import Inventory, Node, node_names
+from conclave.planning.inventory import Inventory, Node, OtherNode, node_names
 from conclave.planning.layout import Layout
 from conclave.planning.roles import Plan
 from conclave.planning.settings import EngineSettings, weight_format
@@ -163,8 +163,9 @@ def _wanted_labels(deployment: ModelDeployment) -> Iterator[tuple[str, str, tupl
 
 
 def _left_out(inventory: Inventory, deployment: ModelDeployment) -> Iterator[str]:
+    nodes: tuple[Node | OtherNode, ...] = (*inventory.nodes, *inventory.others)
     for field, key, values in _wanted_labels(deployment):
-        labels = {node.name: node.labels.get(key) for node in (*inventory.nodes, *inventory.others)}
+        labels = {node.name: node.labels.get(key) for node in nodes}
         if out := {name: label for name, label in labels.items() if label not in values}:
             seen = ", ".join(sorted({label or "unset" for label in out.values()}))
             yield (
