@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from conclave.kubernetes.failures import FOREIGN_OWNER
 from conclave_cluster.cluster import Cluster
-from conclave_cluster.resources import NETWORK_POLICY, SECRET, Resource
+from conclave_cluster.resources import NETWORK_POLICY, RESOURCE_SLICE, SECRET, Resource
 
 Json = dict[str, Any]
 
@@ -181,6 +181,20 @@ async def a_kind_that_the_cluster_does_not_have_is_a_404(bed: Bed) -> None:
     assert await bed.cluster.schema(bed.absent) == ((), None)
 
 
+async def objects_of_the_whole_cluster_are_listed_without_a_namespace(bed: Bed) -> None:
+    name = f"{bed.namespace}-gpu.nvidia.com"
+    device = {"name": "gpu-0", "attributes": {"productName": {"string": "NVIDIA H100 80GB HBM3"}}}
+    pool = {"name": name, "generation": 1, "resourceSliceCount": 1}
+    spec = {"driver": "gpu.nvidia.com", "nodeName": name, "pool": pool, "devices": [device]}
+    api_version = RESOURCE_SLICE.api_version
+    await bed.put({"apiVersion": api_version, "kind": "ResourceSlice", "metadata": {"name": name}, "spec": spec})
+    reading = await bed.cluster.list(RESOURCE_SLICE)
+    assert reading.failure is None
+    (found,) = [item for item in reading.objects if item["metadata"]["name"] == name]
+    assert found["spec"]["devices"][0]["attributes"] == device["attributes"]
+    await bed.remove("ResourceSlice", name)
+
+
 ABSENT = Resource("absent.conclave.dev", "v1", "Absent", "absents")
 
 CASES: tuple[Callable[[Bed], Awaitable[None]], ...] = (
@@ -198,6 +212,7 @@ CASES: tuple[Callable[[Bed], Awaitable[None]], ...] = (
     labels_select,
     what_does_not_exist_is_nothing_and_no_failure,
     a_kind_that_the_cluster_does_not_have_is_a_404,
+    objects_of_the_whole_cluster_are_listed_without_a_namespace,
 )
 
 

@@ -109,6 +109,11 @@ class GpuVendor:
     resource: str
     product_label: str
 
+    @property
+    def domain(self) -> str:
+        """What all names of the vendor's device plugin begin with."""
+        return self.resource.partition("/")[0]
+
 
 NVIDIA = GpuVendor(resource="nvidia.com/gpu", product_label="nvidia.com/gpu.product")
 AMD = GpuVendor(resource="amd.com/gpu", product_label="amd.com/gpu.product-name")

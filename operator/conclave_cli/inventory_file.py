@@ -1,6 +1,7 @@
-"""Reads an inventory file: a short list of nodes, or the output of `kubectl get nodes,pods -A -o yaml` (or json).
+"""Reads an inventory file: a short list of nodes, or what `kubectl get nodes,pods,resourceslices -A -o yaml` prints.
 
-Called by `conclave plan`. An error names the node and the field. In a list without pods all GPUs count as free.
+Called by `conclave plan`. An error names the node and the field. In a list without pods all GPUs count as free; what
+kubectl prints is read by the operator's own reader.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from conclave.api.modeldeployment import Toleration
 from conclave.catalogue.accelerators import all_accelerators, find_accelerator, is_product
 from conclave.errors import InvalidInput
-from conclave.kubernetes.shapes import read_node, read_pod
+from conclave.kubernetes.shapes import read_node, read_pod, read_resource_slice
 from conclave.planning.inventory import Inventory, Node
 from conclave.planning.settings import CPU
 from conclave.policy.admission import explain
@@ -25,7 +26,7 @@ MOST_MEMORY_GIB = 65536
 """Of one accelerator, far beyond any."""
 
 _GIB = 2**30
-_READERS = {"Node": read_node, "Pod": read_pod}
+_READERS = {"Node": read_node, "Pod": read_pod, "ResourceSlice": read_resource_slice}
 _MOST_GPUS = 4096
 
 
@@ -50,12 +51,17 @@ def read_inventory(file: str, tolerations: Sequence[Toleration] = ()) -> Invento
     problems = [document.located(problem) for document in documents for problem in document.problems]
     if problems:
         raise InvalidInput("\n".join(problems))
-    nodes: list[Node] = []
-    for document in documents:
-        nodes.extend(_nodes(file, document.value, tolerations))
-    if not nodes:
-        raise InvalidInput(f"{file}: no node with accelerators; the nodes need the labels of GPU feature discovery")
-    return Inventory(nodes=tuple(nodes))
+    read = [_read(file, document.value, tolerations) for document in documents]
+    found = Inventory(
+        nodes=tuple(node for inventory in read for node in inventory.nodes),
+        others=tuple(node for inventory in read for node in inventory.others),
+    )
+    if not found.nodes and not found.others:
+        raise InvalidInput(
+            f"{file}: no node with accelerators; the nodes need the labels of GPU feature discovery or of a cloud, and "
+            "allocatable accelerators"
+        )
+    return found
 
 
 def product_memory(product: str, where: str) -> tuple[str, int]:
@@ -81,7 +87,7 @@ def _meant(product: str) -> str:
     return f" (it knows {', '.join(entry.name for entry in all_accelerators())})"
 
 
-def _nodes(file: str, value: object, tolerations: Sequence[Toleration]) -> list[Node]:
+def _read(file: str, value: object, tolerations: Sequence[Toleration]) -> Inventory:
     if not isinstance(value, Mapping):
         raise InvalidInput(f"{file}: expected an object with `nodes`, or the output of kubectl get nodes")
     if "nodes" in value:
@@ -90,14 +96,16 @@ def _nodes(file: str, value: object, tolerations: Sequence[Toleration]) -> list[
             raise InvalidInput(f"{file}: nodes is {type(entries).__name__}; expected a list")
         if not entries:
             raise InvalidInput(f"{file}: nodes is empty, expected nodes with name, accelerator and gpus")
-        return [node for index, entry in enumerate(entries) for node in _short(f"{file}: nodes[{index}]", entry)]
+        short = (node for index, entry in enumerate(entries) for node in _short(f"{file}: nodes[{index}]", entry))
+        return Inventory(nodes=tuple(short))
     kind = value.get("kind")
     items = [value] if kind == "Node" else value.get("items")
     if kind not in ("Node", "NodeList", "List") or not isinstance(items, list):
         raise InvalidInput(f"{file}: kind is {kind!r}; expected `nodes`, or kind List, NodeList or Node")
-    of_kind: dict[str, list[Any]] = {"Node": [], "Pod": []}
+    of_kind: dict[str, list[Any]] = {kind: [] for kind in _READERS}
     for index, item in enumerate(items):
-        of_this = item.get("kind") if isinstance(item, Mapping) else None
+        unsaid = "Node" if kind == "NodeList" else None  # the API server's own lists do not repeat it
+        of_this = item.get("kind", unsaid) if isinstance(item, Mapping) else None
         if of_this in of_kind:
             if _READERS[of_this](item) is None:
                 raise InvalidInput(
@@ -106,7 +114,7 @@ def _nodes(file: str, value: object, tolerations: Sequence[Toleration]) -> list[
                 )
             of_kind[of_this].append(item)
     machines = [_ready_unless_said(node) for node in of_kind["Node"]]
-    return list(make_inventory(machines, of_kind["Pod"], tolerations=tolerations).nodes)
+    return make_inventory(machines, of_kind["Pod"], tolerations=tolerations, slices=of_kind["ResourceSlice"])
 
 
 def _ready_unless_said(node: dict[str, Any]) -> dict[str, Any]:

@@ -302,9 +302,12 @@ def _print_plan(name: str, plan: Plan, stages: Sequence[PlanMemory]) -> None:
     table = Table(box=None, show_header=False, pad_edge=False)
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
+    labels = (f"{key}={' or '.join(values)}" for key, values in (plan.node_labels or {}).items())
     for heading, text in (
         ("model", name),
         ("accelerator", plan.accelerator),
+        *((("resource", plan.resource),) if plan.resource else ()),
+        *(("nodes", label) for label in labels),
         ("parallelism", layout),
         ("replica", f"{plan.gpus_per_replica} {units}: {plan.nodes_per_replica} {pods} of {plan.gpus_per_node}"),
         (

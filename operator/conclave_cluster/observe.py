@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from conclave import names
 from conclave.api.modeldeployment import ModelDeployment
+from conclave.catalogue.device_resources import is_accelerator, is_planned
 from conclave.kubernetes import events
 from conclave.kubernetes.failures import ApiFailure
 from conclave.kubernetes.kuberay import missing_fields
@@ -22,12 +23,14 @@ from conclave.kubernetes.shapes import (
     read_pod,
     read_raycluster,
     read_rayservice,
+    read_resource_slice,
     read_revision,
 )
 from conclave.modeldeployment.observed import KubeRay, Observed, Work
 from conclave_cluster.cache import Bound, Projection, keep_owner, whole
 from conclave_cluster.cluster import Cluster, Reading
 from conclave_cluster.inventory import LastCapacity
+from conclave_cluster.resource_slices import is_of_gpus
 from conclave_cluster.resources import (
     CLAIM,
     CONFIG_MAP,
@@ -39,11 +42,11 @@ from conclave_cluster.resources import (
     POD,
     RAY_CLUSTER,
     RAY_SERVICE,
+    RESOURCE_SLICE,
     REVISION,
 )
 
 _EXPLAINED = ("Pod", "RayService", "RayCluster", "Job", "PersistentVolumeClaim")
-GPU_RESOURCES = (names.NVIDIA.resource, names.AMD.resource)
 
 
 async def observe(cluster: Cluster, deployment: ModelDeployment, last: LastCapacity | None = None) -> Observed:
@@ -93,8 +96,11 @@ async def observe(cluster: Cluster, deployment: ModelDeployment, last: LastCapac
     claims = [item for claim in model.claims for item in found(await cluster.get(CLAIM, namespace, claim), read_claim)]
     config = model.config_ref
     config_maps = found(await cluster.get(CONFIG_MAP, namespace, config.name), read_config_map) if config else ()
+    # ResourceSlices only explain why a node has nothing for pods. Before Kubernetes 1.34 clusters have none; whoever
+    # may not read them misses that explanation.
+    slices = await cluster.list(RESOURCE_SLICE)
     capacity = (last or LastCapacity()).of(
-        found(await cluster.list(NODE), whole), found(await cluster.list(POD), whole)
+        found(await cluster.list(NODE), whole), found(await cluster.list(POD), whole), slices.objects
     )
     return Observed(
         inventory=capacity.inventory(own_uids, deployment.spec.hardware.tolerations),
@@ -144,7 +150,7 @@ def keep_pod(pod: JsonObject) -> JsonObject | None:
         for part in ("containers", "initContainers")
     }
     limits = [container["resources"].get("limits", {}) for part in containers.values() for container in part]
-    if not any(resource in limit for limit in limits for resource in GPU_RESOURCES):
+    if not any(is_planned(resource) for limit in limits for resource in limit):
         return None
     kept = ("name", "namespace", "uid", "resourceVersion")
     return Read(
@@ -167,7 +173,7 @@ def keep_node(node: JsonObject) -> JsonObject | None:
         for condition in status.get("conditions", [])
         if condition["type"] == "Ready"
     ]
-    allocatable = {key: value for key, value in status.get("allocatable", {}).items() if key in GPU_RESOURCES}
+    allocatable = {key: value for key, value in status.get("allocatable", {}).items() if is_accelerator(key)}
     return Read(
         {
             "metadata": {key: metadata[key] for key in ("name", "uid", "resourceVersion", "labels") if key in metadata},
@@ -177,6 +183,27 @@ def keep_node(node: JsonObject) -> JsonObject | None:
     )
 
 
+def keep_resource_slice(item: JsonObject) -> JsonObject | None:
+    """Of ResourceSlices, the products of a node's GPUs."""
+    read = read_resource_slice(item)
+    if read is None or not is_of_gpus(read):
+        return None
+    spec = read["spec"]
+    devices = [
+        {"name": device["name"], "attributes": {key: attributes[key] for key in _TOLD_OF_DEVICES if key in attributes}}
+        for device in spec.get("devices", [])
+        for attributes in (device.get("attributes", {}),)
+    ]
+    kept = ("name", "uid", "resourceVersion")
+    return Read(
+        {
+            "metadata": {key: value for key, value in read["metadata"].items() if key in kept},
+            "spec": {"driver": spec["driver"], "nodeName": spec["nodeName"], "devices": devices},
+        }
+    )
+
+
+_TOLD_OF_DEVICES = ("productName", "type")
 EVENT_SELECTIONS = ({"fieldSelector": "type=Warning"}, {"fieldSelector": "type=Normal,involvedObject.kind=RayCluster"})
 """What is watched of events, so that not all of a cluster's arrive here."""
 

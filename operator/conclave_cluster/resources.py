@@ -44,6 +44,7 @@ CLAIM = Resource("", "v1", "PersistentVolumeClaim", "persistentvolumeclaims")
 REVISION = Resource("apps", "v1", "ControllerRevision", "controllerrevisions")
 NETWORK_POLICY = Resource("networking.k8s.io", "v1", "NetworkPolicy", "networkpolicies")
 JOB = Resource("batch", "v1", "Job", "jobs")
+RESOURCE_SLICE = Resource("resource.k8s.io", "v1", "ResourceSlice", "resourceslices", namespaced=False)
 LEASE = Resource("coordination.k8s.io", "v1", "Lease", "leases")
 
 _ALL = (
@@ -59,6 +60,7 @@ _ALL = (
     REVISION,
     NETWORK_POLICY,
     JOB,
+    RESOURCE_SLICE,
     LEASE,
 )
 _BY_KIND = {(resource.api_version, resource.kind): resource for resource in _ALL}

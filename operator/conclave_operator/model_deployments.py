@@ -27,6 +27,7 @@ from conclave_cluster.observe import (
     keep_ours,
     keep_pod,
     keep_record,
+    keep_resource_slice,
     observe,
 )
 from conclave_cluster.resources import (
@@ -38,6 +39,7 @@ from conclave_cluster.resources import (
     POD,
     RAY_CLUSTER,
     RAY_SERVICE,
+    RESOURCE_SLICE,
     REVISION,
     Resource,
 )
@@ -58,6 +60,7 @@ WATCHES = (
     Watch(JOB, read_job, _OURS, indexed=_BY_OWNER),
     Watch(POD, keep_pod, indexed=names.POD_OWNERS),
     Watch(NODE, keep_node),
+    Watch(RESOURCE_SLICE, keep_resource_slice),
     Watch(EVENT, keep_event, EVENT_SELECTIONS, EVENT_BOUND),
 )
 

@@ -19,7 +19,12 @@ from conclave_cluster.resources import EVENT, NETWORK_POLICY
 
 RULES = (("networking.k8s.io", "networkpolicies"), ("", "configmaps"), ("", "secrets"), (ABSENT.group, ABSENT.plural))
 VERBS = ("get", "list", "watch", "create", "patch", "delete")
-VERSIONS = {"ConfigMap": "v1", "NetworkPolicy": "networking.k8s.io/v1", "Secret": "v1"}
+VERSIONS = {
+    "ConfigMap": "v1",
+    "NetworkPolicy": "networking.k8s.io/v1",
+    "ResourceSlice": "resource.k8s.io/v1",
+    "Secret": "v1",
+}
 
 
 class RealBed:
@@ -79,7 +84,16 @@ def grants(user: str, namespace: str, without: tuple[str, str] = ("", "")) -> li
     ]
     api = "rbac.authorization.k8s.io"
     head: dict[str, Any] = {"apiVersion": f"{api}/v1", "metadata": {"name": user, "namespace": namespace}}
+    wide: dict[str, Any] = {"apiVersion": f"{api}/v1", "metadata": {"name": user}}
+    slices = {"apiGroups": ["resource.k8s.io"], "resources": ["resourceslices"], "verbs": ["list"]}
     return [
+        {**wide, "kind": "ClusterRole", "rules": [slices]},
+        {
+            **wide,
+            "kind": "ClusterRoleBinding",
+            "roleRef": {"apiGroup": api, "kind": "ClusterRole", "name": user},
+            "subjects": [{"apiGroup": api, "kind": "User", "name": user}],
+        },
         {**head, "kind": "Role", "rules": rules},
         {
             **head,

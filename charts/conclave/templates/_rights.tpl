@@ -51,6 +51,9 @@ It creates Secrets (an endpoint's token) but never reads or changes one.
 - apiGroups: [""]
   resources: [nodes]
   verbs: [list, watch]
+- apiGroups: [resource.k8s.io]
+  resources: [resourceslices] # dynamic resource allocation: what a node's GPUs are where no device plugin offers them
+  verbs: [list, watch]
 {{- end -}}
 
 {{/* In the release namespace: leadership. A create cannot be limited by name. */}}

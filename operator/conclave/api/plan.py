@@ -8,6 +8,12 @@ from pydantic import Field
 
 from conclave.api.base import ApiModel
 
+MOST_LABEL_VALUES = 64
+"""Values of one node label in a plan: a cloud has some ten machine types with one accelerator."""
+
+
+_LabelValues = Annotated[tuple[Annotated[str, Field(max_length=63)], ...], Field(max_length=MOST_LABEL_VALUES)]
+
 
 class PlanMemory(ApiModel):
     """Memory of the fullest GPU of a replica, in bytes. All other fields add up to `total`."""
@@ -44,11 +50,22 @@ def _parallelism(plan: dict[str, int]) -> str:
     return " ".join([*sizes, *(["EP"] if plan["expert_parallel"] else [])])
 
 
+def _is_absent(value: object) -> bool:
+    return value is None
+
+
 class RolePlan(ApiModel):
     """How the GPUs of one role of a replica share a model."""
 
     accelerator: str = Field(max_length=128)
     """The accelerator's product name as node labels spell it, or `cpu`."""
+    resource: Annotated[str, Field(max_length=128)] | None = Field(default=None, exclude_if=_is_absent)
+    """What worker pods ask for, where it is not nvidia.com/gpu or amd.com/gpu: for instance nvidia.com/mig-3g.40gb."""
+    node_labels: Annotated[dict[str, _LabelValues], Field(max_length=4)] | None = Field(
+        default=None, exclude_if=_is_absent
+    )
+    """Labels of the nodes that worker pods may go to, each with its values, where these are not the product label of
+    the vendor's feature discovery: for instance cloud.google.com/gke-accelerator."""
     tensor: int = Field(ge=1)
     """Tensor-parallel size."""
     pipeline: int = Field(ge=1)

@@ -15,8 +15,15 @@ from conclave.catalogue.datafiles import read_rows
 
 _GIB = 2**30
 _VENDOR_RESOURCES = {"nvidia": "nvidia.com/gpu", "amd": "amd.com/gpu"}
-_MIG = re.compile(r"-MIG-(?P<profile>\d+g\.(?P<gigabytes>\d+)gb[^-]*)", re.IGNORECASE)
-_SHARED = re.compile(r"-SHARED(-|$)", re.IGNORECASE)
+MIG_PROFILE = r"[0-9]{1,2}g\.(?P<gigabytes>[0-9]{1,4})gb(\.[a-z][a-z.]*)?"
+"""For instance 3g.40gb, or 1g.10gb.me, which GPU feature discovery writes for 1g.10gb+me."""
+SHARED = "-SHARED"
+"""What GPU feature discovery adds to a product whose GPUs several pods get at a time."""
+_MIG = re.compile(rf"-MIG-(?P<profile>{MIG_PROFILE})(?=-|$)", re.IGNORECASE)
+_SHARED = re.compile(rf"{SHARED}(-|$)", re.IGNORECASE)
+_LEAST_OF_A_PROFILE = 0.95
+"""Share of the gigabytes (10^9 bytes) in a MIG profile's name that a slice has at least. The profile 1g.18gb of an H200
+has the least, 16.00 GiB (`nvidia-smi mig -lgip`)."""
 
 
 class Accelerator(BaseModel):
@@ -69,11 +76,10 @@ class AcceleratorMatch(BaseModel):
 
     @property
     def memory_bytes(self) -> int:
-        """Memory that one device of the label gives; of a MIG slice what its profile names."""
+        """Memory that one device of the label gives; of a MIG slice the least that its profile's name means."""
         if self.mig_profile is None:
             return self.accelerator.memory_bytes
-        share = int(self.mig_profile.partition(".")[2].partition("gb")[0]) * _GIB
-        return min(share, self.accelerator.memory_bytes)
+        return min(least_slice_bytes(self.mig_profile), self.accelerator.memory_bytes)
 
 
 @cache
@@ -97,12 +103,31 @@ def find_accelerator(product: str) -> AcceleratorMatch | None:
     ]
     if not matches:
         return None
-    mig = _MIG.search(product)
     return AcceleratorMatch(
         accelerator=max(matches, key=lambda match: match[0])[1],
-        mig_profile=mig["profile"] if mig else None,
-        shared=_SHARED.search(product) is not None,
+        mig_profile=mig_profile(product),
+        shared=is_shared(product),
     )
+
+
+def mig_profile(product: str) -> str | None:
+    """The MIG profile that a product's name ends with, None where it names a whole GPU or a profile that is none."""
+    found = _MIG.search(product)
+    return found["profile"] if found else None
+
+
+def least_slice_bytes(profile: str) -> int:
+    """The least memory that a slice of a MIG profile has, where no label gives it. Raises ValueError where the profile
+    is none."""
+    found = re.fullmatch(MIG_PROFILE, profile, re.IGNORECASE)
+    if found is None:
+        raise ValueError(f"{profile!r} is no MIG profile, expected one such as 3g.40gb")
+    return int(int(found["gigabytes"]) * 10**9 * _LEAST_OF_A_PROFILE)
+
+
+def is_shared(product: str) -> bool:
+    """Whether several pods get a GPU of this product at a time."""
+    return _SHARED.search(product) is not None
 
 
 def is_product(product: str, wanted: str) -> bool:

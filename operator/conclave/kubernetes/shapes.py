@@ -283,6 +283,31 @@ class _Node(TypedDict, total=False):
     status: OnErrorOmit[_NodeStatus]
 
 
+class _Attribute(TypedDict, total=False):
+    string: OnErrorOmit[Name]
+
+
+class _Attributes(TypedDict, total=False):
+    attributes: OnErrorOmit[Names[_Attribute]]
+
+
+class _Device(_Attributes, total=False):
+    name: Required[Name]
+    basic: OnErrorOmit[_Attributes]
+    """Where versions before v1 have them."""
+
+
+class _ResourceSliceSpec(TypedDict, total=False):
+    driver: Required[Name]
+    nodeName: OnErrorOmit[Name]
+    devices: OnErrorOmit[Items[_Device]]
+
+
+class _ResourceSlice(TypedDict, total=False):
+    metadata: Required[_Metadata]
+    spec: OnErrorOmit[_ResourceSliceSpec]
+
+
 class _Involved(TypedDict, total=False):
     kind: Required[Name]
     name: Required[Name]
@@ -439,6 +464,7 @@ def _reader(shape: type) -> Reader:
 
 read_pod = _reader(_Pod)
 read_node = _reader(_Node)
+read_resource_slice = _reader(_ResourceSlice)
 read_event = _reader(_Event)
 read_job = _reader(_Job)
 read_claim = _reader(_Claim)

@@ -15,6 +15,8 @@ from conclave.api.modeldeployment import (
 from conclave.errors import InvalidInput
 from conclave.kubernetes.objects import JsonObject, without_empty
 from conclave.modeldeployment.weights.keys import cached_source
+from conclave.names import GpuVendor
+from conclave.planning.roles import Role
 from conclave.settings import OperatorSettings
 
 HOME = "/home/conclave"
@@ -26,16 +28,25 @@ SCRATCH_MOUNTS: list[JsonObject] = [
 """The root is read-only. Ray's directory is apart, since KubeRay's autoscaler shares it with the head."""
 
 
-def placement(deployment: ModelDeployment, accelerators: Sequence[str] = ()) -> JsonObject:
-    """Which nodes a pod may go to: those of the deployment, and of these accelerators where some are named."""
+def placement(deployment: ModelDeployment, roles: Sequence[Role] = ()) -> JsonObject:
+    """Which nodes a pod may go to: those of the deployment, and those with the accelerators of these roles."""
     hardware = deployment.spec.hardware
     tolerations = [toleration.to_wire() for toleration in hardware.tolerations]
     terms = region_terms(deployment)
-    if accelerators:
-        vendor = names.gpu_vendor(accelerators[0])
-        terms = [{"key": vendor.product_label, "operator": "In", "values": list(accelerators)}, *terms]
+    if roles:
+        vendor = names.gpu_vendor(roles[0].accelerator)
+        terms = [*_accelerator_terms(roles, vendor), *terms]
         tolerations = [{"key": vendor.resource, "operator": "Exists", "effect": "NoSchedule"}, *tolerations]
     return {"affinity": affinity(terms), "nodeSelector": hardware.node_selector, "tolerations": tolerations}
+
+
+def _accelerator_terms(roles: Sequence[Role], vendor: GpuVendor) -> list[JsonObject]:
+    """Node affinity terms by the labels that tell of the accelerators: the vendor's product label, or the plan's."""
+    values: dict[str, dict[str, None]] = {}
+    for role in roles:
+        for key, found in (role.node_labels or {vendor.product_label: (role.accelerator,)}).items():
+            values.setdefault(key, {}).update(dict.fromkeys(found))
+    return [{"key": key, "operator": "In", "values": list(found)} for key, found in sorted(values.items())]
 
 
 def pull_secrets(deployment: ModelDeployment, settings: OperatorSettings) -> list[JsonObject]:

@@ -5,12 +5,15 @@ Called by `plan.py` for every option and by `remedies.py` for those that the inv
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict
+from collections.abc import Sequence
 
-from conclave.api.plan import PlanMemory
-from conclave.catalogue.accelerators import AcceleratorMatch, find_accelerator
+from pydantic import BaseModel, ConfigDict, Field
+
+from conclave.api.plan import MOST_LABEL_VALUES, PlanMemory
+from conclave.catalogue.accelerators import AcceleratorMatch, find_accelerator, is_shared, mig_profile
 from conclave.catalogue.shapes import ModelFacts, WeightFormat
 from conclave.planning.adapters import adapter_bytes
+from conclave.planning.inventory import Node, Sharing
 from conclave.planning.kernels import kernel_refusal
 from conclave.planning.kv_cache import KvCache, kv_cache
 from conclave.planning.layout import Layout
@@ -35,6 +38,7 @@ from conclave.planning.weights import DTYPE_BYTES, weight_bytes
 _GIB = 2**30
 _BITS_WITH_WORKSPACES = 4
 """Kernels of such weights take memory that is not counted, so that a tight plan of them is refused."""
+_HUNDRED = 100
 _CPU_REQUESTS = 8
 """Requests of max_model_len that a CPU's KV cache is sized for, where there is room."""
 
@@ -47,18 +51,50 @@ class Device(BaseModel):
     product: str
     memory_bytes: int
     match: AcceleratorMatch | None = None
+    resource: str = ""
+    """What pods ask for; empty where it is the vendor's own name."""
+    selector: dict[str, tuple[str, ...]] = Field(default_factory=dict)
+    """Labels of the nodes that have it, with the values of all of them; empty where it is the product label."""
+    mps_pods: int = 1
+    """Pods among which NVIDIA's MPS divides the memory of one, of which CUDA reports all to each."""
 
     @classmethod
     def of(cls, product: str, memory_bytes: int) -> Device:
         """The driver keeps a part of what a node's label says; the catalogue knows what is left."""
         match = None if product == CPU else find_accelerator(product)
-        if match is not None:
+        if match is not None and (not memory_bytes or match.mig_profile is None):
             memory_bytes = min(memory_bytes, match.memory_bytes) if memory_bytes else match.memory_bytes
         return cls(product=product, memory_bytes=memory_bytes, match=match)
+
+    @classmethod
+    def of_nodes(cls, nodes: Sequence[Node]) -> Device:
+        """What nodes of one kind have in common: the least memory, the labels of all of them."""
+        keys = dict.fromkeys(key for node in nodes for key in node.selector)
+        mps_pods = [node.devices // node.gpus for node in nodes if node.sharing is Sharing.MPS and node.gpus]
+        found = cls.of(nodes[0].accelerator, min(node.memory_bytes for node in nodes))
+        return found.model_copy(
+            update={
+                "resource": nodes[0].resource,
+                "selector": {
+                    key: tuple(
+                        sorted({node.selector[key] for node in nodes if key in node.selector})[:MOST_LABEL_VALUES]
+                    )
+                    for key in keys
+                },
+                "mps_pods": max([1, *mps_pods]),
+            }
+        )
 
     @property
     def is_cpu(self) -> bool:
         return self.product == CPU
+
+    @property
+    def reported_bytes(self) -> int:
+        """What the driver (NVML) may report of it, by which vLLM chooses its batch: of a MIG slice the whole card's."""
+        if self.match is None or self.match.mig_profile is None:
+            return self.memory_bytes
+        return self.match.accelerator.memory_bytes
 
 
 class Fit(BaseModel):
@@ -118,7 +154,7 @@ class _Budget:
         accelerator = device.match.accelerator if device.match else None
         dtype = weight_dtype(facts, settings, accelerator)
         dtype_bytes = DTYPE_BYTES[dtype]
-        tokens, sequences = batch_sizes(settings, accelerator, device.memory_bytes, layout.gpus, on_cpu=device.is_cpu)
+        tokens, sequences = batch_sizes(settings, accelerator, device.reported_bytes, layout.gpus, on_cpu=device.is_cpu)
         self._tokens, self._sequences = tokens, sequences
         limit = settings.max_model_len or facts.context_tokens
         self._facts, self._settings, self._device = facts, settings, device
@@ -258,14 +294,22 @@ def _context_refusal(facts: ModelFacts, settings: EngineSettings) -> str | None:
 def _device_refusal(
     facts: ModelFacts, settings: EngineSettings, device: Device, layout: Layout, weights: WeightFormat | None
 ) -> str | None:
-    match = device.match
-    if match is None:
-        return None
-    if match.shared and layout.gpus > 1:
+    if layout.gpus > 1 and is_shared(device.product):
         return "time-sliced GPUs share their memory, so two ranks of a replica could get the same GPU"
-    if match.mig_profile is not None and layout.gpus > 1:
-        return "MIG slices cannot join in tensor or pipeline parallelism"
-    return kernel_refusal(facts, settings, weights, match.accelerator)
+    if layout.gpus > 1 and mig_profile(device.product) is not None:
+        return (
+            "MIG slices cannot join in tensor or pipeline parallelism: CUDA lets no slice reach another one's memory, "
+            "and NCCL takes two slices of one card for the same GPU"
+            f"{f'; a replica asks for one {device.resource}' if device.resource else ''}"
+        )
+    part = _HUNDRED // device.mps_pods / _HUNDRED
+    if device.mps_pods > 1 and settings.gpu_memory_utilization > part:
+        return (
+            f"MPS lets each of {device.mps_pods} pods have a part of a card's memory, while CUDA reports all of it: "
+            f"gpu_memory_utilization is {settings.gpu_memory_utilization:g}, expected at most {part:g}; set it in "
+            "engine.extraArgs"
+        )
+    return kernel_refusal(facts, settings, weights, device.match.accelerator) if device.match else None
 
 
 def _gib(size: int) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from conclave.api.plan import RejectedOption
 from conclave.catalogue.shapes import GroupedAttention, LatentAttention, ModelFacts, WeightFormat
 from conclave.planning.evaluate import Device, Fit
-from conclave.planning.inventory import Inventory, Node
+from conclave.planning.inventory import Inventory, Node, Sharing, node_names
 from conclave.planning.layout import Layout
 from conclave.planning.placement import Placement
 from conclave.planning.settings import EngineSettings
@@ -20,13 +20,40 @@ def option_name(layout: Layout, product: str) -> str:
     return f"{layout.describe()} on {product}"
 
 
-def no_such_nodes(product: str, inventory: Inventory, left_out: Sequence[str] = ()) -> RejectedOption:
-    """An accelerator of the spec that no node has, or no node with any; and what leaves other nodes out."""
+def no_such_nodes(
+    product: str, inventory: Inventory, left_out: Sequence[str] = (), *, are_said: bool = False
+) -> RejectedOption:
+    """An accelerator of the spec that no node has, or no node with any; and what leaves other nodes out. `are_said` is
+    whether further entries name nodes that are there and may not be used."""
     present = ", ".join(sorted({node.accelerator for node in inventory.nodes if node.schedulable and node.gpus}))
     wanted = "this accelerator" if product else "an accelerator"
-    reason = f"no schedulable node that this deployment may use has {wanted}; accelerators there: {present or 'none'}"
+    reason = f"no schedulable node that this deployment may use has {wanted}"
+    if present or not (are_said or left_out):
+        reason += f"; accelerators there: {present or 'none'}"
     reason = "; ".join([reason, *left_out])
     return RejectedOption(option=product or "any accelerator", reason=reason[:1024])
+
+
+def shared_gpus(nodes: Sequence[Node]) -> tuple[RejectedOption, ...]:
+    """What nodes offer of fewer GPUs, one entry for each way of sharing: "node a" and "10 nvidia.com/gpu are 1 GPU"."""
+    entries = []
+    for sharing in Sharing:
+        shared = [node for node in nodes if node.sharing is sharing]
+        if sharing is Sharing.NONE or not shared:
+            continue
+        devices, gpus = sum(node.devices for node in shared), sum(node.gpus for node in shared)
+        seen = f"{devices} {shared[0].resource_name} are {gpus} GPU{'' if gpus == 1 else 's'}, shared by {sharing}"
+        names = node_names([node.name for node in shared])
+        entries.append(RejectedOption(option=names, reason=f"{seen}: {_MEANS[sharing]}"))
+    return tuple(entries)
+
+
+_MEANS = {
+    Sharing.TIME_SLICING: "other pods may take memory of the same GPU, which no plan can count",
+    Sharing.MPS: "each pod gets its part of the memory, and other pods compute at the same time",
+    Sharing.BY_SCHEDULER: "a pod gets as many different GPUs as it asks for, and one that another pod has a part of "
+    "counts as taken",
+}
 
 
 def too_many_gpus(layout: Layout, limit: int | None, nodes: Sequence[Node]) -> str:

@@ -12,8 +12,9 @@ from pydantic import BaseModel, ConfigDict
 from conclave.api.modeldeployment import ModelDeployment
 from conclave.api.plan import PlanMemory, RejectedOption
 from conclave.catalogue.facts import ModelFacts
-from conclave.planning.explain import because, no_such_nodes
+from conclave.planning.explain import because, no_such_nodes, shared_gpus
 from conclave.planning.inventory import Inventory
+from conclave.planning.left_out import left_out_nodes
 from conclave.planning.rank import kept, not_taken, rank
 from conclave.planning.remedies import remedies
 from conclave.planning.request import PlanRequest, request_for
@@ -59,11 +60,13 @@ def plan_deployment(
 def make_plan(request: PlanRequest) -> PlanOutcome:
     """The best option that vLLM would start, or the reasons why there is none."""
     candidates: list[Candidate] = []
-    rejected = [
-        no_such_nodes(product, request.inventory, request.left_out)
+    left_out = left_out_nodes(request)
+    missing = [
+        no_such_nodes(product, request.inventory, request.left_out, are_said=bool(left_out))
         for product in request.accelerators or ("",)
         if not request.nodes_of(product)
     ]
+    rejected: list[RejectedOption] = []
     for option in options(request):
         outcome = try_option(request, option)
         if isinstance(outcome, Candidate):
@@ -71,13 +74,15 @@ def make_plan(request: PlanRequest) -> PlanOutcome:
         else:
             rejected.append(outcome)
     if not candidates:
-        return PlanOutcome(plan=None, rejected=tuple(rejected), remedies=remedies(request))
+        told = (*missing, *left_out, *shared_gpus(request.nodes_of("")), *rejected)
+        return PlanOutcome(plan=None, rejected=told, remedies=remedies(request))
     recorded = kept(request, candidates)
     best = recorded or min(candidates, key=lambda candidate: rank(request, candidate))
     ranked = sorted(
         (other for other in candidates if other.option != best.option), key=lambda other: rank(request, other)
     )
-    rejected = [*not_taken(best, ranked), *rejected]
+    barred = left_out_nodes(request, with_others=False)
+    rejected = [*not_taken(best, ranked), *missing, *barred, *rejected]
     return PlanOutcome(
         plan=_plan(request, best, tuple(rejected[:_MOST_REJECTED]), kept=recorded is not None),
         stages=best.fit.stages,
@@ -98,8 +103,11 @@ def _plan(request: PlanRequest, best: Candidate, rejected: tuple[RejectedOption,
         fixed=request.fixed_sizes,
         kept=kept,
     )
+    device = best.option.device
     role = Role(
-        accelerator=best.option.device.product,
+        accelerator=device.product,
+        resource=device.resource or None,
+        node_labels=device.selector or None,
         tensor=layout.tensor,
         pipeline=layout.pipeline,
         data=layout.data,
@@ -113,4 +121,5 @@ def _plan(request: PlanRequest, best: Candidate, rejected: tuple[RejectedOption,
         max_concurrency=fit.max_concurrency,
         memory=fit.memory,
     )
-    return Plan(roles=(role,), because=reasons, rejected=rejected)
+    shared = (f"{entry.option}: {entry.reason}" for entry in shared_gpus(best.option.nodes))
+    return Plan(roles=(role,), because=(*reasons, *shared), rejected=rejected)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from conclave.api.plan import RejectedOption
-from conclave.catalogue.accelerators import is_product
 from conclave.planning.evaluate import Fit, evaluate
 from conclave.planning.explain import option_name, why_not
 from conclave.planning.request import PlanRequest
@@ -29,7 +28,7 @@ def rank(request: PlanRequest, candidate: Candidate) -> tuple[object, ...]:
     wanted = [
         index
         for index, product in enumerate(request.accelerators)
-        if is_product(candidate.option.device.product, product)
+        if any(node.is_meant(product) for node in candidate.option.nodes)
     ]
     return (
         not is_useful,
@@ -57,7 +56,12 @@ def kept(request: PlanRequest, candidates: list[Candidate]) -> Candidate | None:
             old.data,
             old.expert_parallel,
         )
-        if same and candidate.option.device.product == old.accelerator:
+        device = candidate.option.device
+        is_asked_alike = (device.resource or None, device.selector.keys()) == (
+            old.resource,
+            (old.node_labels or {}).keys(),
+        )
+        if same and device.product == old.accelerator and is_asked_alike:
             return _with_length(request, candidate, old.max_model_len)
     return None
 

@@ -7,12 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from conclave.api.modeldeployment import KvCacheDtype, Quantization
-from conclave.catalogue.accelerators import all_accelerators, is_product
+from conclave.api.modeldeployment import KvCacheDtype, Quantization, Toleration
+from conclave.catalogue.accelerators import all_accelerators
 from conclave.planning.evaluate import Device, Fit, evaluate
+from conclave.planning.explain import option_name
+from conclave.planning.inventory import Inventory, Node, node_names, tolerations_in_words
 from conclave.planning.layout import Layout
 from conclave.planning.parallelism import refusals, tensor_sizes
 from conclave.planning.request import PlanRequest
+from conclave.planning.search import Candidate, options, try_option
 from conclave.planning.settings import DEFAULT_GPU_MEMORY_UTILIZATION, EngineSettings
 
 _TENSOR_SIZES = (1, 2, 4, 8)
@@ -21,6 +24,8 @@ _MOST_PIPELINE = 16
 _SUGGESTED = ("A100-80GB", "H100", "H200", "B200", "MI300X")
 _SHORTEST_USEFUL = 1024
 _FEW_SEQUENCES = 64
+_MOST_KINDS = 3
+"""Kinds of taints for which it is tried whether their nodes would do."""
 
 
 def remedies(request: PlanRequest) -> tuple[str, ...]:
@@ -29,6 +34,7 @@ def remedies(request: PlanRequest) -> tuple[str, ...]:
     if sizes:
         return (sizes,)
     found = [
+        _admitted(request),
         _shorter_context(request),
         _more_of_each_gpu(request),
         _fewer_sequences(request),
@@ -37,6 +43,31 @@ def remedies(request: PlanRequest) -> tuple[str, ...]:
         _other_accelerator(request),
     ]
     return tuple(dict.fromkeys(sentence for sentence in found if sentence))
+
+
+def _admitted(request: PlanRequest) -> str | None:
+    """The tolerations of one kind of nodes, where nodes that lack nothing else would do; else those of all kinds."""
+    present = request.inventory.nodes
+    kinds: dict[tuple[Toleration, ...], set[str]] = {}
+    for node in present:
+        if node.barriers and all(barrier.tolerations for barrier in node.barriers):
+            lacked = tuple(toleration for barrier in node.barriers for toleration in barrier.tolerations)
+            kinds.setdefault(lacked, set()).add(node.name)
+    tried = sorted(kinds.items(), key=lambda kind: -len(kind[1]))[:_MOST_KINDS]
+    if len(tried) > 1:
+        every = dict.fromkeys(toleration for tolerations, _ in tried for toleration in tolerations)
+        tried.append((tuple(every), set().union(*(names for _, names in tried))))
+    for tolerations, names in tried:
+        nodes = (node.model_copy(update={"barriers": ()}) if node.name in names else node for node in present)
+        wider = request.model_copy(update={"inventory": Inventory(nodes=tuple(nodes))})
+        fitting = (option for option in options(wider) if isinstance(try_option(wider, option), Candidate))
+        if option := next(fitting, None):
+            gained = [node.name for node in option.nodes if node.name in names]
+            return (
+                f"hardware.tolerations {tolerations_in_words(tolerations)} would admit {node_names(gained)}: "
+                f"{option_name(option.layout, option.device.product)} fits there"
+            )
+    return None
 
 
 def _other_sizes(request: PlanRequest) -> str | None:
@@ -95,11 +126,11 @@ def _is_what_helps(request: PlanRequest, device: Device, layout: Layout) -> bool
 
 def _present(request: PlanRequest) -> tuple[Device, ...]:
     """Accelerators of the inventory that the request allows."""
-    memory: dict[str, int] = {}
+    by_product: dict[str, list[Node]] = {}
     for node in request.inventory.nodes:
-        if any(is_product(node.accelerator, wanted) for wanted in request.accelerators or ("",)):
-            memory[node.accelerator] = min(node.memory_bytes, memory.get(node.accelerator, node.memory_bytes))
-    return tuple(Device.of(product, memory[product]) for product in sorted(memory))
+        if any(map(node.is_meant, request.accelerators or ("",))):
+            by_product.setdefault(node.accelerator, []).append(node)
+    return tuple(Device.of_nodes(by_product[product]) for product in sorted(by_product))
 
 
 def _free(request: PlanRequest, device: Device) -> int:

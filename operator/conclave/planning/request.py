@@ -8,12 +8,11 @@ from functools import cached_property
 from pydantic import BaseModel, ConfigDict, Field
 
 from conclave.api.modeldeployment import Adapter, Engine, ModelDeployment
-from conclave.catalogue.accelerators import is_product
 from conclave.catalogue.facts import ModelFacts, read_config
 from conclave.catalogue.models import find_model, suggest_models
 from conclave.catalogue.shapes import WeightFormat
 from conclave.errors import InvalidInput, UnknownModel
-from conclave.planning.inventory import Inventory, Node
+from conclave.planning.inventory import Inventory, Node, OtherNode, node_names
 from conclave.planning.layout import Layout
 from conclave.planning.roles import Plan
 from conclave.planning.settings import EngineSettings, weight_format
@@ -71,7 +70,7 @@ class PlanRequest(BaseModel):
     def nodes_of(self, wanted: str) -> tuple[Node, ...]:
         """The nodes that pods may use and whose accelerator the owner's name means; an empty name means any."""
         nodes = self.inventory.nodes
-        return tuple(node for node in nodes if node.schedulable and node.gpus and is_product(node.accelerator, wanted))
+        return tuple(node for node in nodes if node.schedulable and node.gpus and node.is_meant(wanted))
 
 
 def request_for(
@@ -79,10 +78,13 @@ def request_for(
 ) -> PlanRequest:
     """The request of a ModelDeployment, with the nodes that its selector and regions allow."""
     spec = deployment.spec
-    allowed = tuple(node for node in inventory.nodes if _is_allowed(node, deployment))
+    allowed = Inventory(
+        nodes=tuple(node for node in inventory.nodes if _is_allowed(node.labels, deployment)),
+        others=tuple(node for node in inventory.others if _is_allowed(node.labels, deployment)),
+    )
     return PlanRequest(
         facts=facts,
-        inventory=Inventory(nodes=allowed),
+        inventory=allowed,
         left_out=tuple(_left_out(inventory, deployment)),
         accelerators=spec.hardware.accelerators,
         max_gpus=spec.hardware.max_gpus_per_replica,
@@ -148,8 +150,8 @@ def _number(name: str, value: str) -> float:
         raise InvalidInput(f"engine.extraArgs: {name} is {value!r}; expected a number") from error
 
 
-def _is_allowed(node: Node, deployment: ModelDeployment) -> bool:
-    return all(node.labels.get(key) in values for _, key, values in _wanted_labels(deployment))
+def _is_allowed(labels: Mapping[str, str], deployment: ModelDeployment) -> bool:
+    return all(labels.get(key) in values for _, key, values in _wanted_labels(deployment))
 
 
 def _wanted_labels(deployment: ModelDeployment) -> Iterator[tuple[str, str, tuple[str, ...]]]:
@@ -161,11 +163,12 @@ def _wanted_labels(deployment: ModelDeployment) -> Iterator[tuple[str, str, tupl
 
 
 def _left_out(inventory: Inventory, deployment: ModelDeployment) -> Iterator[str]:
+    nodes: tuple[Node | OtherNode, ...] = (*inventory.nodes, *inventory.others)
     for field, key, values in _wanted_labels(deployment):
-        labels = [node.labels.get(key) for node in inventory.nodes]
-        if out := [label for label in labels if label not in values]:
-            seen = ", ".join(sorted({label or "unset" for label in out}))
+        labels = {node.name: node.labels.get(key) for node in nodes}
+        if out := {name: label for name, label in labels.items() if label not in values}:
+            seen = ", ".join(sorted({label or "unset" for label in out.values()}))
             yield (
                 f"{field} needs nodes whose label {key} is {' or '.join(values)}; on {len(out)} of {len(labels)} nodes "
-                f"this label is {seen}"
+                f"this label is {seen} ({node_names(list(out))})"
             )

@@ -47,11 +47,6 @@ class Plan(BaseModel):
         """Worker pods of all roles of one replica."""
         return sum(role.nodes_per_replica for role in self.roles)
 
-    @property
-    def accelerators(self) -> tuple[str, ...]:
-        """The products of all roles, each once."""
-        return tuple(dict.fromkeys(role.accelerator for role in self.roles))
-
     def flat(self) -> wire.Plan:
         """The plan as `status.plan` and the records show it. Raises ValueError for a plan of several roles."""
         if len(self.roles) > 1:

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from conclave.api.plan import RejectedOption
-from conclave.catalogue.accelerators import is_product
 from conclave.planning.evaluate import Device, Fit, Misfit, evaluate
 from conclave.planning.explain import option_name, too_few_gpus, too_many_gpus
 from conclave.planning.inventory import Node
@@ -37,15 +36,21 @@ class Candidate(NamedTuple):
 
 def _devices(request: PlanRequest) -> tuple[tuple[Device, tuple[Node, ...]], ...]:
     """Kinds of accelerators in order of preference, each with the nodes that one replica may use."""
-    usable = [node for node in request.inventory.nodes if node.schedulable and node.gpus > 0]
-    products = sorted({node.accelerator for node in usable})
-    if request.accelerators:
-        preferred = (product for wanted in request.accelerators for product in products if is_product(product, wanted))
-        products = list(dict.fromkeys(preferred))
-    by_product = {product: tuple(node for node in usable if node.accelerator == product) for product in products}
-    return tuple(
-        (Device.of(product, min(node.memory_bytes for node in nodes)), nodes) for product, nodes in by_product.items()
+    by_kind: dict[tuple[str, ...], list[Node]] = {}
+    for node in request.nodes_of(""):
+        by_kind.setdefault(_kind(node), []).append(node)
+    wanted_kinds = dict.fromkeys(
+        kind
+        for wanted in request.accelerators or ("",)
+        for kind in sorted(by_kind)
+        if any(node.is_meant(wanted) for node in by_kind[kind])
     )
+    return tuple((Device.of_nodes(by_kind[kind]), tuple(by_kind[kind])) for kind in wanted_kinds)
+
+
+def _kind(node: Node) -> tuple[str, ...]:
+    """Accelerators that pods of one template can get: the product, what they ask for, and the labels that find it."""
+    return (node.accelerator, node.resource, *sorted(node.selector))
 
 
 def options(request: PlanRequest) -> Iterator[Option]:

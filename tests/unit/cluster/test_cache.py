@@ -14,7 +14,7 @@ from prometheus_client import generate_latest
 from conclave.kubernetes.objects import JsonObject
 from conclave_cluster.cache import MOST_SHARED, Bound, Cache, _text, keep_owner
 from conclave_cluster.client import Client
-from conclave_cluster.observe import EVENT_BOUND, keep_event, keep_node, keep_pod
+from conclave_cluster.observe import EVENT_BOUND, keep_event, keep_node, keep_pod, keep_resource_slice
 from conclave_cluster.resources import EVENT, NODE, POD, Resource
 from conclave_operator.metrics import Metrics
 
@@ -101,7 +101,9 @@ NO_OBJECTS: dict[str, Any] = {
 }
 
 
-@pytest.mark.parametrize("project", [keep_pod, keep_node, keep_event], ids=lambda project: project.__name__)
+@pytest.mark.parametrize(
+    "project", [keep_pod, keep_node, keep_event, keep_resource_slice], ids=lambda project: project.__name__
+)
 @pytest.mark.parametrize("item", NO_OBJECTS.values(), ids=NO_OBJECTS)
 def test_what_has_no_name_is_passed_over(item: Any, project: Callable[[JsonObject], JsonObject | None]) -> None:
     told = [("ADDED", item), ("MODIFIED", item), ("DELETED", item), ("ADDED", named("a"))]

@@ -10,9 +10,9 @@ import pytest
 from tests.cluster_contract import ABSENT, CASES
 from tests.fake_cluster import FakeCluster
 
-from conclave_cluster.resources import CONFIG_MAP, NETWORK_POLICY, SECRET, Resource
+from conclave_cluster.resources import CONFIG_MAP, NETWORK_POLICY, RESOURCE_SLICE, SECRET, Resource
 
-BY_KIND = {resource.kind: resource for resource in (CONFIG_MAP, NETWORK_POLICY, SECRET)}
+BY_KIND = {resource.kind: resource for resource in (CONFIG_MAP, NETWORK_POLICY, RESOURCE_SLICE, SECRET)}
 
 
 class FakeBed:
@@ -30,7 +30,8 @@ class FakeBed:
         return copy.deepcopy(self.cluster.objects.get((BY_KIND[kind], self.namespace, name)))
 
     async def remove(self, kind: str, name: str) -> None:
-        self.cluster.remove(BY_KIND[kind], self.namespace, name)
+        resource = BY_KIND[kind]
+        self.cluster.remove(resource, self.namespace if resource.namespaced else "", name)
 
     def forbid(self, verb: str, plural: str) -> None:
         resource: Resource = next(resource for resource in BY_KIND.values() if resource.plural == plural)

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from conclave.api.modeldeployment import Toleration
-from conclave_cluster.inventory import MOST_GPUS, MOST_KNOWN, Capacity, LastCapacity, gpus_of, make_inventory
+from conclave_cluster.inventory import MOST_GPUS, MOST_KNOWN, Capacity, LastCapacity, held_by, make_inventory
 
 Json = dict[str, Any]
 H100 = "NVIDIA-H100-80GB-HBM3"
@@ -168,7 +168,7 @@ def test_nodes_without_a_product_or_without_gpus_do_not_count() -> None:
 
 
 def test_a_pod_without_limits_holds_nothing() -> None:
-    assert gpus_of({"metadata": {"uid": "a"}, "spec": {"containers": [{}]}}, "nvidia.com/gpu") == 0
+    assert not held_by({"metadata": {"uid": "a"}, "spec": {"containers": [{}]}})
 
 
 def test_who_asks_the_same_shares_one_inventory_and_own_pods_free_their_gpus_for_their_owner_only() -> None:

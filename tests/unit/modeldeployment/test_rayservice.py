@@ -63,6 +63,44 @@ def test_an_amd_plan_asks_for_amd_gpus_on_nodes_that_amds_labeller_names() -> No
     assert affinity_terms(template) == {"amd.com/gpu.product-name": ["AMD_Instinct_MI300X_OAM"]}
 
 
+def test_a_worker_pod_of_a_mig_slice_asks_for_the_slice_and_tells_ray_of_one_gpu() -> None:
+    """KubeRay and Ray's autoscaler count resources whose name ends with gpu, and would start no such pod."""
+    plan = make_plan(
+        tensor=1,
+        accelerator="NVIDIA-A100-80GB-PCIe-MIG-3g.40gb",
+        resource="nvidia.com/mig-3g.40gb",
+        nodeLabels={"nvidia.com/mig-3g.40gb.product": ["NVIDIA-A100-80GB-PCIe-MIG-3g.40gb"]},
+    )
+    group = worker_group(build_rayservice(make_deployment(), plan, SETTINGS))
+    (container,) = group["template"]["spec"]["containers"]
+    for part in ("requests", "limits"):
+        assert container["resources"][part]["nvidia.com/mig-3g.40gb"] == "1"
+        assert "nvidia.com/gpu" not in container["resources"][part]
+    assert group["rayStartParams"]["num-gpus"] == "1"
+    assert affinity_terms(group["template"]) == {
+        "nvidia.com/mig-3g.40gb.product": ["NVIDIA-A100-80GB-PCIe-MIG-3g.40gb"]
+    }
+    assert group["template"]["spec"]["tolerations"][0]["key"] == "nvidia.com/gpu"
+
+
+def test_a_plan_by_a_cloud_s_labels_selects_nodes_by_these_labels_only() -> None:
+    labels = {"karpenter.k8s.aws/instance-gpu-name": ["a100"], "karpenter.k8s.aws/instance-gpu-memory": ["81920"]}
+    plan = make_plan(accelerator="NVIDIA-A100-SXM4-80GB", nodeLabels=labels)
+    group = worker_group(build_rayservice(make_deployment(), plan, SETTINGS))
+    assert affinity_terms(group["template"]) == labels
+    (container,) = group["template"]["spec"]["containers"]
+    assert container["resources"]["limits"]["nvidia.com/gpu"] == "2"
+    assert "num-gpus" not in group["rayStartParams"]
+
+
+def test_a_plan_that_needs_neither_is_recorded_as_before() -> None:
+    wire = make_plan().flat()
+    assert not {"resource", "node_labels"} & wire.model_dump().keys()
+    assert not {"resource", "nodeLabels"} & wire.to_wire().keys()
+    sliced = make_plan(tensor=1, resource="nvidia.com/mig-3g.40gb", nodeLabels={"a": ["b"]}).flat()
+    assert type(sliced).model_validate(sliced.to_wire()) == sliced
+
+
 def test_regions_bind_head_and_workers() -> None:
     deployment = make_deployment({"access": {"regions": ["eu-west-1", "eu-central-1"]}})
     for template in templates(build_rayservice(deployment, make_plan(), SETTINGS)).values():

@@ -31,7 +31,7 @@ def job_of(deployment: ModelDeployment, kept_keys: tuple[str, ...] = (), claim_u
         deployment,
         model.source.object_store,
         model.cache,
-        make_plan().accelerators,
+        make_plan().roles,
         SETTINGS,
         claim_uid=claim_uid,
         kept_keys=kept_keys,

@@ -22,13 +22,26 @@ from conclave_cluster.resources import (
     POD,
     RAY_CLUSTER,
     RAY_SERVICE,
+    RESOURCE_SLICE,
     REVISION,
     Resource,
 )
 
 Json = dict[str, Any]
 Path = tuple[str | int, ...]
-FOREIGN = (CLAIM, CONFIG_MAP, EVENT, JOB, NETWORK_POLICY, NODE, POD, RAY_CLUSTER, RAY_SERVICE, REVISION)
+FOREIGN = (
+    CLAIM,
+    CONFIG_MAP,
+    EVENT,
+    JOB,
+    NETWORK_POLICY,
+    NODE,
+    POD,
+    RAY_CLUSTER,
+    RAY_SERVICE,
+    RESOURCE_SLICE,
+    REVISION,
+)
 MIXTRAL = "mistralai/Mixtral-8x7B-Instruct-v0.1"
 AT = "2026-11-23T00:00:00Z"
 
@@ -204,6 +217,12 @@ def _served(*, serving: bool) -> Simulation:
     world.put({"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec, "status": status})
     node = world.cluster.objects[NODE, "", "node-0"]
     node["spec"] = {"unschedulable": False, "taints": [{"key": "team", "value": "llm", "effect": "NoSchedule"}]}
+    attributes = {"productName": {"string": "NVIDIA H100 80GB HBM3"}, "type": {"string": "gpu"}}
+    device = {"name": "gpu-0", "attributes": attributes, "basic": {"attributes": attributes}}
+    world.put({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "bare"}, "status": {"allocatable": {}}})
+    spec = {"driver": "gpu.nvidia.com", "nodeName": "bare", "devices": [device]}
+    head = {"apiVersion": "resource.k8s.io/v1", "kind": "ResourceSlice", "metadata": {"name": "bare-gpu"}}
+    world.put({**head, "spec": spec})
     return world
 
 

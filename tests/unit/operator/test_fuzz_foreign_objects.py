@@ -26,7 +26,7 @@ from conclave.kubernetes import shapes
 from conclave.kubernetes.failures import Outcome
 from conclave.modeldeployment.status import derive_status
 from conclave.modeldeployment.sync import decide
-from conclave_cluster.observe import keep_event, keep_node, keep_pod, observe
+from conclave_cluster.observe import keep_event, keep_node, keep_pod, keep_resource_slice, observe
 from conclave_cluster.resources import (
     CLAIM,
     CONFIG_MAP,
@@ -37,6 +37,7 @@ from conclave_cluster.resources import (
     POD,
     RAY_CLUSTER,
     RAY_SERVICE,
+    RESOURCE_SLICE,
     REVISION,
     Resource,
 )
@@ -52,6 +53,7 @@ READERS = {
     POD: (shapes.read_pod, keep_pod),
     RAY_CLUSTER: (shapes.read_raycluster,),
     RAY_SERVICE: (shapes.read_rayservice,),
+    RESOURCE_SLICE: (shapes.read_resource_slice, keep_resource_slice),
     REVISION: (shapes.read_revision,),
 }
 UNREAD = {(RAY_SERVICE, "spec"), (JOB, "spec")}

@@ -428,3 +428,53 @@ def test_a_file_as_an_argument_is_answered_with_the_command_to_write(name: str) 
     assert str(refused.exception) == (
         f"examples/mixtral.yaml without -f; write: conclave {name} -f examples/mixtral.yaml"
     )
+
+
+NODES = Path(__file__).parents[2] / "data" / "nodes"
+
+
+@pytest.mark.parametrize(
+    ("file", "words"),
+    [
+        (
+            "gke_no_gfd",
+            ("accelerator  NVIDIA-H100-80GB-HBM3", "nodes        cloud.google.com/gke-accelerator=nvidia-h100-80gb"),
+        ),
+        ("mig_mixed_all", ("resource     nvidia.com/mig-2g.20gb", "replica      1 GPU: 1 pod of 1")),
+        ("hami_t4_10of1", ("accelerator  Tesla-T4", "node a: 10 nvidia.com/gpu are 1 GPU")),
+    ],
+    ids=["the label of a cloud", "a MIG slice", "more devices than GPUs"],
+)
+def test_what_kubectl_prints_is_read_as_the_operator_reads_it(file: str, words: tuple[str, ...]) -> None:
+    result = run("--model", "meta-llama/Llama-3.2-1B", "--inventory", str(NODES / f"{file}.json"))
+    assert result.exit_code == 0, result.exception
+    for each in words:
+        assert each in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("file", "words"),
+    [
+        ("aks_sku_taint", "node aks-a: taint sku=gpu:NoSchedule is not tolerated: add hardware.tolerations"),
+        ("ts_renamed", "node a: 50 nvidia.com/gpu.shared: GPUs that the device plugin shares"),
+        ("gb10_no_memory", "node a: the memory of NVIDIA-GB10 is unknown"),
+    ],
+    ids=["a taint", "another resource", "no memory"],
+)
+def test_a_node_of_a_file_that_cannot_be_used_is_named(file: str, words: str) -> None:
+    result = run("--model", "meta-llama/Llama-3.2-1B", "--inventory", str(NODES / f"{file}.json"))
+    assert isinstance(result.exception, ConclaveError)
+    assert result.exception.exit_code == 2
+    assert words in str(result.exception)
+
+
+def test_a_list_of_the_api_server_s_own_and_resource_slices_are_read(tmp_path: Path) -> None:
+    node = {"metadata": {"name": "dra-0", "labels": {}}, "status": {"allocatable": {"cpu": "8"}}}
+    device = {"name": "gpu-0", "attributes": {"productName": {"string": "NVIDIA H100 80GB HBM3"}}}
+    spec = {"driver": "gpu.nvidia.com", "nodeName": "dra-0", "devices": [device] * 8}
+    sliced = {"kind": "ResourceSlice", "metadata": {"name": "dra-0-gpu"}, "spec": spec}
+    file = write(tmp_path, "nodes.json", {"kind": "NodeList", "items": [node, sliced]})
+    result = run(*MIXTRAL_ON_H100[:2], "--inventory", file)
+    assert "node dra-0: dynamic resource allocation has its accelerators (8 NVIDIA H100 80GB HBM3" in str(
+        result.exception
+    )

@@ -9,7 +9,7 @@ import pytest
 from conclave.api.plan import Plan
 from conclave.catalogue.accelerators import find_accelerator
 from conclave.planning import roles
-from conclave.planning.inventory import Inventory, Node
+from conclave.planning.inventory import Barrier, Inventory, Node
 from conclave.planning.plan import make_plan
 from conclave.planning.request import PlanRequest, facts_for
 from conclave.planning.settings import EngineSettings
@@ -426,7 +426,8 @@ def test_pinned_kv_cache_bytes_are_what_the_cache_gets() -> None:
 
 
 def test_unschedulable_nodes_are_left_out() -> None:
-    machines = tuple(node.model_copy(update={"schedulable": False}) for node in nodes(A100, 8))
+    cordon = Barrier(seen="cordoned", remedy="uncordon it")
+    machines = tuple(node.model_copy(update={"barriers": (cordon,)}) for node in nodes(A100, 8))
     assert make_plan(request("mistralai/Mixtral-8x7B-v0.1", machines)).plan is None
 
 

@@ -115,7 +115,7 @@ def worker_template(
         default_memory=f"{8 + 6 * gpus}Gi",
     )
     for part in ("requests", "limits"):
-        resources[part][vendor.resource] = str(gpus)
+        resources[part][role.resource or vendor.resource] = str(gpus)
     return _template(
         deployment,
         settings,
@@ -131,7 +131,7 @@ def worker_template(
             _asking_no_more_than(resources["requests"], container)
             for container in (_canary(deployment, settings), *_verification(deployment, settings))
         ],
-        placed=placement(deployment, (role.accelerator,)),
+        placed=placement(deployment, (role,)),
     )
 
 

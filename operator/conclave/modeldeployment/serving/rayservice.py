@@ -121,14 +121,18 @@ def _start_options(settings: OperatorSettings) -> dict[str, str]:
 def _worker_group(
     deployment: ModelDeployment, role: Role, worker: JsonObject, settings: OperatorSettings
 ) -> JsonObject:
-    """The worker pods of a role; a new cluster begins with those of the least replicas."""
+    """The worker pods of a role; a new cluster begins with those of the least replicas.
+
+    Ray and its autoscaler count only resources whose name ends with gpu, so that others are told as num-gpus.
+    """
+    gpus = {"num-gpus": str(role.gpus_per_node)} if role.resource else {}
     return {
         "groupName": names.worker_group(role.name),
         "replicas": deployment.spec.scaling.min_replicas * role.nodes_per_replica,
         "minReplicas": 0,
         "maxReplicas": MOST_REPLICAS * role.nodes_per_replica,
         "numOfHosts": 1,
-        "rayStartParams": _start_options(settings),
+        "rayStartParams": {**gpus, **_start_options(settings)},
         "template": worker,
     }
 

@@ -7,6 +7,8 @@ compares the files with the digest and fetches only what is missing.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from conclave import names
 from conclave.api.modeldeployment import Cache, ModelDeployment, ObjectStoreSource
 from conclave.kubernetes.job_builder import build_job, job_pod, job_spec, reporting_container
@@ -17,6 +19,7 @@ from conclave.modeldeployment.outside import certificate_mounts, certificate_vol
 from conclave.modeldeployment.pods import SCRATCH_MOUNTS, image, placement, pull_secrets
 from conclave.modeldeployment.weights.cache import size_gib, store_url
 from conclave.modeldeployment.weights.keys import weights_key
+from conclave.planning.roles import Role
 from conclave.settings import OperatorSettings
 
 STEP_GIB, MOST_STEPS = 8, 10
@@ -29,18 +32,18 @@ def build_download_job(
     deployment: ModelDeployment,
     store: ObjectStoreSource,
     cache: Cache,
-    accelerators: tuple[str, ...],
+    roles: Sequence[Role],
     settings: OperatorSettings,
     *,
     claim_uid: str,
     kept_keys: tuple[str, ...],
 ) -> JsonObject:
-    """`accelerators` are those of the plan, for a volume of one node; `claim_uid` is the cache claim's; `kept_keys` are
+    """`roles` are those of the plan, for a volume of one node; `claim_uid` is the cache claim's; `kept_keys` are
     the weights that running pods still need.
     """
     spec = job_spec(
         names.weights_pod_labels(deployment.metadata.name),
-        _pod(deployment, store, cache, accelerators, settings, kept_keys),
+        _pod(deployment, store, cache, roles, settings, kept_keys),
     )
     name = names.weights_job(deployment.metadata.name, content_hash([spec, claim_uid]))
     described = metadata(deployment, name, "weights", {names.CLAIM_UID: claim_uid})
@@ -51,7 +54,7 @@ def _pod(
     deployment: ModelDeployment,
     store: ObjectStoreSource,
     cache: Cache,
-    accelerators: tuple[str, ...],
+    roles: Sequence[Role],
     settings: OperatorSettings,
     kept_keys: tuple[str, ...],
 ) -> JsonObject:
@@ -65,7 +68,7 @@ def _pod(
             *certificate_volumes(settings),
         ],
         # A volume of one node, or of one zone, has to be where the accelerators are.
-        placement(deployment, accelerators if is_on_one_node else ()),
+        placement(deployment, roles if is_on_one_node else ()),
         has_fixed_ids=settings.fixed_user_ids,
         imagePullSecrets=pull_secrets(deployment, settings),
         priorityClassName=deployment.spec.runtime.priority_class_name,

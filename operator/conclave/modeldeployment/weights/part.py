@@ -39,10 +39,10 @@ def needs(scene: PartScene) -> PartResult:
     key, claim_uid = scene.keys.weights_key, scene.observed.cache["metadata"]["uid"]
     used_key = scene.current.weights_key if scene.current else ""
     kept = (used_key,) if used_key not in ("", key) else ()
-    accelerators = scene.plan.accelerators if scene.plan else ()
+    roles = scene.plan.roles if scene.plan else ()
 
     def build(of: OperatorSettings) -> JsonObject:
-        return build_download_job(deployment, store, cache, accelerators, of, claim_uid=claim_uid, kept_keys=kept)
+        return build_download_job(deployment, store, cache, roles, of, claim_uid=claim_uid, kept_keys=kept)
 
     job = keep_working(work.jobs, work.pods, build, settings)
     is_there = any(
