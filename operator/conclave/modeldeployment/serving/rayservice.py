@@ -47,6 +47,7 @@ def build_rayservice(
         model_path=names.MODEL_PATH,
         token_path=names.TOKEN_PATH,
         adapter_paths={adapter.name: names.adapter_path(adapter.name) for adapter in deployment.spec.model.adapters},
+        draft_path=names.DRAFT_PATH,
         http_port=names.SERVE_PORT,
     )
     model = deployment.spec.model
