@@ -24,6 +24,7 @@ from conclave.planning.memory import (
     GRAMMAR_BYTES_PER_LOGIT,
     PENALTY_BYTES_PER_LOGIT,
     UNCERTAIN_SHARE,
+    compile_bytes,
     forward_bytes,
     graph_bytes,
     logits_bytes,
@@ -196,7 +197,8 @@ class Start(NamedTuple):
         dtype_bytes = DTYPE_BYTES[weight_dtype(facts, settings, accelerator)]
         forward = forward_bytes(facts, layout, dtype_bytes, tokens)
         logits = logits_bytes(facts, layout, dtype_bytes, tokens=tokens, sequences=sequences)
-        now = max(forward, logits) + sampler_state_bytes(facts, sequences, settings.step_tokens)
+        compiled = 0 if settings.enforce_eager else compile_bytes(facts, layout, dtype_bytes, tokens)
+        now = max(forward, logits, compiled) + sampler_state_bytes(facts, sequences, settings.step_tokens)
         before = max(forward, int(min(sequences, tokens) * facts.vocab * then.bytes_per_logit))
         if not then.counts_graphs and not settings.enforce_eager:
             stage = len(layout.stages(len(facts.layers))[-1])

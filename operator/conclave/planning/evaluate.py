@@ -16,6 +16,7 @@ from conclave.planning.kv_cache import KvCache, kv_cache
 from conclave.planning.layout import Layout
 from conclave.planning.memory import (
     UNCERTAIN_SHARE,
+    compile_bytes,
     cpu_logits_bytes,
     forward_bytes,
     graph_bytes,
@@ -157,8 +158,10 @@ class _Budget:
         layers[-1] += len(drafting)
         largest = largest_graph_tokens(settings, accelerator, tokens, sequences)
         self._graphs = [0 if eager else graph_bytes(count, largest, settings.step_tokens) for count in layers]
-        forward = forward_bytes(facts, layout, dtype_bytes, tokens)
-        self._activations = [forward] * (layout.pipeline - 1) + [max(forward, self._sampling(layout, dtype_bytes))]
+        self._activations = [forward_bytes(facts, layout, dtype_bytes, tokens)] * layout.pipeline
+        if not eager:
+            self._activations[0] = max(self._activations[0], compile_bytes(facts, layout, dtype_bytes, tokens))
+        self._activations[-1] = max(self._activations[-1], self._sampling(layout, dtype_bytes))
         if not device.is_cpu:
             self._activations[-1] += self._kept_for_sampling(dtype_bytes)
         self._overhead = overhead_bytes(layout, accelerator, on_cpu=device.is_cpu)
