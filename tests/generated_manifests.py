@@ -203,8 +203,8 @@ class Manifests:
 
     def _setting(self, setting: Setting, wrong: float) -> str:
         match setting:
-            case Boolean():
-                good, odd = ["true", "false"], ["yes", "True", "1", ""]
+            case Boolean(words=words):
+                good, odd = words, [*{"true", "false"}.difference(words), "yes", "True", "1", ""]
             case Integer(minimum=low, maximum=high):
                 good, odd = [str(low), str(high)], [str(low - 1), str(high + 1), "007", "1e3", "9" * 23, "", "8\n"]
             case Decimal(minimum=low, maximum=high):
@@ -298,6 +298,34 @@ def _argument_pairs(engine: Json, random: Random, _focus: Path) -> None:
             arguments["tool_call_parser"] = "mistral"
 
 
+def _draft_of_its_method(speculative: Json, random: Random, focus: Path) -> None:
+    """Each method about as often, since the schema's choices alone leave most objects with a rule broken."""
+    if random.random() < 0.2:
+        return
+    if "promptLookupMin" in focus or "promptLookupMax" in focus:
+        speculative["method"] = "ngram"
+    elif "draft" in focus:
+        speculative["method"] = random.choice(["eagle", "eagle3"])
+    if speculative.get("method") == "ngram":
+        speculative["promptLookupMin"], speculative["promptLookupMax"] = random.choice([(1, 3), (3, 3), (3, 3), (5, 4)])
+    else:
+        speculative.pop("promptLookupMin", None)
+        speculative.pop("promptLookupMax", None)
+    if speculative.get("method") in ("eagle", "eagle3"):
+        speculative.setdefault("draft", {"source": {"persistentVolumeClaim": {"claimName": "weights"}}})
+    else:
+        speculative.pop("draft", None)
+
+
+def _drafts_beside_scheduling(engine: Json, random: Random, _focus: Path) -> None:
+    """Broken more often than chance would."""
+    if isinstance(engine.get("speculative"), dict) and random.random() < 0.1:
+        engine["speculative"] = {"method": random.choice(["ngram", "mtp"]), "numSpeculativeTokens": 2}
+        arguments = engine.setdefault("extraArgs", {})
+        if isinstance(arguments, dict):
+            arguments["async_scheduling"] = random.choice(["true", "false"])
+
+
 _MENDS: tuple[tuple[Path, Callable[[Json, Random, Path], None]], ...] = (
     (("model", "source"), _one_source),
     (("model", "adapters", "*", "source"), _one_source),
@@ -308,5 +336,8 @@ _MENDS: tuple[tuple[Path, Callable[[Json, Random, Path], None]], ...] = (
     ((), _small_sizes),
     (("scaling",), _ordered_floor),
     (("engine",), _argument_pairs),
+    (("engine", "speculative"), _draft_of_its_method),
+    (("engine", "speculative", "draft", "source"), _one_source),
+    (("engine",), _drafts_beside_scheduling),
 )
 """What makes most objects keep the rules that bind several fields."""

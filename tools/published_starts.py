@@ -20,13 +20,56 @@ from conclave.catalogue.models import find_model
 from conclave.catalogue.shapes import ModelFacts
 from conclave.planning.evaluate import Device, Fit, Misfit, evaluate
 from conclave.planning.layout import Layout
-from conclave.planning.memory import UNCERTAIN_SHARE, rotary_bytes
-from conclave.planning.settings import EngineSettings, expert_tiles, weight_dtype, weight_format
+from conclave.planning.memory import (
+    GRAMMAR_BYTES_PER_LOGIT,
+    PENALTY_BYTES_PER_LOGIT,
+    UNCERTAIN_SHARE,
+    compile_bytes,
+    forward_bytes,
+    graph_bytes,
+    logits_bytes,
+    rotary_bytes,
+    sampler_state_bytes,
+)
+from conclave.planning.settings import (
+    EngineSettings,
+    batch_sizes,
+    expert_tiles,
+    largest_graph_tokens,
+    weight_dtype,
+    weight_format,
+)
 from conclave.planning.weights import DTYPE_BYTES, weight_bytes
 
 GIB = 2**30
-_TODAYS_SAMPLER = (0, 17)
 PUBLISHED = Path(__file__).parents[1] / "tests" / "data" / "published"
+
+
+class Reserve(NamedTuple):
+    """What a version of vLLM sets aside beside weights and the forward pass."""
+
+    bytes_per_logit: float
+    """Peak of the sampler while vLLM profiles it."""
+    counts_graphs: bool
+
+
+SORTING = Reserve(38.5, counts_graphs=False)
+"""Until 0.16: the sampler sorts float32 logits with their indices."""
+FIRST_RUNNER = Reserve(18, counts_graphs=False)
+"""From 0.17: logits in 16 bits and in float32, their probabilities, and the noise that they are divided by."""
+WITH_GRAPHS = Reserve(18, counts_graphs=True)
+"""From 0.21: the same, and graphs are counted."""
+_SECOND_RUNNER_SINCE = {"Qwen3ForCausalLM": (0, 22), "LlamaForCausalLM": (0, 23), "MistralForCausalLM": (0, 23)}
+"""When vLLM's second model runner, which is the shipped version's, became the usual one for a class. From 0.25 it was
+for all dense models, from 0.29 for all."""
+
+
+def reserve_of(version: tuple[int, ...], facts: ModelFacts) -> Reserve | None:
+    """Of a version, by its major and minor number; None where it is today's."""
+    since = _SECOND_RUNNER_SINCE.get(facts.architecture, (0, 29) if facts.moe else (0, 25))
+    if not version or version >= since:
+        return None
+    return WITH_GRAPHS if version >= (0, 21) else FIRST_RUNNER if version >= (0, 17) else SORTING
 
 
 class Start(NamedTuple):
@@ -130,8 +173,37 @@ class Start(NamedTuple):
         return tuple(map(int, re.findall(r"\d+", self.values["vllm_version"])[:2]))
 
     @property
-    def planned(self) -> Fit | Misfit | None:
+    def planned_now(self) -> Fit | Misfit | None:
+        """What the plan says of the shipped version."""
         return evaluate(self.facts, self.settings, self.device, self.layout) if self.device else None
+
+    @property
+    def planned(self) -> Fit | Misfit | None:
+        """The same with what the row's version set aside, in place of what today's does."""
+        if self.device is None:
+            return None
+        share = self.settings.gpu_memory_utilization - self._further_bytes(self.device) / self.device.memory_bytes
+        settings = self.settings.model_copy(update={"gpu_memory_utilization": share})
+        return evaluate(self.facts, settings, self.device, self.layout)
+
+    def _further_bytes(self, device: Device) -> int:
+        """What the row's version set aside on a GPU, less what today's does."""
+        facts, settings, layout = self.facts, self.settings, self.layout
+        then = reserve_of(self.version, facts)
+        if then is None:
+            return 0
+        accelerator = device.match.accelerator if device.match else None
+        tokens, sequences = batch_sizes(settings, accelerator, device.memory_bytes, layout.gpus, on_cpu=False)
+        dtype_bytes = DTYPE_BYTES[weight_dtype(facts, settings, accelerator)]
+        forward = forward_bytes(facts, layout, dtype_bytes, tokens)
+        logits = logits_bytes(facts, layout, dtype_bytes, tokens=tokens, sequences=sequences)
+        compiled = 0 if settings.enforce_eager else compile_bytes(facts, layout, dtype_bytes, tokens)
+        now = max(forward, logits, compiled) + sampler_state_bytes(facts, sequences, settings.step_tokens)
+        before = max(forward, int(min(sequences, tokens) * facts.vocab * then.bytes_per_logit))
+        if not then.counts_graphs and not settings.enforce_eager:
+            stage = len(layout.stages(len(facts.layers))[-1])
+            now += graph_bytes(stage, largest_graph_tokens(settings, accelerator, tokens, sequences))
+        return before - now
 
 
 def read_starts() -> tuple[Start, ...]:
@@ -143,7 +215,7 @@ def read_starts() -> tuple[Start, ...]:
 def accuracy_page() -> str:
     """docs/plan-accuracy.md."""
     starts = read_starts()
-    recent = [start for start in starts if start.version >= _TODAYS_SAMPLER]
+    recent = [start for start in starts if start.version >= (0, 17)]
     excesses = [excess for start in starts if (excess := start.kv_cache_excess_gib or 0) > 0]
     unfit = [start for start in starts if start.observed["outcome"] == "oom"]
     refused = [start for start in starts if start.observed["outcome"] == "refused"]
@@ -158,8 +230,9 @@ def accuracy_page() -> str:
             "Generated by tools/generate.py from tests/data/published, which names the source of every row.",
             "",
             "Each row is the log of a start-up that somebody else has published: vLLM 0.5 to 0.26, on their hardware.",
-            "The plan counts as vLLM 0.32 does. No row was left out for its error. Logs of architectures that the plan",
-            "does not read are not in the data. *There* is the published start-up, *here* is the plan.",
+            "The plan counts as vLLM 0.32 does; a row is judged with what its own version set aside for the sampler",
+            "and for graphs. No row was left out for its error. Logs of architectures that the plan does not read are",
+            "not in the data. *There* is the published start-up, *here* is the plan.",
             "",
             f"- Weights on a GPU: {_summary(starts, 'weights_error')}.",
             f"- KV cache on a GPU, where it fitted there and here: {_summary(starts, 'kv_cache_error')}.",
@@ -176,20 +249,26 @@ def accuracy_page() -> str:
             " (`changed_since` in the data says how).",
             "The plan follows today's vLLM, and is judged on the other rows.",
             "",
-            "Until 0.16, vLLM's sampler sorted all logits while it profiled. That takes 4 to 5 GiB on an 80 GB card",
-            "with its 1024 sequences. The plan reserves memory for either sampler. With today's sampler alone, such a",
-            "card would get about 2 GiB more, and three rows of older versions that did not fit would be said to fit.",
-            "A smaller `max-num-seqs` frees this memory. The largest errors are in KV caches below 6 GiB.",
+            "| vLLM | The sampler's part of the profile | Graphs |",
+            "|---|---|---|",
+            f"| until 0.16 | {SORTING.bytes_per_logit} bytes for each word and sequence: it sorts | not counted |",
+            f"| 0.17 to 0.20 | {FIRST_RUNNER.bytes_per_logit} bytes | not counted |",
+            f"| from 0.21, first model runner | {WITH_GRAPHS.bytes_per_logit} bytes | counted |",
+            "| second model runner: Qwen3 since 0.22, Llama and Mistral since 0.23, dense models since 0.25, all since"
+            f" 0.29 | the logits, and {PENALTY_BYTES_PER_LOGIT + GRAMMAR_BYTES_PER_LOGIT} bytes that stay | counted |",
+            "",
+            "A card of 80 GB has 1024 sequences, so that 0.32 leaves 2 to 6 GiB more KV cache than 0.16 did: the last",
+            "column. A smaller `max_num_seqs` frees more. The largest errors are in KV caches below 6 GiB.",
             "",
             "A plan is tight if one request of full length leaves less KV cache than that share of a GPU. The kernels",
             "of 4-bit weights take memory that the plan does not count, so a tight plan with a fixed length is refused",
             "for them. With other weights the plan is accepted and says that it is tight. If the spec fixes no length,",
             "the plan takes a shorter one.",
             "",
-            "In the table: GiB on a GPU, observed -> planned.",
+            "In the table: GiB on a GPU, observed -> planned; in the last column, KV cache as planned for 0.32.",
             "",
-            "| Start-up | vLLM | Parallel | Weights | Error | KV cache | Error | There | Here |",
-            "|---|---|---|---|---|---|---|---|---|",
+            "| Start-up | vLLM | Parallel | Weights | Error | KV cache | Error | There | Here | 0.32 |",
+            "|---|---|---|---|---|---|---|---|---|---|",
             *_lines(starts),
             "",
         ]
@@ -227,6 +306,7 @@ def _lines(starts: Sequence[Start]) -> Iterator[str]:
             _percent(start.kv_cache_error),
             observed["outcome"],
             _said(planned),
+            f"{now.memory.kv_cache / GIB:.2f}" if isinstance(now := start.planned_now, Fit) else _said(now),
         ]
         yield f"| {' | '.join(cells)} |"
 

@@ -21,7 +21,7 @@ from conclave.engine.serve_config import build_serve_config
 from conclave.engine.tracing import tracing_environment
 from conclave.errors import NothingFits
 from conclave.planning.plan import plan_deployment
-from conclave_cli.local.checks import check_adapters, check_model, read_adapters
+from conclave_cli.local.checks import check_adapters, check_model, read_adapters, read_draft
 from conclave_cli.local.endpoint import Endpoint, make_state_directory, write_endpoint, write_private
 from conclave_cli.local.localise import engine_environment, has_no_gpus, localise, ranks_of
 from conclave_cli.local.logs import LogFollower
@@ -51,6 +51,10 @@ def up(
             help="NAME=PATH: the directory of an adapter, used instead of its source. Repeat for each adapter."
         ),
     ] = None,
+    draft: Annotated[
+        Path | None,
+        typer.Option(help="Directory of the head that drafts tokens, used instead of spec.engine.speculative.draft."),
+    ] = None,
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port of the endpoint on 127.0.0.1.")] = 8000,
     model_name: Annotated[
         str | None, typer.Option(help="Model name that clients send, used instead of servedName.")
@@ -64,6 +68,7 @@ def up(
     deployment = load_deployment(file)
     facts = check_model(deployment, weights)
     adapters = read_adapters(deployment, adapter or ())
+    drafting = read_draft(deployment, draft)
     check_port(port)
     machine = this_machine(ranks_of(deployment), has_cpu_engine())
     asked, deployment = deployment, localise(deployment, machine.inventory, model_name)
@@ -81,6 +86,8 @@ def up(
                 progress.say("  engine.kvCacheDtype fp8 is ignored here: not every CPU supports it")
             model = deployment.spec.model
             digests = [(weights, model.digest), *((adapters[each.name], each.digest) for each in model.adapters)]
+            if drafting is not None and deployment.spec.draft is not None:
+                digests.append((drafting, deployment.spec.draft.digest))
             for place, digest in digests:
                 if digest is not None:
                     _verify(place, digest, progress)
@@ -95,6 +102,7 @@ def up(
                 model_path=str(weights.resolve()),
                 token_path=str(directory / "token"),
                 adapter_paths={name: str(path) for name, path in adapters.items()},
+                draft_path=str(drafting) if drafting else None,
                 http_host="127.0.0.1",
                 http_port=port,
             )

@@ -92,9 +92,9 @@ async def observe(cluster: Cluster, deployment: ModelDeployment, last: LastCapac
     revisions = found(await cluster.list(REVISION, namespace, {names.MODEL_DEPLOYMENT: name}), read_revision)
     policies = found(await cluster.list(NETWORK_POLICY, namespace, {names.MODEL_DEPLOYMENT: name}), read_network_policy)
     own_jobs = [job for job in jobs if _is_owned(job, deployment)]
-    model = deployment.spec.model
-    claims = [item for claim in model.claims for item in found(await cluster.get(CLAIM, namespace, claim), read_claim)]
-    config = model.config_ref
+    wanted = deployment.spec.claims
+    claims = [item for claim in wanted for item in found(await cluster.get(CLAIM, namespace, claim), read_claim)]
+    config = deployment.spec.model.config_ref
     config_maps = found(await cluster.get(CONFIG_MAP, namespace, config.name), read_config_map) if config else ()
     # ResourceSlices only explain why a node has nothing for pods. Before Kubernetes 1.34 clusters have none; whoever
     # may not read them misses that explanation.

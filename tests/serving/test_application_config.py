@@ -124,6 +124,12 @@ def test_grammars_go_to_one_compiler_whatever_is_asked_for(asked: object, given:
     assert arguments["structured_outputs_config"] == {**given, "backend": "xgrammar"}
 
 
+def test_drafts_reach_vllm_as_its_own_setting() -> None:
+    drafts = {"method": "eagle3", "num_speculative_tokens": 2, "model": "/models/draft"}
+    assert engine_arguments(serving(engine={"speculative_config": drafts}))["speculative_config"] == drafts
+    assert "speculative_config" not in engine_arguments(serving())
+
+
 def test_adapters_are_loaded_by_vllm_itself_each_under_its_own_name() -> None:
     adapters = [{"name": "tone", "path": "/tone", "max_rank": 16}, {"name": "acme/en", "path": "/en", "max_rank": 64}]
     engine: Any = engine_config(serving(adapters=adapters)).get_engine_config()

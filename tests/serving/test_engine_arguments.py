@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from tools.tiny_checkpoint import make_checkpoint
 
+from conclave.engine.arguments import SpeculativeArguments
 from conclave.policy.arguments import Boolean, Choice, Decimal, Integer, Setting, engine_argument_list, engine_arguments
 
 with warnings.catch_warnings():
@@ -32,13 +33,17 @@ BOUND_BY_THE_MODEL = {
 }
 
 
+DRAFTS = (
+    SpeculativeArguments(method="ngram", num_speculative_tokens=1),
+    SpeculativeArguments(method="ngram", num_speculative_tokens=32, prompt_lookup_min=1, prompt_lookup_max=64),
+)
+
+
 def _values(setting: Setting) -> list[str]:
     match setting:
-        case Boolean():
-            return ["true", "false"]
         case Integer() | Decimal():
             return [str(setting.minimum), str(setting.maximum)]
-        case Choice():
+        case Boolean() | Choice():
             return setting.words
     return [setting.example]
 
@@ -52,6 +57,7 @@ def test_vllm_takes_every_allowed_argument(tmp_path: Path) -> None:
         if name not in BOUND_BY_THE_MODEL
         for value in _values(setting)
     ]
+    arguments += [{"speculative_config": drafts.model_dump()} for drafts in DRAFTS]
     arguments.append(dict(CLOSED_ARGUMENTS))  # a model of text takes what closes the others
     assert len(arguments) > 100
     environment = {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "VLLM_CPU_KVCACHE_SPACE": "1"}

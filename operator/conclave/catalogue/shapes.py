@@ -151,6 +151,8 @@ class ModelFacts(_Facts):
     head_bias: bool = False
     final_norm_bias: bool = False
     rotary: tuple[Rotary, ...] = ()
+    drafting_layers: int = Field(default=0, ge=0)
+    """Further layers of the weights, like the last one, that draft tokens (`num_nextn_predict_layers`)."""
     weight_format: WeightFormat | None = None
     vision: VisionTower | None = None
     pipeline: bool = True

@@ -28,6 +28,17 @@ class _Arguments(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
+class SpeculativeArguments(_Arguments):
+    """vLLM's speculative_config; names are vLLM's own. What is unset is left out."""
+
+    method: Literal["ngram", "eagle", "eagle3", "mtp"]
+    num_speculative_tokens: int = Field(ge=1)
+    prompt_lookup_max: int | None = Field(default=None, exclude_if=lambda tokens: tokens is None)
+    prompt_lookup_min: int | None = Field(default=None, exclude_if=lambda tokens: tokens is None)
+    model: str | None = Field(default=None, exclude_if=lambda path: path is None)
+    """Directory of the draft's files on every pod (or on this machine)."""
+
+
 class EngineArguments(_Arguments):
     """What vLLM is started with; names are vLLM's own."""
 
@@ -38,6 +49,8 @@ class EngineArguments(_Arguments):
     dtype: str = "auto"
     quantization: str | None = None
     kv_cache_dtype: str = "auto"
+    speculative_config: SpeculativeArguments | None = Field(default=None, exclude_if=lambda config: config is None)
+    """Left out where nothing is drafted, as older serving images expect."""
     extra: dict[str, object] = Field(default_factory=dict)
     """Allowlisted extra engine arguments, already typed, names with underscores."""
 

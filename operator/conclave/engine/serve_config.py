@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Literal
 
-from conclave.api.modeldeployment import ModelDeployment, Quantization
+from conclave.api.modeldeployment import ModelDeployment, Quantization, Speculative
 from conclave.engine.arguments import (
     AdapterArguments,
     AutoscalingArguments,
@@ -17,6 +17,7 @@ from conclave.engine.arguments import (
     PlacementArguments,
     QueueArguments,
     ServingArguments,
+    SpeculativeArguments,
 )
 from conclave.engine.load_bounds import load_bounds
 from conclave.engine.tracing import traces_url
@@ -36,15 +37,21 @@ def build_serve_config(
     model_path: str,
     token_path: str,
     adapter_paths: Mapping[str, str] = NO_ADAPTERS,
+    draft_path: str | None = None,
     http_host: str = "0.0.0.0",  # noqa: S104 - a pod answers on its own address; the NetworkPolicy says to whom
     http_port: int = 8000,
 ) -> dict[str, object]:
     """The config that Serve's REST API and `serveConfigV2` take; one application, named after the deployment.
 
-    `adapter_paths` has the directory of each adapter by its name.
+    `adapter_paths` has the directory of each adapter by its name, `draft_path` is the draft's if it has files.
     """
     arguments = serving_arguments(
-        deployment, plan.role, model_path=model_path, token_path=token_path, adapter_paths=adapter_paths
+        deployment,
+        plan.role,
+        model_path=model_path,
+        token_path=token_path,
+        adapter_paths=adapter_paths,
+        draft_path=draft_path,
     )
     return {
         "proxy_location": "EveryNode",
@@ -68,9 +75,10 @@ def serving_arguments(
     model_path: str,
     token_path: str,
     adapter_paths: Mapping[str, str] = NO_ADAPTERS,
+    draft_path: str | None = None,
 ) -> ServingArguments:
     """What `conclave_serving.app:build` is called with for the engines of a role."""
-    engine = _engine(deployment, role)
+    engine = _engine(deployment, role, draft_path)
     tracing = deployment.spec.telemetry.tracing
     autoscaling, queue = _load_bounds(deployment, role, engine)
     return ServingArguments(
@@ -106,7 +114,7 @@ def _placement_strategy(role: Role) -> Literal["PACK", "STRICT_PACK", "STRICT_SP
     return "PACK"
 
 
-def _engine(deployment: ModelDeployment, role: Role) -> EngineArguments:
+def _engine(deployment: ModelDeployment, role: Role, draft_path: str | None) -> EngineArguments:
     wanted = deployment.spec.engine
     extra = _cpu_defaults(role) | engine_arguments(wanted.extra_args)
     return EngineArguments(
@@ -117,7 +125,20 @@ def _engine(deployment: ModelDeployment, role: Role) -> EngineArguments:
         dtype=wanted.dtype.value,
         quantization=None if wanted.quantization is Quantization.NONE else wanted.quantization.value,
         kv_cache_dtype=wanted.kv_cache_dtype.value,
+        speculative_config=_speculative(wanted.speculative, draft_path),
         extra=extra,
+    )
+
+
+def _speculative(wanted: Speculative | None, draft_path: str | None) -> SpeculativeArguments | None:
+    if wanted is None:
+        return None
+    return SpeculativeArguments(
+        method=wanted.method.value,
+        num_speculative_tokens=wanted.num_speculative_tokens,
+        prompt_lookup_max=wanted.prompt_lookup_max,
+        prompt_lookup_min=wanted.prompt_lookup_min,
+        model=draft_path if wanted.draft else None,
     )
 
 

@@ -10,7 +10,7 @@ from conclave.modeldeployment.scene import Scene
 def claim_unusable(scene: Scene) -> Finding | None:
     if _is_unreadable(scene, "persistentvolumeclaims"):
         return None
-    for claim in scene.deployment.spec.model.claims:
+    for claim in scene.deployment.spec.claims:
         phase = scene.observed.claims.get(claim)
         subject = scene.name_of("PersistentVolumeClaim", claim)
         if phase is None:
@@ -18,8 +18,8 @@ def claim_unusable(scene: Scene) -> Finding | None:
                 condition=ConditionType.WEIGHTS_READY,
                 reason=Reason.CLAIM_MISSING,
                 subject=subject,
-                seen="does not exist, although spec.model names this claim",
-                remedy="create the claim and put the weights there, or correct the name in spec.model",
+                seen="does not exist, although the spec names this claim",
+                remedy="create the claim and put the weights there, or correct the name in the spec",
             )
         if phase == "Lost":
             return Finding(
@@ -27,7 +27,7 @@ def claim_unusable(scene: Scene) -> Finding | None:
                 reason=Reason.CLAIM_LOST,
                 subject=subject,
                 seen="phase is Lost, expected Bound: the volume is gone",
-                remedy="restore the volume, or name another claim in spec.model",
+                remedy="restore the volume, or name another claim in the spec",
             )
     return None
 
@@ -35,7 +35,7 @@ def claim_unusable(scene: Scene) -> Finding | None:
 def claim_pending(scene: Scene) -> Finding | None:
     """A claim that is not bound. Checked after the pods, since a claim may wait until its first pod has a node."""
     phases = scene.observed.claims
-    claim = next((claim for claim in scene.deployment.spec.model.claims if phases.get(claim) == "Pending"), None)
+    claim = next((claim for claim in scene.deployment.spec.claims if phases.get(claim) == "Pending"), None)
     if claim is None:
         return None
     return Finding(

@@ -66,17 +66,19 @@ def image(deployment: ModelDeployment, settings: OperatorSettings) -> JsonObject
 
 
 def _directories(deployment: ModelDeployment) -> Iterator[tuple[PersistentVolumeClaimSource | ImageSource, str]]:
-    """Where the model's files and then each adapter's come from, and where they are mounted."""
-    model = deployment.spec.model
+    """Where the model's files, then each adapter's, then the draft's come from, and where they are mounted."""
+    model, draft = deployment.spec.model, deployment.spec.draft
     yield cached_source(deployment) or _chosen(model.source), names.MODEL_PATH
     for adapter in model.adapters:
         yield _chosen(adapter.source), names.adapter_path(adapter.name)
+    if draft is not None:
+        yield _chosen(draft.source), names.DRAFT_PATH
 
 
 def _chosen(source: ModelSource | AdapterSource) -> PersistentVolumeClaimSource | ImageSource:
     chosen = source.persistent_volume_claim or source.image
     if chosen is None:
-        raise InvalidInput("a source of spec.model is empty; expected persistentVolumeClaim or image: name one of them")
+        raise InvalidInput("a source of the spec is empty; expected persistentVolumeClaim or image: name one of them")
     return chosen
 
 
@@ -92,7 +94,7 @@ def numbered(name: str, number: int) -> str:
 
 
 def weights_volumes(deployment: ModelDeployment) -> list[JsonObject]:
-    """Volumes of the model's files and of the adapters'."""
+    """Volumes of the model's files, of the adapters' and of the draft's."""
     return [_weights_volume(name, source) for source, name in _volume_names(deployment).items()]
 
 
@@ -103,7 +105,7 @@ def _weights_volume(name: str, source: PersistentVolumeClaimSource | ImageSource
 
 
 def weights_mounts(deployment: ModelDeployment) -> list[JsonObject]:
-    """Read-only mounts of these volumes: the model's first, then one for each adapter."""
+    """Read-only mounts of these volumes: the model's first, then one for each adapter, then the draft's."""
     volumes = _volume_names(deployment)
     return [
         without_empty(

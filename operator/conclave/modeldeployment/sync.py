@@ -72,7 +72,7 @@ def _rests_on_nodes(observed: Observed, decision: Decision) -> bool:
 def _waits_for_unwatched(deployment: ModelDeployment, observed: Observed, decision: Decision) -> bool:
     """Whether the decision waits for a ConfigMap or a claim, which the operator reads without a watch."""
     model = deployment.spec.model
-    is_bound = all(observed.claims.get(claim) == "Bound" for claim in model.claims)
+    is_bound = all(observed.claims.get(claim) == "Bound" for claim in deployment.spec.claims)
     if model.cache is not None:
         is_bound = is_bound and (observed.cache or {}).get("status", {}).get("phase") == "Bound"
     return not is_bound or (decision.plan is None and model.config_ref is not None)

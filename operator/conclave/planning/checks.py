@@ -16,6 +16,7 @@ from conclave.planning.layout import Layout
 from conclave.planning.parallelism import refusals, tensor_sizes
 from conclave.planning.request import engine_settings
 from conclave.planning.settings import quantization_conflict, weight_format
+from conclave.planning.speculation import speculation_refusals
 from conclave.policy.admission import Path
 from conclave.policy.data_classes import DataClasses
 from conclave.policy.runtime_lists import RuntimeLists
@@ -81,6 +82,8 @@ def _check_shape(deployment: ModelDeployment, facts: ModelFacts) -> Iterator[Unf
         data=wanted.data,
         expert_parallel=bool(wanted.expert_parallel),
     )
+    for problem in speculation_refusals(facts, layout, settings.speculation):
+        yield Unfit(Reason.INVALID_SPEC, ("spec", "engine", "speculative"), f"spec.{problem}")
     for problem in refusals(facts, layout, weight_format(facts, settings)):
         sizes = ", ".join(map(str, tensor_sizes(facts)))
         yield Unfit(

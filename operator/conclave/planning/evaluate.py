@@ -17,7 +17,17 @@ from conclave.planning.inventory import Node, Sharing
 from conclave.planning.kernels import kernel_refusal
 from conclave.planning.kv_cache import KvCache, kv_cache
 from conclave.planning.layout import Layout
-from conclave.planning.memory import UNCERTAIN_SHARE, activation_bytes, graph_bytes, overhead_bytes, rotary_bytes
+from conclave.planning.memory import (
+    UNCERTAIN_SHARE,
+    compile_bytes,
+    cpu_logits_bytes,
+    forward_bytes,
+    graph_bytes,
+    logits_bytes,
+    overhead_bytes,
+    rotary_bytes,
+    sampler_state_bytes,
+)
 from conclave.planning.parallelism import refusals
 from conclave.planning.settings import (
     CPU,
@@ -33,6 +43,7 @@ from conclave.planning.settings import (
     weight_dtype,
     weight_format,
 )
+from conclave.planning.speculation import draft_bytes, draft_state_bytes, drafting_layers, speculation_refusals
 from conclave.planning.weights import DTYPE_BYTES, weight_bytes
 
 _GIB = 2**30
@@ -110,6 +121,8 @@ class Fit(BaseModel):
     longest_context_tokens: int
     kv_cache_tokens: int
     max_concurrency: int
+    draft_bytes: int = 0
+    """Of the weights of one GPU: what layers that draft take."""
     tight: bool = False
     """Whether one request of max_model_len leaves less than the plan may be wrong by."""
 
@@ -132,6 +145,7 @@ def evaluate(facts: ModelFacts, settings: EngineSettings, device: Device, layout
     unfit = (
         unfit
         or _context_refusal(facts, settings)
+        or next(speculation_refusals(facts, layout, settings.speculation), None)
         or (reasons[0] if reasons else None)
         or _device_refusal(facts, settings, device, layout, weights)
     )
@@ -156,7 +170,7 @@ class _Budget:
         dtype_bytes = DTYPE_BYTES[dtype]
         tokens, sequences = batch_sizes(settings, accelerator, device.reported_bytes, layout.gpus, on_cpu=device.is_cpu)
         self._tokens, self._sequences = tokens, sequences
-        limit = settings.max_model_len or facts.context_tokens
+        self._limit, self._data = settings.max_model_len or facts.context_tokens, layout.data
         self._facts, self._settings, self._device = facts, settings, device
         self._requested = int(device.memory_bytes * settings.gpu_memory_utilization)
         tiles = expert_tiles(accelerator, on_cpu=device.is_cpu)
@@ -172,22 +186,50 @@ class _Budget:
         self._weights = tuple(
             parameters + tables + adapters for parameters, adapters in zip(loaded, slots, strict=True)
         )
+        drafting = drafting_layers(facts, settings.speculation)
+        self._drafts = draft_bytes(facts, layout, dtype, weights, tiles, settings.speculation)
+        self._weights = (*self._weights[:-1], self._weights[-1] + self._drafts)
         eager = settings.enforce_eager or device.is_cpu
-        stages = layout.stages(len(facts.layers))
+        layers = [len(stage) for stage in layout.stages(len(facts.layers))]
+        layers[-1] += len(drafting)
         largest = largest_graph_tokens(settings, accelerator, tokens, sequences)
-        self._graphs = [0 if eager else graph_bytes(len(stage), largest) for stage in stages]
-        self._activations = activation_bytes(
-            facts, layout, dtype_bytes, tokens=tokens, sequences=sequences, graphs=min(self._graphs)
-        )
+        self._graphs = [0 if eager else graph_bytes(count, largest, settings.step_tokens) for count in layers]
+        self._activations = [forward_bytes(facts, layout, dtype_bytes, tokens)] * layout.pipeline
+        if not eager:
+            self._activations[0] = max(self._activations[0], compile_bytes(facts, layout, dtype_bytes, tokens))
+        self._activations[-1] = max(self._activations[-1], self._sampling(layout, dtype_bytes))
+        if not device.is_cpu:
+            self._activations[-1] += self._kept_for_sampling(dtype_bytes)
         self._overhead = overhead_bytes(layout, accelerator, on_cpu=device.is_cpu)
-        self._limit, self._data = limit, layout.data
         self._has_workspaces = weights is not None and weights.bits <= _BITS_WITH_WORKSPACES
         self._cache: KvCache = kv_cache(
             facts,
             layout,
             kv_entry_bytes(facts, settings, accelerator),
             block_tokens=block_tokens(facts, settings, on_cpu=device.is_cpu),
-            in_flight_tokens=in_flight_tokens(tokens, layout.pipeline, on_cpu=device.is_cpu),
+            in_flight_tokens=in_flight_tokens(
+                tokens, layout.pipeline, overlaps=settings.overlaps_steps and not device.is_cpu
+            ),
+            drafting=drafting,
+        )
+
+    def _sampling(self, layout: Layout, dtype_bytes: int) -> int:
+        """Peak behind the layers, on the last stage."""
+        tokens, sequences = self._tokens, self._sequences
+        if self._device.is_cpu:
+            return cpu_logits_bytes(self._facts, tokens=tokens, sequences=sequences)
+        return logits_bytes(self._facts, layout, dtype_bytes, tokens=tokens, sequences=sequences)
+
+    def _kept_for_sampling(self, dtype_bytes: int) -> int:
+        """What sampler and drafts keep on the last stage's GPUs."""
+        settings, sequences = self._settings, self._sequences
+        return sampler_state_bytes(self._facts, sequences, settings.step_tokens) + draft_state_bytes(
+            self._facts,
+            dtype_bytes,
+            settings.speculation,
+            tokens=self._tokens,
+            sequences=sequences,
+            length=self._limit,
         )
 
     def outcome(self) -> Fit | Misfit:
@@ -197,9 +239,16 @@ class _Budget:
                 reason=f"max_num_seqs is {self._sequences}, expected at most {self._tokens}, since a step computes "
                 "this many tokens and at least one of each sequence; raise max_num_batched_tokens"
             )
+        checked = self._sequences * self._settings.step_tokens
+        if self._settings.adapters and self._settings.speculation and checked > self._tokens:
+            return Misfit(
+                reason=f"{self._sequences} sequences of {self._settings.step_tokens} tokens each, which "
+                f"engine.speculative asks for, are {checked} tokens, and beside adapters vLLM refuses more than the "
+                f"{self._tokens} tokens of a step; lower max_num_seqs, or raise max_num_batched_tokens"
+            )
         left = [
-            self._requested - weights - self._activations - graphs - self._overhead
-            for weights, graphs in zip(self._weights, self._graphs, strict=True)
+            self._requested - weights - activations - graphs - self._overhead
+            for weights, activations, graphs in zip(self._weights, self._activations, self._graphs, strict=True)
         ]
         tightest = min(range(len(left)), key=lambda stage: left[stage])
         if left[tightest] <= 0:
@@ -233,6 +282,7 @@ class _Budget:
             longest_context_tokens=longest,
             kv_cache_tokens=int(concurrency * length),
             max_concurrency=int(concurrency),
+            draft_bytes=self._drafts,
             tight=tight,
         )
 
@@ -254,7 +304,7 @@ class _Budget:
         parts = {
             "weights": self._weights[stage],
             "kv_cache": kv_bytes,
-            "activations": self._activations,
+            "activations": self._activations[stage],
             "graphs": self._graphs[stage],
             "overhead": self._overhead,
         }
@@ -262,7 +312,7 @@ class _Budget:
         return PlanMemory(total=total, free=total - sum(parts.values()), **parts)
 
     def _too_large(self, stage: int) -> str:
-        other = self._activations + self._graphs[stage] + self._overhead
+        other = self._activations[stage] + self._graphs[stage] + self._overhead
         return (
             f"each GPU needs {_gib(self._weights[stage])} GiB for weights and {_gib(other)} GiB for activations, "
             f"graphs and overhead, and {_gib(self._requested)} GiB may be used: nothing is left for the KV cache"

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from conclave.api.modeldeployment import METHODS_WITH_DRAFT
 from conclave.api.plan import RejectedOption
 from conclave.catalogue.shapes import GroupedAttention, LatentAttention, ModelFacts, WeightFormat
 from conclave.planning.evaluate import Device, Fit
 from conclave.planning.inventory import Inventory, Node, Sharing, node_names
 from conclave.planning.layout import Layout
 from conclave.planning.placement import Placement
-from conclave.planning.settings import EngineSettings
+from conclave.planning.settings import EngineSettings, Speculation
 
 _GIB = 2**30
 
@@ -103,6 +104,7 @@ def because(
     if not kept:
         reasons.append(f"the spec sets {' and '.join(fixed)}" if fixed else _choice(layout, device))
     reasons.extend(_parallelism(facts, layout, placement))
+    reasons.extend(_drafts(settings.speculation, fit))
     reasons.extend(_context(facts, settings, fit))
     return tuple(reasons)
 
@@ -151,6 +153,20 @@ def _parallelism(facts: ModelFacts, layout: Layout, placement: Placement) -> lis
             f"experts are not sliced: each rank holds {layout.local_experts(facts.moe.experts)} of {facts.moe.experts}"
         )
     return reasons
+
+
+def _drafts(speculation: Speculation | None, fit: Fit) -> list[str]:
+    if speculation is None:
+        return []
+    said = f"{speculation.method} drafts {speculation.tokens} {'tokens' if speculation.tokens > 1 else 'token'} a step"
+    if speculation.method in METHODS_WITH_DRAFT:
+        said += (
+            f"; its head is counted as {_gib(fit.draft_bytes)} GiB of weights and a layer of KV cache, the most that "
+            "is usual for this model, since the plan does not read the head's config.json"
+        )
+    elif fit.draft_bytes:
+        said += f"; the model's layers for that take {_gib(fit.draft_bytes)} GiB of weights and their own KV cache"
+    return [said]
 
 
 def _context(facts: ModelFacts, settings: EngineSettings, fit: Fit) -> list[str]:

@@ -12,7 +12,7 @@ from math import ceil
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from conclave.catalogue.shapes import GroupedAttention, LatentAttention, ModelFacts
+from conclave.catalogue.shapes import GroupedAttention, LatentAttention, Layer, ModelFacts
 from conclave.planning.layout import Layout
 
 _CLOSE_ENOUGH = 1.5
@@ -90,15 +90,24 @@ def kv_bytes_per_token(facts: ModelFacts, tensor: int = 1, entry_bytes: int = 2)
 
 
 def kv_cache(
-    facts: ModelFacts, layout: Layout, entry_bytes: int, *, block_tokens: int, in_flight_tokens: int
+    facts: ModelFacts,
+    layout: Layout,
+    entry_bytes: int,
+    *,
+    block_tokens: int,
+    in_flight_tokens: int,
+    drafting: Sequence[Layer] = (),
 ) -> KvCache:
-    """The cache of a model whose layers all have pages of one size."""
+    """The cache of a model whose layers all have pages of one size. Layers that draft are on the last stage.
+
+    Beside such layers vLLM keeps chunked windows whole (`vllm/config/vllm.py`, hybrid KV cache manager).
+    """
     by_window: dict[Window, list[int]] = {}
-    for index, layer in enumerate(facts.layers):
+    for index, layer in enumerate((*facts.layers, *drafting)):
         attention = layer.attention
         window = (
             Window(tokens=attention.window_tokens, chunked=attention.chunked)
-            if isinstance(attention, GroupedAttention)
+            if isinstance(attention, GroupedAttention) and not (attention.chunked and drafting)
             else Window()
         )
         by_window.setdefault(window, []).append(index)
@@ -110,6 +119,7 @@ def kv_cache(
         count = ceil(len(layers) / group_size)
         groups.extend((window, layers[first::count]) for first in range(count))
     stage_of = {index: stage for stage, indices in enumerate(layout.stages(len(facts.layers))) for index in indices}
+    stage_of |= {len(facts.layers) + index: layout.pipeline - 1 for index in range(len(drafting))}
     members = [Counter(stage_of[index] for index in layers) for _, layers in groups]
     widest = [max(1, max(member[stage] for member in members)) for stage in range(layout.pipeline)]
     return KvCache(

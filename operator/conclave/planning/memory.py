@@ -2,7 +2,8 @@
 
 pool = total x gpu_memory_utilization - weights - activations - graphs - overhead
 (`vllm/v1/worker/gpu_worker.py:determine_available_memory`; on CPU `cpu_worker.py`). Activations, graphs and overhead
-are measured by vLLM and estimated here; the constants come from published start-up logs (tests/data/published).
+are measured by vLLM and estimated here; constants come from published start-up logs (tests/data/published), and what
+the sampler takes from the shipped version's own model runner (`vllm/v1/worker/gpu`).
 """
 
 from __future__ import annotations
@@ -10,14 +11,20 @@ from __future__ import annotations
 from conclave.catalogue.accelerators import Accelerator
 from conclave.catalogue.shapes import GroupedAttention, Layer, ModelFacts
 from conclave.planning.layout import Layout
+from conclave.planning.weights import padded_vocabulary
 
 _MIB = 2**20
 _GIB = 2**30
 
-SAMPLER_BYTES_PER_LOGIT = 18
-"""Logits in 16 bits, gathered and not, in float32, their probabilities, and the noise that they are divided by."""
-SORTING_BYTES_PER_LOGIT = 38.5
-"""The same in vLLM 0.9 to 0.16, which sorted the logits and did not yet count the graphs."""
+PENALTY_BYTES_PER_LOGIT = 4 + 1 / 8
+"""What the sampler keeps for each word and sequence: how often the answer has it, and a bit for the prompt
+(`v1/worker/gpu/sample/penalties.py`)."""
+GRAMMAR_BYTES_PER_LOGIT = 1 / 8
+"""What it keeps for structured output (`v1/worker/gpu/structured_outputs.py`)."""
+COMPILED_STATES = 6
+"""Hidden states of a full batch that are alive beside that embedding; 4.8 and 5.3 were seen."""
+CPU_SAMPLER_BYTES_PER_LOGIT = 38.5
+"""Peak of the CPU build's sampler, which sorts float32 logits with their indices."""
 GRAPH_BYTES_PER_LAYER = int(0.3 * _MIB)
 """One captured graph of one layer."""
 ALONE_OVERHEAD_BYTES = int(0.3 * _GIB)
@@ -35,27 +42,51 @@ UNCERTAIN_SHARE = 0.025
 _NVLINK_SHARP_SINCE = 9.0
 
 
-def activation_bytes(
-    facts: ModelFacts, layout: Layout, dtype_bytes: int, *, tokens: int, sequences: int, graphs: int
-) -> int:
-    """Peak of the profiling pass: the widest layer over a full batch, or the sampler over all sequences.
-
-    With the graphs it covers either generation of the sampler, so that the plan holds for older serving images too.
-    """
+def forward_bytes(facts: ModelFacts, layout: Layout, dtype_bytes: int, tokens: int) -> int:
+    """Peak of the profiling pass over a full batch: its widest layer."""
     widest = max(_layer_elements(facts.hidden, layer, layout) for layer in dict.fromkeys(facts.layers))
     residual = 3 * facts.hidden
-    logits = min(sequences, tokens) * facts.vocab
-    sampler = max(logits * SAMPLER_BYTES_PER_LOGIT, int(logits * SORTING_BYTES_PER_LOGIT) - graphs)
-    return max(tokens * (widest + residual) * dtype_bytes, sampler)
+    return tokens * (widest + residual) * dtype_bytes
 
 
-def graph_bytes(layers: int, largest: int) -> int:
+def logits_bytes(facts: ModelFacts, layout: Layout, dtype_bytes: int, *, tokens: int, sequences: int) -> int:
+    """Peak of the profiling pass behind the layers, on the last pipeline stage: hidden states, and logits of all
+    sequences. The profile samples without penalties, top-p and top-k, so that the sampler copies no logits; scaling
+    them, or gathering them from the ranks, does.
+    """
+    copies = 2 if layout.tensor == 1 else 2 + 1 / layout.tensor
+    rows = min(sequences, tokens)
+    return tokens * facts.hidden * dtype_bytes + int(rows * facts.vocab * copies) * dtype_bytes
+
+
+def compile_bytes(facts: ModelFacts, layout: Layout, dtype_bytes: int, tokens: int) -> int:
+    """Peak of a profiling pass that compiles the model, as every pod's does: one more embedding, and hidden states.
+
+    Seen in starts of 0.32 (tests/data/emulated_starts.yaml) and of 0.31 on a real card. An eager engine has none.
+    """
+    table = padded_vocabulary(facts.vocab) // layout.tensor * facts.hidden
+    return (table + COMPILED_STATES * tokens * facts.hidden) * dtype_bytes
+
+
+def sampler_state_bytes(facts: ModelFacts, sequences: int, step_tokens: int) -> int:
+    """What the sampler keeps beside the weights on the last pipeline stage."""
+    return int(sequences * facts.vocab * (PENALTY_BYTES_PER_LOGIT + step_tokens * GRAMMAR_BYTES_PER_LOGIT))
+
+
+def cpu_logits_bytes(facts: ModelFacts, *, tokens: int, sequences: int) -> int:
+    """Peak of the CPU build's sampler."""
+    return int(min(sequences, tokens) * facts.vocab * CPU_SAMPLER_BYTES_PER_LOGIT)
+
+
+def graph_bytes(layers: int, largest: int, step_tokens: int = 1) -> int:
     """CUDA graphs of one pipeline stage, which vLLM takes off the pool since 0.21: one for each batch size.
 
-    Sizes are 1, 2, 4, then by 8 to 256, then by 16 to the largest.
+    Sizes are 1, 2, 4, then by 8 to 256, then by 16 to the largest; and, where a sequence has several tokens a step, so
+    many sequences each (`vllm/config/vllm.py:_set_cudagraph_sizes`).
     """
-    sizes = 3 + min(largest, 256) // 8 + max(0, largest - 256) // 16
-    return layers * sizes * GRAPH_BYTES_PER_LAYER
+    steps = [*(1, 2, 4), *range(8, 256, 8), *range(256, largest + 1, 16)]
+    sizes = {size * tokens for size in steps for tokens in {1, step_tokens} if size * tokens <= largest}
+    return layers * len(sizes) * GRAPH_BYTES_PER_LAYER
 
 
 def rotary_bytes(facts: ModelFacts, dtype_bytes: int) -> int:

@@ -7,7 +7,7 @@ from functools import cached_property
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from conclave.api.modeldeployment import Adapter, Engine, ModelDeployment
+from conclave.api.modeldeployment import Adapter, Engine, ModelDeployment, Speculative
 from conclave.catalogue.facts import ModelFacts, read_config
 from conclave.catalogue.models import find_model, suggest_models
 from conclave.catalogue.shapes import WeightFormat
@@ -15,7 +15,7 @@ from conclave.errors import InvalidInput, UnknownModel
 from conclave.planning.inventory import Inventory, Node, OtherNode, node_names
 from conclave.planning.layout import Layout
 from conclave.planning.roles import Plan
-from conclave.planning.settings import EngineSettings, weight_format
+from conclave.planning.settings import EngineSettings, Speculation, weight_format
 
 REGION_LABEL = "topology.kubernetes.io/region"
 
@@ -129,8 +129,16 @@ def engine_settings(engine: Engine, adapters: Sequence[Adapter] = ()) -> EngineS
         enforce_eager=extra.get("enforce_eager", "false").lower() == "true",
         adapters=len(adapters),
         adapter_rank=max((adapter.max_rank for adapter in adapters), default=0),
+        async_scheduling=extra.get("async_scheduling", "true").lower() == "true",
+        speculation=_speculation(engine.speculative),
         **named,
     )
+
+
+def _speculation(speculative: Speculative | None) -> Speculation | None:
+    if speculative is None:
+        return None
+    return Speculation(method=speculative.method, tokens=speculative.num_speculative_tokens)
 
 
 _SIZED_ARGUMENTS = (

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from conclave.api.modeldeployment import Dtype, KvCacheDtype, Quantization
+from conclave.api.modeldeployment import Dtype, KvCacheDtype, Quantization, SpeculativeMethod
 from conclave.catalogue.accelerators import Accelerator
 from conclave.catalogue.shapes import FloatType, LatentAttention, ModelFacts, WeightFormat
 from conclave.planning.matrices import ExpertTiles
@@ -25,6 +25,16 @@ _HOPPER = 9.0
 _FP8_ONLINE = WeightFormat(method="fp8", online=True)
 _AWQ_USUAL = WeightFormat(method="awq", bits=4, group=128, zero_points=True)
 _GPTQ_USUAL = WeightFormat(method="gptq", bits=4, group=128, zero_points=True)
+
+
+class Speculation(BaseModel):
+    """How tokens are drafted."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    method: SpeculativeMethod
+    tokens: int = Field(ge=1)
+    """Drafted for each step of a sequence."""
 
 
 class EngineSettings(BaseModel):
@@ -47,6 +57,18 @@ class EngineSettings(BaseModel):
     adapters: int = Field(default=0, ge=0)
     adapter_rank: int = Field(default=0, ge=0)
     """The largest rank that any of the adapters may have."""
+    async_scheduling: bool = True
+    speculation: Speculation | None = None
+
+    @property
+    def step_tokens(self) -> int:
+        """Tokens that one step computes for each sequence that answers."""
+        return 1 + (self.speculation.tokens if self.speculation else 0)
+
+    @property
+    def overlaps_steps(self) -> bool:
+        """Whether vLLM on a GPU schedules a step while the one before runs. It does not with `ngram`."""
+        return self.async_scheduling and not (self.speculation and self.speculation.method is SpeculativeMethod.NGRAM)
 
 
 def has_bfloat16(accelerator: Accelerator | None) -> bool:
@@ -128,12 +150,15 @@ def batch_sizes(
 def largest_graph_tokens(settings: EngineSettings, accelerator: Accelerator | None, tokens: int, sequences: int) -> int:
     """Tokens of the largest batch that a CUDA graph is captured for (`vllm/config/vllm.py:_set_cudagraph_sizes`)."""
     usual = 1024 if accelerator and accelerator.compute.startswith("10.") else 512
-    return min(tokens, settings.max_cudagraph_capture_size or min(usual, 2 * sequences))
+    return min(tokens, settings.max_cudagraph_capture_size or min(usual, 2 * sequences * settings.step_tokens))
 
 
-def in_flight_tokens(batched_tokens: int, pipeline: int, *, on_cpu: bool) -> int:
-    """Asynchronous scheduling, which the CPU build has not, overlaps two steps; a pipeline as many as its stages."""
-    return batched_tokens * (pipeline if on_cpu or pipeline > 1 else 2)
+def in_flight_tokens(batched_tokens: int, pipeline: int, *, overlaps: bool) -> int:
+    """Tokens of the steps that run at once: one for each pipeline stage, and one more that is scheduled meanwhile.
+
+    `vllm/config/vllm.py:max_concurrent_batches`.
+    """
+    return batched_tokens * (pipeline + overlaps)
 
 
 def block_tokens(facts: ModelFacts, settings: EngineSettings, *, on_cpu: bool) -> int:

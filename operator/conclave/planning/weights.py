@@ -49,6 +49,19 @@ def weight_bytes(
     )
 
 
+def layer_bytes(
+    facts: ModelFacts,
+    layout: Layout,
+    dtype: FloatType,
+    weights: WeightFormat | None,
+    tiles: ExpertTiles,
+    indices: range,
+) -> int:
+    """Bytes of some decoder layers on the fullest rank of one pipeline stage."""
+    sizes = _Sizes(facts, layout, DTYPE_BYTES[dtype], weights, tiles)
+    return sum(map(sizes.layer, indices))
+
+
 def parameters(facts: ModelFacts) -> int:
     """Parameters of the model, as publishers count them: without padding or quantization."""
     total = sum(weight_bytes(facts, Layout(), "bfloat16", None)) // 2

@@ -52,23 +52,29 @@ class _Setting(_Data):
 
 
 class Boolean(_Setting):
-    """`true` or `false`."""
+    """`true` or `false`, or only one of them."""
 
     type: Literal["boolean"]
+    only: bool | None = None
 
     @property
     def allowed(self) -> str:
-        return "true or false"
+        return " or ".join(self.words)
+
+    @property
+    def words(self) -> list[str]:
+        """The values as an object spells them."""
+        return ["true", "false"] if self.only is None else [str(self.only).lower()]
 
     def accepts(self, value: str) -> bool:
-        return value in ("true", "false")
+        return value in self.words
 
     def typed(self, value: str) -> bool:
         return value == "true"
 
     @classmethod
-    def expression(cls, settings: Mapping[str, Boolean]) -> str:  # noqa: ARG003 - booleans are all alike
-        return "self[key] in ['true', 'false']"
+    def expression(cls, settings: Mapping[str, Boolean]) -> str:
+        return _among_words(settings)
 
 
 class Integer(_Setting):
@@ -138,7 +144,7 @@ class Choice(_Setting):
 
     @classmethod
     def expression(cls, settings: Mapping[str, Choice]) -> str:
-        return f"self[key] in {cel_literal({name: setting.words for name, setting in settings.items()})}[key]"
+        return _among_words(settings)
 
 
 class Pattern(_Setting):
@@ -162,6 +168,10 @@ class Pattern(_Setting):
             f"(key != {cel_literal(name)} || self[key].matches({cel_literal(f'^({setting.pattern})$')}))"
             for name, setting in settings.items()
         )
+
+
+def _among_words(settings: Mapping[str, Boolean] | Mapping[str, Choice]) -> str:
+    return f"self[key] in {cel_literal({name: setting.words for name, setting in settings.items()})}[key]"
 
 
 def _within_bounds(pattern: str, convert: str, settings: Mapping[str, Integer] | Mapping[str, Decimal]) -> str:

@@ -75,6 +75,23 @@ def read_adapters(deployment: ModelDeployment, given: Sequence[str]) -> dict[str
     return directories
 
 
+def read_draft(deployment: ModelDeployment, given: Path | None) -> Path | None:
+    """The directory of the head that drafts, from `--draft`. Raises if one is given or missing against the manifest."""
+    wanted = deployment.spec.draft
+    if wanted is not None and given is None:
+        raise InvalidInput(
+            "spec.engine.speculative.draft: the head needs a directory on this machine; give it with --draft PATH"
+        )
+    if given is None:
+        return None
+    if wanted is None:
+        raise InvalidInput(
+            f"--draft {given}: spec.engine.speculative has no draft; remove --draft, or add the draft to the manifest"
+        )
+    check_weights(given)
+    return given.resolve()
+
+
 def check_adapters(
     deployment: ModelDeployment, facts: ModelFacts, weights: Path, directories: Mapping[str, Path], *, on_cpu: bool
 ) -> None:

@@ -21,12 +21,15 @@ NO_TOKENIZER = f"no tokenizer, expected one of {', '.join(TOKENIZER_FILES)}; cop
 PICKLE_PATTERNS = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 _PICKLED_WEIGHTS = ("pytorch_model*.bin", *PICKLE_PATTERNS)
 """The first pattern that matches finds the model. Files of the later patterns then hold something else."""
+_OF_A_HEAD = frozenset({"fc.weight", "model.fc.weight"})
+"""What an EAGLE head reads the model's hidden states with. No decoder has such a tensor."""
 _OF_TRAINING = ("training_args.bin", "optimizer", "scheduler", "scaler", "rng_state")
 """Pickles whose names begin so hold no weights."""
 
 
 def check_weights(root: Path) -> None:
-    """Raise WeightsUnfit at the first fault. A LoRA adapter is checked as an adapter."""
+    """Raise WeightsUnfit at the first fault. A LoRA adapter is checked as an adapter. A head that drafts tokens for a
+    model needs no tokenizer."""
     check_directory(root)
     if is_release_of_grok_1(root):
         raise WeightsUnfit(no_safetensors(root))
@@ -34,9 +37,10 @@ def check_weights(root: Path) -> None:
         check_adapter(root.name, root, RANKS[-1])
         return
     read_config(root)
-    if not any(any(root.glob(pattern)) for pattern in TOKENIZER_FILES):
-        raise WeightsUnfit(f"weights {root}: {NO_TOKENIZER}")
     shards = sorted(root.glob("*.safetensors"))
+    has_tokenizer = any(any(root.glob(pattern)) for pattern in TOKENIZER_FILES)
+    if not has_tokenizer and not any(tensors_of(shard) & _OF_A_HEAD for shard in shards):
+        raise WeightsUnfit(f"weights {root}: {NO_TOKENIZER}")
     index = root / INDEX_NAME
     if not shards and not index.exists():
         raise WeightsUnfit(no_safetensors(root))

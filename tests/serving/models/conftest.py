@@ -12,6 +12,8 @@ from tests.serving.models.engines import Answer, Job, Layout, run
 from tokenizers import Tokenizer
 from tools.tiny_checkpoint import make_checkpoint
 
+from conclave.engine.arguments import SpeculativeArguments
+
 MODELS = ("dbrx", "grok-1", "mixtral", "phi-3.5-moe")
 TEXTS = (
     "Good morning!",
@@ -24,6 +26,7 @@ TEXTS = (
     "Memory is spent on weights first, then on the cache of keys and values",
 )
 IN_BFLOAT16 = " in bfloat16"
+WITH_DRAFTS = " with drafts"
 
 # The references multiply tiny matrices: where the machine is busy, more threads only wait for each other.
 torch.set_num_threads(1)
@@ -46,7 +49,7 @@ def prompts(checkpoints: dict[str, Path]) -> tuple[tuple[int, ...], ...]:
 def answers(
     checkpoints: dict[str, Path], prompts: tuple[tuple[int, ...], ...], tmp_path_factory: pytest.TempPathFactory
 ) -> Callable[[Layout], dict[str, Answer]]:
-    """What vLLM says in a layout, by model; at TP=1 also in bfloat16 along the tokens of float32."""
+    """What vLLM says in a layout, by model; at TP=1 also in bfloat16 along the tokens of float32, and with drafts."""
 
     @cache
     def in_layout(layout: Layout) -> dict[str, Answer]:
@@ -56,6 +59,11 @@ def answers(
                 Job(model + IN_BFLOAT16, str(path), prompts, "bfloat16", follows=model)
                 for model, path in checkpoints.items()
             ]
+            drafts = SpeculativeArguments(
+                method="ngram", num_speculative_tokens=3, prompt_lookup_min=1, prompt_lookup_max=3
+            )
+            options = {"speculative_config": drafts.model_dump()}
+            jobs.append(Job("mixtral" + WITH_DRAFTS, str(checkpoints["mixtral"]), prompts, options=options))
         return run(layout, jobs, tmp_path_factory.mktemp("engines"))
 
     return in_layout

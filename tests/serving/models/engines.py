@@ -64,6 +64,8 @@ class Answer:
 
     sequences: Sequences
     error: str | None = None
+    accepted: int = 0
+    """Drafted tokens that the model took."""
 
 
 def run(layout: Layout, jobs: Sequence[Job], directory: Path) -> dict[str, Answer]:
@@ -88,6 +90,10 @@ def run(layout: Layout, jobs: Sequence[Job], directory: Path) -> dict[str, Answe
     assert not any(codes), (directory / "0.log").read_text()[-4000:]
     said: dict[str, Any] = json.loads((directory / "0.json").read_text())
     return {
-        name: Answer([[Token(*token) for token in sequence] for sequence in answer["sequences"]], answer["error"])
+        name: Answer(
+            [[Token(*token) for token in sequence] for sequence in answer["sequences"]],
+            answer["error"],
+            answer.get("accepted", 0),
+        )
         for name, answer in said.items()
     }

@@ -21,7 +21,8 @@ def main() -> None:
     for job in json.loads(Path(sys.argv[3]).read_text()):
         try:
             given = answers[job["follows"]]["sequences"] if job["follows"] else None
-            answers[job["name"]] = {"sequences": generate(job, given, tensor, pipeline), "error": None}
+            sequences, accepted = generate(job, given, tensor, pipeline)
+            answers[job["name"]] = {"sequences": sequences, "error": None, "accepted": accepted}
         except Exception as error:  # noqa: BLE001 - what a user would see is an answer too
             traceback.print_exc()
             answers[job["name"]] = {"sequences": [], "error": f"{type(error).__name__}: {error}"}
@@ -29,14 +30,20 @@ def main() -> None:
     Path(sys.argv[4]).write_text(json.dumps(answers))
 
 
+ACCEPTED = "vllm:spec_decode_num_accepted_tokens"
 Sequence = list[tuple[int, float]]
 
 
-def generate(job: dict[str, Any], given: list[Sequence] | None, tensor: int, pipeline: int) -> list[Sequence]:
-    """Chosen tokens and their log-probabilities, of each prompt; or those of the tokens `given`."""
+def generate(
+    job: dict[str, Any], given: list[Sequence] | None, tensor: int, pipeline: int
+) -> tuple[list[Sequence], int]:
+    """Chosen tokens and their log-probabilities, of each prompt, or those of the tokens `given`; and how many tokens
+    were drafted and taken.
+    """
     from vllm import LLM, SamplingParams, TokensPrompt
     from vllm.lora.request import LoRARequest
 
+    drafts = "speculative_config" in job["options"]
     engine = LLM(
         model=job["checkpoint"],
         dtype=job["dtype"],
@@ -46,6 +53,7 @@ def generate(job: dict[str, Any], given: list[Sequence] | None, tensor: int, pip
         max_model_len=512,
         max_num_seqs=8,
         enable_prefix_caching=False,
+        disable_log_stats=not drafts,
         # Eager execution on CPU leaves out what pipeline stages need; tracing without a compiler is quick.
         **({"compilation_config": {"mode": 2, "backend": "eager"}} if pipeline > 1 else {"enforce_eager": True}),
         **job["options"],
@@ -73,10 +81,12 @@ def generate(job: dict[str, Any], given: list[Sequence] | None, tensor: int, pip
     else:
         chosen = [output.outputs[0].token_ids for output in outputs]
         logprobs = [output.outputs[0].logprobs for output in outputs]
-    return [
+    sequences = [
         [(token, entry[token].logprob) for token, entry in zip(tokens, entries, strict=True)]
         for tokens, entries in zip(chosen, logprobs, strict=True)
     ]
+    counters = engine.get_metrics() if drafts else []
+    return sequences, sum(int(counter.value) for counter in counters if counter.name == ACCEPTED)
 
 
 def release() -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 from tests.serving.models.comparison import first_difference
-from tests.serving.models.conftest import IN_BFLOAT16
+from tests.serving.models.conftest import IN_BFLOAT16, WITH_DRAFTS
 from tests.serving.models.engines import Answer, Layout
 from tests.serving.models.references.grok1 import Token
 from tests.serving.models.references.hugging_face import HuggingFace, Mutation
@@ -63,6 +63,16 @@ def test_bfloat16_stays_close_along_the_tokens_of_float32(
         for token, wanted in zip(tokens, wanteds, strict=True)
     ]
     assert 0 < median(differences) < BFLOAT16_MEDIAN
+
+
+def test_drafts_change_no_token(answers: Answers) -> None:
+    """Of the model's own text, looked up by n-grams; and some drafts are taken, so that there is something to see."""
+    answer = answers(Layout())["mixtral" + WITH_DRAFTS]
+    assert answer.error is None
+    assert [[token.id for token in tokens] for tokens in answer.sequences] == [
+        [token.id for token in tokens] for tokens in answers(Layout())["mixtral"].sequences
+    ]
+    assert answer.accepted > 0
 
 
 def without_clip(model: Any) -> None:

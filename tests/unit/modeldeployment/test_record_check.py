@@ -127,6 +127,14 @@ def engine(**extra: Any) -> Forgery:
     return serves(lambda config: config["applications"][0]["args"]["engine"]["extra"].update(extra))
 
 
+def drafts(**config: Any) -> Forgery:
+    return serves(
+        lambda data: data["applications"][0]["args"]["engine"].update(
+            speculative_config={"method": "eagle3", "num_speculative_tokens": 2} | config
+        )
+    )
+
+
 def engine_text(argument: str) -> Forgery:
     """As YAML that safe_dump would not write."""
 
@@ -385,6 +393,17 @@ FORGED: dict[str, tuple[Forgery, str]] = {
         engine(compilation_config={"mode": 2, "backend": "os.system"}),
         "outside the allowlist: ['compilation_config']",
     ),
+    "a draft from elsewhere": (
+        drafts(model="/home/conclave/head"),
+        "draft path: /home/conclave/head, expected /models/dr",
+    ),
+    "a draft that is a hub's": (drafts(), "draft path: None, expected /models/draft"),
+    "files where a method has none": (
+        drafts(method="ngram", model="/models/draft"),
+        "draft path: /models/draft, expec",
+    ),
+    "a class that drafts": (drafts(method="custom_class", model="os.system"), "speculative_config.method"),
+    "another setting of drafts": (drafts(model="/models/draft", code_revision="main"), "speculative_config.code_rev"),
     "a parser of any module": (engine(tool_call_parser="evil.parser"), "outside the allowlist: ['tool_call_parser']"),
     "merges that multiply": (sets(MERGES, *SERVE_CONFIG), "it cannot be read as YAML (YAMLError)"),
     "a nested engine argument": (engine(max_num_seqs={"a": {}}), "outside the allowlist: ['max_num_seqs']"),

@@ -190,6 +190,37 @@ def test_extra_arguments_are_typed_and_settings_carried() -> None:
     assert (scaling.min_replicas, scaling.max_replicas, scaling.downscale_delay_s) == (0, 3, 120.0)
 
 
+DRAFTS = [
+    pytest.param(
+        {"method": "ngram", "numSpeculativeTokens": 4, "promptLookupMax": 3},
+        {"method": "ngram", "num_speculative_tokens": 4, "prompt_lookup_max": 3},
+        id="of the own text",
+    ),
+    pytest.param(
+        {"method": "mtp", "numSpeculativeTokens": 1},
+        {"method": "mtp", "num_speculative_tokens": 1},
+        id="of the model's own layers",
+    ),
+    pytest.param(
+        {
+            "method": "eagle",
+            "numSpeculativeTokens": 2,
+            "draft": {"source": {"persistentVolumeClaim": {"claimName": "h"}}},
+        },
+        {"method": "eagle", "num_speculative_tokens": 2, "model": "/models/draft"},
+        id="of a head, from where it is mounted",
+    ),
+]
+
+
+@pytest.mark.parametrize(("wanted", "given"), DRAFTS)
+def test_drafts_are_asked_for_in_vllms_words(wanted: dict[str, Any], given: dict[str, Any]) -> None:
+    config: Any = build_serve_config(
+        deployment(engine={"speculative": wanted}), plan(), model_path="/m", token_path="/t", draft_path="/models/draft"
+    )
+    assert config["applications"][0]["args"]["engine"]["speculative_config"] == given
+
+
 def test_refused_extra_arguments_never_reach_a_config() -> None:
     with pytest.raises(InvalidInput, match="trust_remote_code"):
         built({"engine": {"extraArgs": {"trust_remote_code": "true"}}})

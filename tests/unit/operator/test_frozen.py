@@ -61,9 +61,9 @@ def verdicts(status: Json) -> dict[str, tuple[str, str]]:
 
 
 def planned(status: Json, frozen: Frozen) -> Json:
-    """The plan. Without a record, each version plans again and words the reasons in its own way."""
-    words = () if frozen.of("ControllerRevision") else ("because", "rejected")
-    return {key: value for key, value in (status.get("plan") or {}).items() if key not in words}
+    """The plan. Without a record nothing runs: each version plans again, with estimates and words of its own."""
+    again = () if frozen.of("ControllerRevision") else ("because", "rejected", "memory", "kvCacheTokens")
+    return {key: value for key, value in (status.get("plan") or {}).items() if key not in again}
 
 
 @pytest.mark.parametrize(("version", "name"), AT_WORK, ids=[f"{version}-{name}" for version, name in AT_WORK])

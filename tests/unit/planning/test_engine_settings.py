@@ -25,7 +25,7 @@ COUNTED = {
 }
 NO_MORE_MEMORY = {
     *("long_prefill_token_threshold", "async_scheduling", "stream_interval"),
-    *("enable_prefix_caching", "prefix_caching_hash_algo"),
+    *("enable_chunked_prefill", "enable_prefix_caching", "prefix_caching_hash_algo"),
     *("optimization_level", "attention_backend", "moe_backend", "disable_custom_all_reduce"),
     *("safetensors_load_strategy", "language_model_only", "seed", "max_logprobs", "logprobs_mode", "generation_config"),
     *("tokenizer_mode", "chat_template_content_format", "enable_auto_tool_choice", "tool_call_parser"),

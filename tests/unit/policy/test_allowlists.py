@@ -28,6 +28,7 @@ TYPED = {
     "a decimal without a point": ("gpu_memory_utilization", "0.9", 0.9),
     "true": ("enforce_eager", "true", True),
     "false": ("enforce_eager", "false", False),
+    "the one value of a boolean": ("enable_chunked_prefill", "true", True),
     "a word": ("tool_call_parser", "hermes", "hermes"),
     "a number that is a choice": ("block_size", "32", 32),
 }
@@ -55,6 +56,7 @@ VALUES = {
     "infinity": ("gpu_memory_utilization", "inf"),
     "an exponent": ("gpu_memory_utilization", "9e-1"),
     "a capital": ("enforce_eager", "True"),
+    "the other value of a boolean": ("enable_chunked_prefill", "false"),
     "an unlisted choice": ("attention_backend", "CUSTOM"),
     "a list of choices": ("tool_call_parser", "hermes,mistral"),
     "a path for a choice": ("generation_config", "/weights/other"),

@@ -39,6 +39,17 @@ def test_sound_weights_pass(weights: Path) -> None:
     check_weights(weights)
 
 
+@pytest.mark.parametrize(("tensor", "is_head"), [("fc.weight", True), ("model.fc.weight", True), ("model.fc1", False)])
+def test_only_a_head_that_drafts_needs_no_tokenizer(tmp_path: Path, tensor: str, is_head: bool) -> None:
+    (tmp_path / "config.json").write_text('{"architectures": ["LlamaForCausalLMEagle3"]}')
+    (tmp_path / "model.safetensors").write_bytes(safetensors(**{tensor: 3}))
+    if is_head:
+        check_weights(tmp_path)
+    else:
+        with pytest.raises(WeightsUnfit, match="no tokenizer"):
+            check_weights(tmp_path)
+
+
 def test_links_of_a_hub_cache_are_followed(weights: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     snapshot = tmp_path_factory.mktemp("snapshot")
     for file in weights.iterdir():

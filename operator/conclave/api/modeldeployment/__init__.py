@@ -24,6 +24,7 @@ from conclave.api.modeldeployment.source import (
     PersistentVolumeClaimSource,
 )
 from conclave.api.modeldeployment.spec import ModelDeploymentSpec
+from conclave.api.modeldeployment.speculative import METHODS_WITH_DRAFT, Draft, Speculative, SpeculativeMethod
 from conclave.api.modeldeployment.status import Condition, Endpoint, ModelDeploymentStatus
 from conclave.api.modeldeployment.telemetry import Telemetry, Tracing
 
@@ -31,6 +32,7 @@ __all__ = [
     "API_VERSION",
     "GROUP",
     "KIND",
+    "METHODS_WITH_DRAFT",
     "MODEL_DEPLOYMENT",
     "PLURAL",
     "VERSION",
@@ -40,6 +42,7 @@ __all__ = [
     "Cache",
     "Condition",
     "ConfigReference",
+    "Draft",
     "Dtype",
     "Endpoint",
     "Engine",
@@ -61,6 +64,8 @@ __all__ = [
     "Runtime",
     "RuntimeResources",
     "Scaling",
+    "Speculative",
+    "SpeculativeMethod",
     "Telemetry",
     "Toleration",
     "Tracing",

@@ -10,6 +10,7 @@ from typing import Annotated
 from pydantic import Field
 
 from conclave.api.base import ApiModel
+from conclave.api.modeldeployment.speculative import Speculative, SpeculativeMethod
 from conclave.api.rules import Message, Rule
 
 
@@ -71,6 +72,19 @@ class Engine(ApiModel):
                 "Lower max_num_seqs, or raise max_num_batched_tokens"
             ),
         ),
+        Rule(
+            "!has(self.speculative) || self.speculative.method != 'ngram' || !has(self.extraArgs)"
+            " || !('async_scheduling' in self.extraArgs) || self.extraArgs['async_scheduling'] != 'true'",
+            lambda engine: (
+                engine.speculative is None
+                or engine.speculative.method != SpeculativeMethod.NGRAM
+                or engine.extra_args.get("async_scheduling") != "true"
+            ),
+            Message(
+                "extraArgs: async_scheduling is 'true' beside speculative.method ngram, "
+                "which vLLM cannot run together: remove async_scheduling"
+            ),
+        ),
     )
 
     max_model_len: Annotated[int, Field(ge=1, le=16_777_216)] | None = None
@@ -78,6 +92,8 @@ class Engine(ApiModel):
     dtype: Dtype = Dtype.AUTO
     quantization: Quantization = Quantization.NONE
     kv_cache_dtype: KvCacheDtype = KvCacheDtype.AUTO
+    speculative: Speculative | None = None
+    """Drafts tokens, which the model then checks, for faster answers. Default: no drafts."""
     extra_args: Annotated[
         dict[str, Annotated[str, Field(max_length=256)]],
         Field(max_length=32),

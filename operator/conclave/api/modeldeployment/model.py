@@ -83,10 +83,3 @@ class Model(ApiModel):
     licence: Licence | None = None
     adapters: Annotated[tuple[Adapter, ...], Field(max_length=16), OwnNames()] = ()
     """LoRA adapters. The replicas of the base model serve each of them under its own name."""
-
-    @property
-    def claims(self) -> tuple[str, ...]:
-        """Names of the PersistentVolumeClaims of the model and its adapters, each name once."""
-        sources: tuple[ModelSource | AdapterSource, ...] = (self.source, *(adapter.source for adapter in self.adapters))
-        claims = (source.persistent_volume_claim for source in sources)
-        return tuple(dict.fromkeys(claim.claim_name for claim in claims if claim))

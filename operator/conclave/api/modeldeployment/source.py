@@ -1,4 +1,4 @@
-"""Where the files of weights and adapters come from, and the volume for downloaded weights."""
+"""Where the files of weights, adapters and drafts come from, and the volume for downloaded weights."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class ObjectStoreSource(ApiModel):
 
 
 class AdapterSource(ApiModel):
-    """Where the files of an adapter are. Exactly one field must be given."""
+    """Where the files of an adapter or of a draft are. Exactly one field must be given."""
 
     rules = (
         Rule(

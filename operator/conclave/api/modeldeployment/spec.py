@@ -12,6 +12,8 @@ from conclave.api.modeldeployment.model import Model
 from conclave.api.modeldeployment.parallelism import Parallelism
 from conclave.api.modeldeployment.runtime import Runtime
 from conclave.api.modeldeployment.scaling import Scaling
+from conclave.api.modeldeployment.source import AdapterSource, ModelSource
+from conclave.api.modeldeployment.speculative import Draft
 from conclave.api.modeldeployment.telemetry import Telemetry
 from conclave.api.rules import Message, Rule
 
@@ -49,3 +51,17 @@ class ModelDeploymentSpec(ApiModel):
     """What the serving processes report, and to which collector. Default: nothing. A change starts a rollout."""
     suspend: bool = False
     """True stops all pods. The object, its plan and its token stay."""
+
+    @property
+    def draft(self) -> Draft | None:
+        """The head that drafts tokens, if it has files of its own."""
+        return self.engine.speculative.draft if self.engine.speculative else None
+
+    @property
+    def claims(self) -> tuple[str, ...]:
+        """Names of the PersistentVolumeClaims of the model, its adapters and its draft, each name once."""
+        draft = (self.draft.source,) if self.draft else ()
+        adapters = (adapter.source for adapter in self.model.adapters)
+        sources: tuple[ModelSource | AdapterSource, ...] = (self.model.source, *adapters, *draft)
+        claims = (source.persistent_volume_claim for source in sources)
+        return tuple(dict.fromkeys(claim.claim_name for claim in claims if claim))

@@ -1,7 +1,7 @@
 """Reader of DeepSeek V2 and V3 and what is built as them (R1, Kimi K2): latent attention, shared experts.
 
-After `vllm/model_executor/models/deepseek_v2.py`. The multi-token-prediction layer is not loaded without
-speculative decoding, and so is not counted.
+After `vllm/model_executor/models/deepseek_v2.py`. The multi-token-prediction layers are loaded only for
+speculative decoding.
 """
 
 from __future__ import annotations
@@ -37,7 +37,19 @@ def _deepseek(fields: Fields) -> ModelFacts:
     sparse = Layer(attention=attention, moe=moe)
     first, step = fields.size("first_k_dense_replace", 0, least=0), fields.size("moe_layer_freq", 1)
     layers = tuple(sparse if index >= first and index % step == 0 else dense for index in range(layer_count(fields)))
-    return decoder(fields, fields.architecture(), layers, rotary=rotary(fields, attention.rope_head_dim))
+    return decoder(
+        fields,
+        fields.architecture(),
+        layers,
+        rotary=rotary(fields, attention.rope_head_dim),
+        drafting_layers=_drafting_layers(fields),
+    )
+
+
+def _drafting_layers(fields: Fields) -> int:
+    """vLLM drafts with those of V3 only (`vllm/config/speculative.py:hf_config_override`)."""
+    layers = fields.size("num_nextn_predict_layers", 0, least=0)
+    return layers if fields.text("model_type") == "deepseek_v3" else 0
 
 
 READERS: dict[str, Callable[[Fields], ModelFacts]] = {

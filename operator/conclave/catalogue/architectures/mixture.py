@@ -174,7 +174,13 @@ def _glm4_moe(fields: Fields) -> ModelFacts:
     layers = tuple(
         dense if index < first else Layer(attention=attention, moe=moe) for index in range(layer_count(fields))
     )
-    return decoder(fields, "Glm4MoeForCausalLM", layers, rotary=rotary(fields, attention.head_dim, rotated_share=0.5))
+    return decoder(
+        fields,
+        "Glm4MoeForCausalLM",
+        layers,
+        rotary=rotary(fields, attention.head_dim, rotated_share=0.5),
+        drafting_layers=fields.size("num_nextn_predict_layers", 0, least=0),
+    )
 
 
 def _minimax_m2(fields: Fields) -> ModelFacts:

@@ -12,7 +12,8 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from conclave import names
-from conclave.engine.arguments import ServingArguments
+from conclave.api.modeldeployment import METHODS_WITH_DRAFT
+from conclave.engine.arguments import ServingArguments, SpeculativeArguments
 from conclave.engine.load_bounds import ENGINE, INGRESS
 from conclave.engine.serve_config import IMPORT_PATH
 from conclave.modeldeployment.records.recorded import first_difference
@@ -94,6 +95,7 @@ def serve_config_difference(text: str, name: str) -> str:
         return f"it cannot be read as YAML ({type(error).__name__})"
     (application,) = config.applications
     arguments = application.args
+    draft = arguments.engine.speculative_config
     pairs: dict[str, tuple[object, object]] = {
         "application": (application.name, name),
         "import_path": (application.import_path, IMPORT_PATH),
@@ -104,11 +106,17 @@ def serve_config_difference(text: str, name: str) -> str:
             [adapter.path for adapter in arguments.adapters],
             [names.adapter_path(adapter.name) for adapter in arguments.adapters],
         ),
+        "draft path": (draft.model if draft else None, _draft_path(draft)),
         "deployments": ([deployment.name for deployment in application.deployments], [ENGINE, INGRESS]),
         "engine arguments outside the allowlist": (sorted(_outside(arguments.engine.extra)), []),
         "environment outside the allowlist": (environment_list().problems(arguments.env), []),
     }
     return next((f"{part}: {seen}, expected {wanted}" for part, (seen, wanted) in pairs.items() if seen != wanted), "")
+
+
+def _draft_path(draft: SpeculativeArguments | None) -> str | None:
+    """Where builders have the files of a draft that has files."""
+    return names.DRAFT_PATH if draft and draft.method in METHODS_WITH_DRAFT else None
 
 
 def _outside(arguments: dict[str, object]) -> Iterator[str]:

@@ -282,8 +282,8 @@ def _verification(deployment: ModelDeployment, settings: OperatorSettings) -> li
     fails is deleted by KubeRay at once and made anew: what it found would be read again and again, and told for moments
     only.
     """
-    model = deployment.spec.model
-    digests = (model.digest, *(adapter.digest for adapter in model.adapters))
+    model, draft = deployment.spec.model, deployment.spec.draft
+    digests = [model.digest, *(adapter.digest for adapter in model.adapters), *([draft.digest] if draft else [])]
     verified = [
         (numbered(names.VERIFY_CONTAINER, number), digest, mount)
         for number, (digest, mount) in enumerate(zip(digests, weights_mounts(deployment), strict=True))

@@ -48,6 +48,7 @@ def build_rayservice(
         token_path=names.TOKEN_PATH,
         adapter_paths={adapter.name: names.adapter_path(adapter.name) for adapter in deployment.spec.model.adapters},
         http_host=settings.any_address,
+        draft_path=names.DRAFT_PATH,
         http_port=names.SERVE_PORT,
     )
     model = deployment.spec.model
