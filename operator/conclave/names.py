@@ -59,6 +59,8 @@ AWAIT_CONTAINER = "await-weights"
 """Behind those: it ends when all that they found unfit is mended."""
 DOWNLOAD_CONTAINER = "download"
 """The last step; the init containers before it have the percents behind it that they end at."""
+DOWNLOAD_ADAPTER_CONTAINER = "download-adapter"
+"""Of an adapter, with its number behind it."""
 INSPECTION_CONTAINER = "inspect"
 CACHE_VOLUME = "cache"
 WEIGHTS_VOLUME = "weights"
@@ -68,6 +70,8 @@ API_TOKEN_VOLUME = "kubernetes-api"  # noqa: S105 - a volume's name
 MODEL_PATH = "/models/weights"
 ADAPTERS_PATH = "/models/adapters"
 CACHE_PATH = "/models/cache"
+OFFICIAL_HUB = "https://huggingface.co"
+"""Where `huggingFace` sources without an endpoint are fetched from."""
 UNFIT_WEIGHTS_PATH = "/tmp/unfit-weights.json"  # noqa: S108 - a volume of the pod's own
 """Of worker pods: what verification found unfit."""
 TOKEN_DIRECTORY = "/var/run/secrets/conclave.dev"  # noqa: S105 - a path
