@@ -9,7 +9,6 @@ from conclave.api.modeldeployment import (
     AdapterSource,
     ImageSource,
     ModelDeployment,
-    ModelSource,
     PersistentVolumeClaimSource,
 )
 from conclave.errors import InvalidInput
@@ -57,12 +56,13 @@ def image(deployment: ModelDeployment, settings: OperatorSettings) -> JsonObject
 def _directories(deployment: ModelDeployment) -> Iterator[tuple[PersistentVolumeClaimSource | ImageSource, str]]:
     """Where the model's files and then each adapter's come from, and where they are mounted."""
     model = deployment.spec.model
-    yield cached_source(deployment) or _chosen(model.source), names.MODEL_PATH
+    yield cached_source(deployment, model.source, model.digest) or _chosen(model.source), names.MODEL_PATH
     for adapter in model.adapters:
-        yield _chosen(adapter.source), names.adapter_path(adapter.name)
+        mounted = cached_source(deployment, adapter.source, adapter.digest) or _chosen(adapter.source)
+        yield mounted, names.adapter_path(adapter.name)
 
 
-def _chosen(source: ModelSource | AdapterSource) -> PersistentVolumeClaimSource | ImageSource:
+def _chosen(source: AdapterSource) -> PersistentVolumeClaimSource | ImageSource:
     chosen = source.persistent_volume_claim or source.image
     if chosen is None:
         raise InvalidInput("a source of spec.model is empty; expected persistentVolumeClaim or image: name one of them")

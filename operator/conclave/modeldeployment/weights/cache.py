@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from conclave import names
-from conclave.api.modeldeployment import Cache, ModelDeployment, ObjectStoreSource
+from conclave.api.modeldeployment import Cache, Downloaded, HuggingFaceSource, ModelDeployment
 from conclave.kubernetes.objects import JsonObject, without_empty
 from conclave.kubernetes.peers import address_peers, build_policy, dns_rule, namespace_peer, target_of, tcp
 from conclave.kubernetes.quantities import BINARY, DECIMAL, parse_quantity
 from conclave.modeldeployment.objects import metadata
+from conclave.modeldeployment.weights.keys import cached_files
 from conclave.settings import OperatorSettings
 
 
@@ -46,28 +47,32 @@ def size_gib(quantity: str) -> float:
     return float((parse_quantity(quantity) or 0) / 2**30)
 
 
-def build_download_policy(
-    deployment: ModelDeployment, store: ObjectStoreSource, settings: OperatorSettings
-) -> JsonObject:
-    """Download pods reach DNS and the store, nothing else. Nobody reaches download pods."""
-    name = deployment.metadata.name
-    dns = dns_rule(settings.dns_namespace, settings.dns_cidrs)
-    store_rule = _store_rule(store, deployment.metadata.namespace, settings.cluster_domain)
+def build_download_policy(deployment: ModelDeployment, settings: OperatorSettings) -> JsonObject:
+    """Download pods reach DNS and the stores and hubs of the spec, nothing else. Nobody reaches download pods."""
+    name, namespace = deployment.metadata.name, deployment.metadata.namespace
+    rules = [_rule(files.source, namespace, settings.cluster_domain) for files in reversed(cached_files(deployment))]
     return build_policy(
         metadata(deployment, names.download_network_policy(name), "weights"),
         names.weights_selector(name),
-        egress=[dns, store_rule],
+        egress=[
+            dns_rule(settings.dns_namespace, settings.dns_cidrs),
+            *(rule for place, rule in enumerate(rules) if rule not in rules[:place]),
+        ],
         is_closed=True,
     )
 
 
-def _store_rule(store: ObjectStoreSource, own_namespace: str, cluster_domain: str) -> JsonObject:
-    """The pods of a Service may listen on another port than the Service: any port of its namespace."""
-    if store.endpoint is None:
+def _rule(source: Downloaded, own_namespace: str, cluster_domain: str) -> JsonObject:
+    """The pods of a Service may listen on another port than the Service: any port of its namespace.
+
+    A hub of a public name sends its files from other hosts, on the port of https.
+    """
+    if source.endpoint is None:
         return {"ports": [tcp(443)]}
-    target = target_of(store.endpoint)
+    target = target_of(source.endpoint)
     if namespace := target.namespace(own_namespace, cluster_domain):
         return {"to": [namespace_peer(namespace)], "ports": [tcp()]}
     if target.address is not None:
         return {"to": address_peers([f"{target.address}/32"]), "ports": [tcp(target.port)]}
-    return {"ports": [tcp(target.port)]}
+    ports = [target.port, 443] if isinstance(source, HuggingFaceSource) else [target.port]
+    return {"ports": [tcp(port) for port in dict.fromkeys(ports)]}
