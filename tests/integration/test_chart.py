@@ -34,6 +34,7 @@ VALUES: dict[str, dict[str, Any]] = {
         "serving": {
             "allowedImages": ["registry.example:5000/team/serving:*", f"registry.example/own@{DIGEST}"],
             "allowedServiceAccounts": ["team-a/model", "model"],
+            "allowedHubEndpoints": ["https://hub.example:8443/mirror"],
         }
     },
     "a proxy and a certificate bundle": {
@@ -189,13 +190,19 @@ def test_the_operator_reads_the_settings_that_the_chart_writes(values: dict[str,
     assert list(settings.image_pull_secrets) == values.get("imagePullSecrets", [])
     assert list(settings.allowed_images) == values.get("serving", {}).get("allowedImages", [])
     assert list(settings.allowed_service_accounts) == values.get("serving", {}).get("allowedServiceAccounts", [])
+    hubs = values.get("serving", {}).get("allowedHubEndpoints", ["https://huggingface.co", "*"])
+    assert list(settings.allowed_hub_endpoints) == hubs
 
 
 def test_values_of_an_earlier_release_leave_the_lists_closed(helm: Helm) -> None:
     """`helm upgrade --reuse-values` knows no defaults of values that are new."""
-    older = {"serving": {"allowedImages": None, "allowedServiceAccounts": None}}
+    older = {"serving": {"allowedImages": None, "allowedServiceAccounts": None, "allowedHubEndpoints": None}}
     settings = _settings(helm.render(older))
-    assert (settings.allowed_images, settings.allowed_service_accounts) == ((), ())
+    assert (settings.allowed_images, settings.allowed_service_accounts, settings.allowed_hub_endpoints) == ((), (), ())
+
+
+def test_a_list_without_hubs_forbids_hubs(helm: Helm) -> None:
+    assert _settings(helm.render({"serving": {"allowedHubEndpoints": []}})).allowed_hub_endpoints == ()
 
 
 @pytest.mark.parametrize(("values", "message"), REFUSED.values(), ids=REFUSED)
