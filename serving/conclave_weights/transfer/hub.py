@@ -216,8 +216,8 @@ class Hub:
                 f"{self.where}: no *.safetensors in the top directory of the repository: {has}; name another "
                 "repository, or the files that are wanted, with allowPatterns or --include"
             )
-        patterns = {"allow_patterns": [*self._include] or None, "ignore_patterns": [*self._exclude] or None}
-        wanted = tuple(filter_repo_objects(chosen, **patterns))
+        allowed, ignored = [*self._include] or None, [*self._exclude] or None
+        wanted = tuple(filter_repo_objects(chosen, allow_patterns=allowed, ignore_patterns=ignored))
         if not wanted:
             raise DownloadFailed(
                 f"{self.where}: the patterns leave no file of the repository: {has}; correct allowPatterns (--include) "
@@ -250,8 +250,10 @@ class Hub:
 
         end = min(offset + _RANGE_BYTES, item.size_bytes) - 1
         headers = {**self._headers, "Accept-Encoding": "identity", "Range": f"bytes={offset}-{end}"}
-        options = {"headers": headers, "base_wait_time": self._retry_s, "retry_on_exceptions": ()}
-        with http_stream_backoff("GET", self._url(item.path), **options) as response:
+        url, wait_s = self._url(item.path), self._retry_s
+        with http_stream_backoff(
+            "GET", url, headers=headers, base_wait_time=wait_s, retry_on_exceptions=()
+        ) as response:
             hf_raise_for_status(response)
             self._check_answer(item, response, offset)
             skipped = offset if response.status_code == 200 else 0  # a hub without ranges begins anew
