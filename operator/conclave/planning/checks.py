@@ -53,10 +53,10 @@ def check_runtime(deployment: ModelDeployment, lists: RuntimeLists) -> tuple[Unf
     if problem := lists.account_problem(namespace, runtime.service_account_name):
         path = ("spec", "runtime", "serviceAccountName")
         found.append(Unfit(Reason.SERVICE_ACCOUNT_NOT_ALLOWED, path, problem))
-    for path, source in _sources(deployment.spec.model):
+    for place, source in _sources(deployment.spec.model):
         hub = source.hugging_face
-        if hub and (problem := lists.hub_problem(f"{Problem(path, '').field}.huggingFace", hub)):
-            found.append(Unfit(Reason.HUB_NOT_ALLOWED, (*path, "huggingFace"), problem))
+        if hub and (problem := lists.hub_problem(f"{Problem(place, '').field}.huggingFace", hub)):
+            found.append(Unfit(Reason.HUB_NOT_ALLOWED, (*place, "huggingFace"), problem))
     return tuple(found)
 
 

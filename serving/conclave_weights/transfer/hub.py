@@ -6,6 +6,7 @@ can be resumed; not by Xet, which mirrors lack (docs/adr/0023). The token is in 
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import time
@@ -14,7 +15,6 @@ from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING
 
 from conclave import __version__
-from conclave.errors import InvalidInput
 from conclave.visible_text import one_line
 from conclave_weights.errors import DownloadFailed, WeightsUnfit
 from conclave_weights.transfer.hub_address import read_address
@@ -124,22 +124,16 @@ class Hub:
     def _connect(self, token: str, silence_s: float) -> tuple[HfApi, dict[str, str]]:
         try:
             from huggingface_hub import HfApi, set_client_factory
-            from huggingface_hub.errors import HFValidationError
-            from huggingface_hub.utils import build_hf_headers, logging, validate_repo_id
         except ImportError as error:
             raise DownloadFailed(
                 "the library for hubs is not installed: pip install 'conclave-inference[download]'"
             ) from error
-        try:
-            validate_repo_id(self._address.repository)
-        except HFValidationError as error:
-            raise InvalidInput(f"{self.uri}: no hub has such a repository: {one_line(str(error))}") from error
         if token and not _TOKEN.fullmatch(token):
             raise DownloadFailed(
                 f"{self.where}: HF_TOKEN has a space, a line break or another character that no token has, expected "
                 f"printable ASCII; {set_token(' again')}"
             )
-        logging.set_verbosity_error()
+        logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # it writes URLs of the CDN, which are signed
         set_client_factory(HubClient(self._address, silence_s, has_token=self._has_token).make)
         # `False`: a token that a person has stored on the machine is not used.
         api = HfApi(
@@ -148,8 +142,8 @@ class Hub:
             library_name="conclave",
             library_version=__version__,
         )
-        headers = build_hf_headers(token=token or False, library_name="conclave", library_version=__version__)
-        return api, headers
+        headers = {"User-Agent": f"conclave/{__version__}"}
+        return api, headers | ({"Authorization": f"Bearer {token}"} if token else {})
 
     def _tree(self) -> dict[str, StoredObject | None]:
         """The files by path; None where only the name of a file is known."""
@@ -198,7 +192,7 @@ class Hub:
 
     def _wanted(self, listed: Iterable[str]) -> tuple[str, ...]:
         """Raises DownloadFailed for names that cannot be names of files here, and where nothing is wanted."""
-        from huggingface_hub.utils import filter_repo_objects
+        from huggingface_hub.utils import filter_repo_objects  # type: ignore[attr-defined]  # it is loaded lazily
 
         given = sorted(listed)
         for path in given:
@@ -246,7 +240,10 @@ class Hub:
         return hf_hub_url(address.repository, path, revision=address.commit, endpoint=address.endpoint)
 
     def _stream(self, item: StoredObject, offset: int) -> Generator[bytes, None, None]:
-        from huggingface_hub.utils import hf_raise_for_status, http_stream_backoff
+        from huggingface_hub.utils import (  # type: ignore[attr-defined]  # they are loaded lazily
+            hf_raise_for_status,
+            http_stream_backoff,
+        )
 
         end = min(offset + _RANGE_BYTES, item.size_bytes) - 1
         headers = {**self._headers, "Accept-Encoding": "identity", "Range": f"bytes={offset}-{end}"}

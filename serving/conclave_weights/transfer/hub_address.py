@@ -1,10 +1,10 @@
-"""`hf://ORGANISATION/NAME@COMMIT` and the endpoint of a hub: checked, and named in messages. Standard library only."""
+"""`hf://ORGANISATION/NAME@COMMIT` and the endpoint of a hub: checked, and named in messages."""
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, get_args
 from urllib.parse import urlsplit
 
 from conclave import names
@@ -63,6 +63,12 @@ def read_address(uri: str, endpoint: str) -> HubAddress:
             "address"
         )
     repository, commit = found[1], found[2] or ""
+    from conclave.api.formats import HubRepository  # they take pydantic along, which verification does not need
+    from conclave.api.rules import Format
+
+    rule = next(part for part in get_args(HubRepository) if isinstance(part, Format))
+    if not rule.matches(repository):
+        raise InvalidInput(f'{uri}: "{repository}" is not {rule.allowed}; correct the address')
     if not _COMMIT.fullmatch(commit):
         seen = f'revision "{commit}"' if commit else "no revision"
         raise InvalidInput(

@@ -32,8 +32,10 @@ class HubClient:
         """A client whose requests and answers go through this object, each hop of a redirect too."""
         import httpx2
 
-        hooks = {"request": [self.before_request], "response": [self.after_response]}
-        return httpx2.Client(follow_redirects=True, event_hooks=hooks)
+        return httpx2.Client(
+            follow_redirects=True,
+            event_hooks={"request": [self.before_request], "response": [self.after_response]},
+        )
 
     def before_request(self, request: Request) -> None:
         """Takes the token from requests to others. Raises DownloadFailed where TLS would be left."""

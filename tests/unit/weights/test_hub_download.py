@@ -737,7 +737,7 @@ WRONG: dict[str, tuple[str, list[str], str]] = {
     "a branch": (f"hf://{REPOSITORY}@main", [], 'revision "main", expected a commit of 40 hex digits'),
     "a commit cut off": (f"hf://{REPOSITORY}@{COMMIT[:12]}", [], "expected a commit of 40 hex digits"),
     "a file": (f"hf://{REPOSITORY}/config.json@{COMMIT}", [], "expected hf://ORGANISATION/NAME@COMMIT"),
-    "a repository that climbs": (f"hf://acme/..@{COMMIT}", [], "no hub has such a repository"),
+    "a repository that climbs": (f"hf://acme/..@{COMMIT}", [], '"acme/..*" is not a repository of a hub'),
     "a region": (URI, ["--region", "eu-west-1"], "a hub has no regions"),
     "a pattern with a space": (URI, ["--include", "a b"], '--include "a b" is not a pattern of file names'),
     "a pattern of a store": (

@@ -113,4 +113,5 @@ class Model(ApiModel):
     @property
     def commit(self) -> str | None:
         """The commit of the hub repository that the weights are of, where it is known."""
-        return self.revision or (self.source.hugging_face and self.source.hugging_face.revision)
+        hub = self.source.hugging_face
+        return self.revision or (hub.revision if hub else None)
