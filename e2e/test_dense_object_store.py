@@ -1,11 +1,13 @@
-"""Weights that the operator's Job fetched from an S3 server in a pod, once for all replicas; an adapter beside them."""
+"""Weights that the operator's Job fetched from an S3 server in a pod, once for all replicas; an adapter from a hub."""
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
 from pathlib import Path
 
-from e2e.bed.dense import ADAPTER, Dense
+from e2e.bed.dense import ADAPTER, ADAPTER_COMMIT, ADAPTER_REPOSITORY, Dense
 from e2e.bed.models import Model
 from e2e.bed.references import Continuations
 from e2e.bed.site import RESTRICTED
@@ -28,6 +30,25 @@ def test_one_job_fetched_them(dense_model: Model) -> None:
     (job,) = (job for job in jobs if "weights" in job["metadata"]["name"])
     assert job["status"]["succeeded"] == 1
     assert "failed" not in job["status"]
+
+
+def test_the_adapter_came_from_the_hub_with_the_hashes_that_it_names(dense: Dense, dense_model: Model) -> None:
+    """By the same Job; its large file from the CDN, another address than the hub's."""
+    (marker,) = (
+        found
+        for path in (dense.site.weights.parent / "e2e-cache").glob("*/.conclave-weights.json")
+        if (found := json.loads(path.read_text()))["source"].startswith("hf://")
+    )
+    assert marker["source"] == f"hf://{ADAPTER_REPOSITORY}@{ADAPTER_COMMIT}"
+    tensors = (dense.adapter / "adapter_model.safetensors").read_bytes()
+    etags = {item["path"]: item["etag"] for item in marker["objects"]}
+    assert etags["adapter_model.safetensors"] == hashlib.sha256(tensors).hexdigest()
+    kubectl = dense_model.site.kubectl
+    (pod,) = kubectl.list("pods", RESTRICTED, f"conclave.dev/weights-of={dense_model.name}")
+    ended = {status["name"]: status["state"]["terminated"] for status in pod["status"]["initContainerStatuses"]}
+    assert ended["download-adapter-1"]["exitCode"] == 0
+    report = json.loads(ended["download-adapter-1"]["message"])
+    assert report["doneBytes"] == report["totalBytes"] > len(tensors)
 
 
 def test_the_tokens_are_those_of_bare_vllm(

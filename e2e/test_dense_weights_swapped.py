@@ -16,7 +16,7 @@ CAUSE_S = 240.0
 @pytest.fixture
 def cached(dense: Dense) -> Path:
     """The file of tensors as the Job left it in the claim."""
-    (file,) = (dense.site.weights.parent / "e2e-cache").rglob("*.safetensors")
+    (file,) = (dense.site.weights.parent / "e2e-cache").rglob("model*.safetensors")
     return file
 
 

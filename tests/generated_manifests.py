@@ -39,7 +39,19 @@ DIGEST = f"sha256:{HEX * 4}"
 EXAMPLES = (
     *("", "a", "mixtral", "chat", "acme/tone", "weights", "a.b-c", "team-a", "A.b_c-1", "0", "1", "0.5", "1.0", "1.5"),
     *("mistralai/Mixtral-8x7B-Instruct-v0.1", "google/gemma-7b-it", "acme/chat/v1.5", "internal", "restricted"),
-    *(HEX * 2 + HEX[:8], DIGEST, "apache-2.0", "gemma-terms-of-use", "eu-west-1", "us-east-1", "500m", "8", "64Gi"),
+    *(
+        HEX * 2 + HEX[:8],
+        "f" * 40,
+        "*.safetensors",
+        DIGEST,
+        "apache-2.0",
+        "gemma-terms-of-use",
+        "eu-west-1",
+        "us-east-1",
+        "500m",
+        "8",
+        "64Gi",
+    ),
     *("nvidia.com/gpu.product", "example.com/pool", "NVIDIA-H100-80GB-HBM3", "AMD-Instinct-MI300X", "..x", ".cache/x"),
     *("models/mixtral", "a/b.c", "s3://models", "s3://models/mixtral/v1", "https://minio.storage.svc:9000"),
     *("http://collector.telemetry.svc:4318", "https://otlp.example/base", "http://store:65535", "vllm"),
@@ -245,15 +257,25 @@ def _one_source(source: Json, random: Random, focus: Path) -> None:
     source.setdefault(kept, {"claimName": "weights"})
 
 
-def _cache_beside_a_store(model: Json, _random: Random, focus: Path) -> None:
+def _cache_beside_a_download(model: Json, _random: Random, focus: Path) -> None:
     source = model.get("source")
     if isinstance(source, dict) and "cache" in focus:
         source.clear()
         source["objectStore"] = {"uri": "s3://models", "secretName": "store"}
-    elif isinstance(source, dict) and "objectStore" in source:
+        return
+    sources = [source, *(each.get("source") for each in _at(model, ("adapters", "*")))]
+    if any(isinstance(each, dict) and {"objectStore", "huggingFace"} & each.keys() for each in sources):
         model.setdefault("cache", {"size": "1Gi"})
     elif isinstance(source, dict):
         model.pop("cache", None)
+
+
+def _one_revision(model: Json, random: Random, focus: Path) -> None:
+    """Broken more often than chance would: few objects have both revisions."""
+    source = model.get("source")
+    hub = source.get("huggingFace") if isinstance(source, dict) else None
+    if isinstance(hub, dict) and "revision" in hub and "revision" not in focus:
+        model["revision"] = hub["revision"] if random.random() < 0.8 else "f" * 40
 
 
 def _names_of_their_own(model: Json, random: Random, _focus: Path) -> None:
@@ -329,7 +351,8 @@ def _drafts_beside_scheduling(engine: Json, random: Random, _focus: Path) -> Non
 _MENDS: tuple[tuple[Path, Callable[[Json, Random, Path], None]], ...] = (
     (("model", "source"), _one_source),
     (("model", "adapters", "*", "source"), _one_source),
-    (("model",), _cache_beside_a_store),
+    (("model",), _cache_beside_a_download),
+    (("model",), _one_revision),
     (("model",), _names_of_their_own),
     (("hardware", "tolerations", "*"), _tolerable),
     (("parallelism",), _data_of_one),

@@ -34,9 +34,11 @@ BED = ("tools", "images", "e2e/bed", "e2e/platform", "e2e/Dockerfile", "e2e/conf
 PRODUCT = ("operator", "serving", "charts")
 REFERENCES = ("tests/serving/models",)
 """Runs bare vLLM, whose tokens the pods' are held against."""
+HUB = ("tests/hub",)
+"""Runs in a pod."""
 RELEASES = ("tests/data/versions.yaml",)
 """Which versions an upgrade runs from."""
-COVERED = (*PRODUCT, *BED, *REFERENCES, *RELEASES, *ENVIRONMENT)
+COVERED = (*PRODUCT, *BED, *REFERENCES, *HUB, *RELEASES, *ENVIRONMENT)
 """By each part of e2e: more than it needs, rather than too little."""
 
 

@@ -1,4 +1,4 @@
-"""The dense model that modules share: weights from an object store, a LoRA adapter from a claim, traced, scaled.
+"""The dense model that modules share: weights from an object store, a LoRA adapter from a hub, traced, scaled.
 
 Replica by replica on nodes of one GPU each, so that a second one goes to another node and a third has none.
 """
@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from e2e.bed.models import LICENCES, engine, model_deployment
-from e2e.bed.services import PASSWORD, USER, ObjectStore, TraceBackend
-from e2e.bed.site import RESTRICTED, WEIGHTS_CLAIM, Site
+from e2e.bed.services import PASSWORD, USER, Hub, ObjectStore, TraceBackend
+from e2e.bed.site import RESTRICTED, Site, readable
 
 from conclave_weights.verify.digest import digest_of, hash_files
 
 NAME, ADAPTER, ID = "llama", "support-tone", "meta-llama/Meta-Llama-3-8B-Instruct"
 STORAGE_CLASS, CACHE_SIZE = "e2e-cache", "16Gi"
+ADAPTER_REPOSITORY, ADAPTER_COMMIT = "acme/support-tone", "0123456789abcdef0123456789abcdef01234567"
 IDLE_SECONDS = 20
 MAX_MODEL_LEN = 2048
 POD_USER = 1000
@@ -34,6 +35,10 @@ class Dense:
         self.traces = TraceBackend(site)
         self._store = ObjectStore(site)
         self._store.upload(self.checkpoint, "llama-3")
+        repositories = site.weights / "hub"
+        shutil.rmtree(repositories, ignore_errors=True)
+        shutil.copytree(self.adapter, repositories / ADAPTER_REPOSITORY / ADAPTER_COMMIT)
+        self._hub = Hub(site, readable(repositories))
 
     def prepare(self) -> None:
         """The Secret of the store, and an empty volume for the operator's claim."""
@@ -47,19 +52,14 @@ class Dense:
 
     def manifest(self) -> Manifest:
         store = {"uri": "s3://models/llama-3", "endpoint": self._store.url, "secretName": "object-store"}
-        tuned = {
-            "persistentVolumeClaim": {
-                "claimName": WEIGHTS_CLAIM,
-                "path": str(self.adapter.relative_to(self.site.weights)),
-            }
-        }
+        tuned = {"repository": ADAPTER_REPOSITORY, "revision": ADAPTER_COMMIT, "endpoint": self._hub.url}
         model = {
             "id": ID,
             "source": {"objectStore": store},
             "cache": {"storageClassName": STORAGE_CLASS, "size": CACHE_SIZE},
             "digest": digest_of(hash_files(self.checkpoint)),
             "licence": {"accepted": LICENCES[ID]},
-            "adapters": [{"name": ADAPTER, "source": tuned, "maxRank": 8}],
+            "adapters": [{"name": ADAPTER, "source": {"huggingFace": tuned}, "maxRank": 8}],
         }
         return model_deployment(
             RESTRICTED,

@@ -1,6 +1,7 @@
-"""Servers that models talk to, in pods of a namespace of their own: an S3 server (MinIO), a trace backend (Jaeger).
+"""Servers that models talk to, in pods of namespaces of their own: an S3 server (MinIO), a hub, Jaeger.
 
-Both are built from their Go modules by tools/build_tools.py and run in images that hold nothing but the one program.
+MinIO and Jaeger are built from their Go modules by tools/build_tools.py and run in images that hold nothing but the one
+program. The hub is tests/hub/server.py, with the Python of the serving image.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import obstore
@@ -28,6 +30,8 @@ USER, PASSWORD = "conclave-tests", "conclave-tests-only"
 STORAGE, TELEMETRY = "storage", "telemetry"
 BUCKET = "models"
 S3_PORT, OTLP_PORT, QUERY_PORT = 9000, 4318, 16686
+HUB_PORT, CDN_PORT = 8080, 8081
+HUB_SERVER = Path(__file__).parents[2] / "tests" / "hub" / "server.py"
 
 
 class ObjectStore:
@@ -51,6 +55,42 @@ class ObjectStore:
             )
             for path in sorted(path for path in root.rglob("*") if path.is_file()):
                 obstore.put(store, f"{prefix}/{path.relative_to(root).as_posix()}", path)
+
+
+class Hub:
+    """The tests' hub behind the Service `hub` of namespace `storage`; large files come from its CDN, another port.
+
+    `repositories` is a folder that every node sees: ORGANISATION/NAME/COMMIT/files.
+    """
+
+    url = f"http://hub.{STORAGE}.svc.cluster.local:{HUB_PORT}"
+
+    def __init__(self, site: Site, repositories: Path):
+        source = {"server.py": HUB_SERVER.read_text(encoding="utf-8")}
+        config = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "hub", "namespace": STORAGE}}
+        site.kubectl.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": STORAGE}})
+        site.kubectl.apply({**config, "data": source})
+        command = [
+            "/usr/bin/python3",
+            "/server/server.py",
+            "--root=/repositories",
+            f"--host=hub.{STORAGE}.svc.cluster.local",
+        ]
+        (commit, *_) = sorted(repositories.glob("*/*/*"))
+        _serve(
+            site,
+            STORAGE,
+            "hub",
+            [*command, f"--port={HUB_PORT}", f"--cdn-port={CDN_PORT}"],
+            [CDN_PORT, HUB_PORT],
+            f"/api/models/{commit.parent.relative_to(repositories)}/revision/{commit.name}",
+            {},
+            image=site.serving_image,
+            volumes={
+                "/server": {"configMap": {"name": "hub"}},
+                "/repositories": {"hostPath": {"path": str(repositories), "type": "Directory"}},
+            },
+        )
 
 
 class TraceBackend:
@@ -121,10 +161,14 @@ def _serve(
     health: str,
     environment: Mapping[str, str],
     directory: str = "/tmp",
+    *,
+    image: str | None = None,
+    volumes: Mapping[str, dict[str, Any]] = MappingProxyType({}),
 ) -> None:
     """A restricted pod with a Service; returns when it is ready. The last port answers for its health.
 
-    The directory is made first; a directory below MinIO's is a bucket.
+    The directory is made first; a directory below MinIO's is a bucket. With an image, the arguments begin with the
+    program. `volumes` are read-only, by the path where they are mounted.
     """
     labels = {"app": name}
     security = {
@@ -142,13 +186,13 @@ def _serve(
     }
     container = {
         "name": name,
-        "image": _image(name),
+        "image": image or _image(name),
         "imagePullPolicy": "IfNotPresent",
-        "args": list(arguments),
+        "command" if image else "args": list(arguments),
         "env": [{"name": key, "value": value} for key, value in environment.items()],
         "resources": {"requests": {"cpu": "20m", "memory": "64Mi"}, "limits": {"memory": "768Mi"}},
         "readinessProbe": {"httpGet": {"path": health, "port": ports[-1]}, "periodSeconds": 1, "timeoutSeconds": 5},
-        "volumeMounts": mounts,
+        "volumeMounts": [*mounts, *({"name": path[1:], "mountPath": path, "readOnly": True} for path in volumes)],
         "securityContext": security,
     }
     spec = {
@@ -162,7 +206,7 @@ def _serve(
         },
         "initContainers": [first],
         "containers": [container],
-        "volumes": [{"name": "tmp", "emptyDir": {}}],
+        "volumes": [{"name": "tmp", "emptyDir": {}}, *({"name": path[1:], **volumes[path]} for path in volumes)],
     }
     metadata = {"name": name, "namespace": namespace}
     service = {"selector": labels, "ports": [{"name": f"port-{port}", "port": port} for port in ports]}

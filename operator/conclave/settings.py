@@ -8,9 +8,9 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from conclave import names
-from conclave.api.formats import ImagePattern, ProxyUrl, ServiceAccountPattern
+from conclave.api.formats import HubEndpointPattern, ImagePattern, ProxyUrl, ServiceAccountPattern
 from conclave.policy.data_classes import DEFAULT_DATA_CLASSES, DataClassOrder
-from conclave.policy.runtime_lists import RuntimeLists
+from conclave.policy.runtime_lists import DEFAULT_HUBS, RuntimeLists
 
 Port = Annotated[int, Field(ge=1, le=65535)]
 
@@ -31,6 +31,9 @@ class OperatorSettings(BaseModel):
     """What `runtime.image` may be besides `image`: references, or a repository with `:*` or `@sha256:*`."""
     allowed_service_accounts: tuple[ServiceAccountPattern, ...] = ()
     """What `runtime.serviceAccountName` may be: a name, of any namespace, or NAMESPACE/NAME; none where empty."""
+    allowed_hub_endpoints: tuple[HubEndpointPattern, ...] = DEFAULT_HUBS
+    """Hubs that `huggingFace` sources may be fetched from: base URLs; or `*` for every hub, without a Secret; none
+    where empty."""
     kuberay_namespace: str = "kuberay-system"
     """KubeRay's operator; it calls the Ray heads of every deployment."""
     gateway_namespace: str = "conclave-system"
@@ -78,5 +81,8 @@ class OperatorSettings(BaseModel):
     def runtime_lists(self) -> RuntimeLists:
         """Which images and accounts a ModelDeployment may name."""
         return RuntimeLists(
-            default_image=self.image, images=self.allowed_images, service_accounts=self.allowed_service_accounts
+            default_image=self.image,
+            images=self.allowed_images,
+            service_accounts=self.allowed_service_accounts,
+            hub_endpoints=self.allowed_hub_endpoints,
         )

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 
-from conclave.api.formats import RegionName, StoreEndpoint
+from conclave.api.formats import FilePattern, HubEndpoint, RegionName, StoreEndpoint
 from conclave.api.rules import Format
 from conclave.errors import InvalidInput
 from conclave.visible_text import one_line
@@ -35,6 +35,7 @@ from conclave_weights.verify.soundness import check_weights
 
 if TYPE_CHECKING:
     from conclave_weights.convert.conversion import ConversionPlan
+    from conclave_weights.transfer.source import Source
 
 app = typer.Typer(
     name="weights",
@@ -159,28 +160,32 @@ def verify_command(
 
 @app.command(name="download")
 def download_command(
-    uri: Annotated[str, typer.Argument(metavar="URI", help="s3://bucket/path of the weights.")],
+    uri: Annotated[str, typer.Argument(metavar="URI", help="s3://bucket/path or hf://ORGANISATION/NAME@COMMIT.")],
     target: Annotated[Path, typer.Argument(metavar="PATH", help="Directory to create.")],
     endpoint: Annotated[
-        str, typer.Option(help="URL of the store, such as https://minio.example; by default Amazon's.")
+        str, typer.Option(help="URL of the store, by default Amazon's; or of a mirror of the hub.")
     ] = "",
     region: Annotated[str, typer.Option(help="Region of the bucket; us-east-1 by default.")] = "",
+    include: Annotated[
+        list[str] | None,
+        typer.Option(help="Of a hub: which files, as a pattern; may be repeated. By default what an engine reads."),
+    ] = None,
+    exclude: Annotated[
+        list[str] | None, typer.Option(help="Of a hub: which files not, as a pattern; may be repeated.")
+    ] = None,
     digest: Annotated[str | None, typer.Option(help="The digest that the weights must have.")] = None,
 ) -> None:
-    """Download weights from an object store that speaks S3.
+    """Download weights from an object store that speaks S3, or from the Hugging Face hub or a mirror.
 
     Writes to PATH.partial, which becomes PATH when all files are complete and compared. After an interruption, the
     same command continues. The credentials come from the environment: AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and, if
-    they are temporary, AWS_SESSION_TOKEN. Exits 4 if the store or the disk fails, or if the weights do not match the
-    digest.
+    they are temporary, AWS_SESSION_TOKEN; of a hub HF_TOKEN, if the repository is gated or private. Exits 4 if the
+    store, the hub or the disk fails, or if the weights do not match the digest or the hub's hashes.
     """
     from conclave_weights.transfer.download import download
-    from conclave_weights.transfer.object_store import ObjectStore
 
     _check_digest(digest)
-    _check_option("--endpoint", endpoint, StoreEndpoint)
-    _check_option("--region", region, RegionName)
-    store = ObjectStore(uri, endpoint=endpoint, region=region)
+    source = _source(uri, endpoint, region, include or [], exclude or [])
     with ExitStack() as stack:
         advance: list[Callable[[int], None]] = []
 
@@ -188,10 +193,33 @@ def download_command(
             advance.append(stack.enter_context(_progress("downloading", total_bytes)))
             advance[0](done_bytes)
 
-        done = download(store, target, digest, on_listed=begin, on_progress=lambda count_bytes: advance[0](count_bytes))
+        done = download(
+            source, target, digest, on_listed=begin, on_progress=lambda count_bytes: advance[0](count_bytes)
+        )
     for note in done.notes:
         say(f"note: {note}", err=True)
     say(f"{target}: {done.total_bytes} bytes, {done.fetched_bytes} of them fetched now")
+
+
+def _source(uri: str, endpoint: str, region: str, include: list[str], exclude: list[str]) -> Source:
+    """An option of the other kind of source is refused: it would change nothing."""
+    if uri.startswith("hf:"):
+        from conclave_weights.transfer.hub import Hub
+
+        if region:
+            raise InvalidInput(f"--region {region}: a hub has no regions; leave it out")
+        _check_option("--endpoint", endpoint.rstrip("/"), HubEndpoint)
+        for option, patterns in (("--include", include), ("--exclude", exclude)):
+            for pattern in patterns:
+                _check_option(option, pattern, FilePattern)
+        return Hub(uri, endpoint=endpoint, include=include, exclude=exclude)
+    from conclave_weights.transfer.object_store import ObjectStore
+
+    if include or exclude:
+        raise InvalidInput("--include and --exclude are for hf:// addresses; an object store's prefix is whole")
+    _check_option("--endpoint", endpoint, StoreEndpoint)
+    _check_option("--region", region, RegionName)
+    return ObjectStore(uri, endpoint=endpoint, region=region)
 
 
 class TargetDtype(StrEnum):

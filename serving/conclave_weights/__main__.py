@@ -18,7 +18,9 @@ from conclave.errors import InvalidInput
 from conclave.visible_text import one_line
 from conclave_weights.errors import DownloadFailed, WeightsUnfit
 from conclave_weights.transfer.download import Download, download
+from conclave_weights.transfer.hub import Hub
 from conclave_weights.transfer.object_store import ObjectStore
+from conclave_weights.transfer.source import Source
 from conclave_weights.verify.awaiting import LOOK_EVERY_S, READ_EVERY_S, await_all, verify_or_note, verify_whole
 
 _LONGEST_REPORT = 4000
@@ -54,9 +56,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     command.add_argument("--report", type=Path)
     command.add_argument("notes", type=Path)
-    command = commands.add_parser("download", help="fetch weights from an object store; credentials are in AWS_*")
+    command = commands.add_parser(
+        "download", help="fetch weights from an object store (credentials are in AWS_*) or a hub (token is in HF_TOKEN)"
+    )
     command.add_argument("--endpoint", default="")
     command.add_argument("--region", default="")
+    command.add_argument("--include", action="append", default=[], help="of a hub: which files, a pattern; repeatable")
+    command.add_argument("--exclude", action="append", default=[], help="of a hub: which files not; repeatable")
     command.add_argument("--digest")
     command.add_argument(
         "--until-percent", type=int, default=100, help="of the bytes; only 100 compares and names them"
@@ -107,11 +113,11 @@ def _failure(error: WeightsUnfit) -> dict[str, object]:
 def _download(arguments: argparse.Namespace) -> dict[str, object]:
     lines = _Lines()
     try:
-        store = ObjectStore(arguments.uri, endpoint=arguments.endpoint, region=arguments.region)
+        source = _source(arguments)
     except InvalidInput as error:
         raise DownloadFailed(str(error)) from error
     done = download(
-        store,
+        source,
         arguments.path,
         arguments.digest,
         keep=arguments.keep,
@@ -123,6 +129,13 @@ def _download(arguments: argparse.Namespace) -> dict[str, object]:
         _say(f"note: {note}")
     _say(f"{arguments.path}: {_state(done)}, {done.fetched_bytes} bytes fetched by this run")
     return {"doneBytes": done.done_bytes, "totalBytes": done.total_bytes, "notes": list(done.notes)}
+
+
+def _source(arguments: argparse.Namespace) -> Source:
+    if arguments.uri.startswith("hf:"):
+        patterns = {"include": arguments.include, "exclude": arguments.exclude}
+        return Hub(arguments.uri, endpoint=arguments.endpoint, for_engine=True, **patterns)
+    return ObjectStore(arguments.uri, endpoint=arguments.endpoint, region=arguments.region)
 
 
 def _inspect(arguments: argparse.Namespace) -> dict[str, object]:

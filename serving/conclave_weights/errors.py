@@ -3,7 +3,7 @@
 WeightsUnfit            the directory cannot be served as it is; names the file and the remedy
     DigestMismatch      complete and readable, but not the weights that the digest names
     WeightsUnreadable   the files cannot be read: rights, a broken mount, an input/output error
-    DownloadFailed      an object store did not send the weights, or the disk has no room
+    DownloadFailed      an object store or a hub did not send the weights, or the disk has no room
     ConfigMissing       there is no config.json
     ConfigInvalid       config.json does not describe a model that can be planned
     ArchitectureUnknown config.json names an architecture that is not served

@@ -36,6 +36,7 @@ VALUES: dict[str, dict[str, Any]] = {
         "serving": {
             "allowedImages": ["registry.example:5000/team/serving:*", f"registry.example/own@{DIGEST}"],
             "allowedServiceAccounts": ["team-a/model", "model"],
+            "allowedHubEndpoints": ["https://hub.example:8443/mirror"],
         }
     },
     "a proxy and a certificate bundle": {
@@ -208,19 +209,21 @@ def test_the_operator_reads_the_settings_that_the_chart_writes(values: dict[str,
     assert list(settings.image_pull_secrets) == values.get("imagePullSecrets", [])
     assert list(settings.allowed_images) == values.get("serving", {}).get("allowedImages", [])
     assert list(settings.allowed_service_accounts) == values.get("serving", {}).get("allowedServiceAccounts", [])
+    hubs = values.get("serving", {}).get("allowedHubEndpoints", ["https://huggingface.co", "*"])
+    assert list(settings.allowed_hub_endpoints) == hubs
 
 
 def test_values_of_an_earlier_release_leave_the_lists_closed_and_the_rest_as_by_default(helm: Helm) -> None:
     """`helm upgrade --reuse-values` knows no defaults of values that are new."""
     older = {
-        "serving": {"allowedImages": None, "allowedServiceAccounts": None},
+        "serving": {"allowedImages": None, "allowedServiceAccounts": None, "allowedHubEndpoints": None},
         "fixedUserIds": None,
         "network": {"dnsPorts": None, "ipFamily": None, "apiServerPorts": None},
     }
     objects = helm.render(older)
     settings = _settings(objects)
-    assert (settings.allowed_images, settings.allowed_service_accounts) == ((), ())
-    assert objects == helm.render({})
+    assert (settings.allowed_images, settings.allowed_service_accounts, settings.allowed_hub_endpoints) == ((), (), ())
+    assert objects == helm.render({"serving": {"allowedHubEndpoints": []}})
 
 
 def test_downloads_get_the_operators_proxy_and_certificates(helm: Helm) -> None:
@@ -261,6 +264,10 @@ def test_openshift_admits_pods_that_name_no_user(helm: Helm) -> None:
     assert [refusal for pod in _pod_specs(helm.render({"fixedUserIds": False})) for refusal in refusals(pod)] == []
     named = [refusal.split(" ")[1] for pod in _pod_specs(helm.render({})) for refusal in refusals(pod)]
     assert named == ["runAsUser", "fsGroup", "runAsUser"]
+
+
+def test_a_list_without_hubs_forbids_hubs(helm: Helm) -> None:
+    assert _settings(helm.render({"serving": {"allowedHubEndpoints": []}})).allowed_hub_endpoints == ()
 
 
 @pytest.mark.parametrize(("values", "message"), REFUSED.values(), ids=REFUSED)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from tests.eventually import eventually
 from tests.integration.testbed.kube import Kube
-from tests.integration.testbed.operator import model_deployment
+from tests.integration.testbed.operator import hub_model, model_deployment
 from tests.integration.testbed.world import World
 
 from conclave.modeldeployment.records.record import read_records
@@ -24,6 +24,13 @@ RUNTIMES: dict[str, tuple[Json, str, str]] = {
         "serving.allowedServiceAccounts",
     ),
 }
+
+
+def test_whoever_creates_a_model_sends_no_token_to_an_endpoint_of_their_own(world: World) -> None:
+    world.apply(model_deployment("mixtral", model=hub_model(secretName="hub", endpoint="https://collector.evil")))
+    refused = world.becomes("mixtral", "PlanReady", "HubNotAllowed")
+    assert "serving.allowedHubEndpoints" in refused["message"]
+    assert world.kube.list("batch/v1", "Job", world.namespace) == []
 
 
 @pytest.mark.parametrize(("runtime", "reason", "remedy"), RUNTIMES.values(), ids=RUNTIMES)

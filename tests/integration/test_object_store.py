@@ -1,4 +1,4 @@
-"""A deployment of an object store's weights on a real API server: claim, Job, its pod's words, and only then Ray."""
+"""A deployment of a store's or a hub's weights on a real API server: claim, Job, its pod's words, and only then Ray."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from tests.eventually import eventually
 from tests.integration.testbed.kube import Kube
-from tests.integration.testbed.operator import end_pod, model_deployment, patch_pod_status, stored_model
+from tests.integration.testbed.operator import end_pod, hub_model, model_deployment, patch_pod_status, stored_model
 from tests.integration.testbed.world import World
 
 Json = dict[str, Any]
@@ -180,3 +180,38 @@ def test_a_claim_of_somebody_elses_is_told_and_left_alone(world: World) -> None:
     assert "mixtral.weights" in condition["message"]
     assert claim_of(world)["spec"]["resources"]["requests"]["storage"] == "1Gi"
     assert jobs(world) == []
+
+
+def test_weights_and_an_adapter_of_a_hub_are_fetched_by_one_job_and_then_served(restricted: str, world: World) -> None:
+    tone = {"name": "tone", "source": {"huggingFace": {"repository": "acme/tone", "revision": "f" * 40}}}
+    world.apply(model_deployment("mixtral", model=hub_model(secretName="hub") | {"adapters": [tone]}))
+    (job,) = eventually(lambda: jobs(world), timeout=60)
+    pod = eventually(lambda: the_pod(world, job["metadata"]["name"]))
+    first, *_, last = (*pod["spec"]["initContainers"], *pod["spec"]["containers"])
+    assert (first["name"], last["name"]) == ("download-adapter-1", "download")
+    assert first["command"][-2] == f"hf://acme/tone@{'f' * 40}"
+    assert "env" not in first
+    assert last["env"] == [{"name": "HF_TOKEN", "valueFrom": {"secretKeyRef": {"name": "hub", "key": "HF_TOKEN"}}}]
+
+    words = "hf://acme/tone: the repository is gated and no token was sent"
+    failed = json.dumps({"error": "DownloadFailed", "message": words})
+    crash = {
+        "state": {"waiting": {"reason": "CrashLoopBackOff"}},
+        "lastState": {"terminated": {"exitCode": 4, "reason": "Error", "message": failed}},
+    }
+    step = {"name": first["name"], "image": "x", "imageID": "", "ready": False, "restartCount": 1}
+    name = pod["metadata"]["name"]
+    patch_pod_status(world.kube, restricted, name, {"phase": "Pending", "initContainerStatuses": [step | crash]})
+    assert words in world.becomes("mixtral", "WeightsReady", "DownloadFailed")["message"]
+    assert world.rayservice("mixtral") == {}
+
+    end_pod(world.kube, restricted, the_pod(world, job["metadata"]["name"]))
+    world.becomes("mixtral", "WeightsReady", "Downloaded")
+    world.settle("mixtral")
+    rayservice = world.rayservice("mixtral")
+    assert rayservice["metadata"]["annotations"]["conclave.dev/model-revision"] == last["command"][-2].partition("@")[2]
+    worker = rayservice["spec"]["rayClusterConfig"]["workerGroupSpecs"][0]["template"]["spec"]
+    claims = [volume["persistentVolumeClaim"] for volume in worker["volumes"] if "persistentVolumeClaim" in volume]
+    assert claims == [{"claimName": "mixtral.weights", "readOnly": True}]
+    mounted = {mount["mountPath"]: mount.get("subPath") for mount in worker["containers"][0]["volumeMounts"]}
+    assert len({mounted["/models/weights"], mounted["/models/adapters/tone"]} - {None}) == 2

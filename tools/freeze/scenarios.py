@@ -58,6 +58,15 @@ def stored(**model: Any) -> Json:
     return {"id": MIXTRAL, "source": {"objectStore": store}, "cache": cache} | model
 
 
+def from_hub() -> Json:
+    """The adapter too, in the same cache."""
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    tone = {"huggingFace": {"repository": "acme/tone", "revision": commit, "endpoint": "https://hub.test"}}
+    source = {"huggingFace": {"repository": MIXTRAL, "revision": commit, "secretName": "hub"}}
+    cache = {"size": "20Gi", "storageClassName": "shared"}
+    return {"id": MIXTRAL, "source": source, "cache": cache, "adapters": [{"name": "tone", "source": tone}]}
+
+
 def scenarios(reports: Reports) -> dict[str, Scenario]:
     """By the deployment's name."""
     tuned = {"name": "support-tone", "source": claim("support-tone", "adapters"), "maxRank": 32}
@@ -78,6 +87,7 @@ def scenarios(reports: Reports) -> dict[str, Scenario]:
             pods="starting",
         ),
         "downloaded": Scenario(spec(stored(digest=reports.digest)), job="done", pods="serving"),
+        "from-hub": Scenario(spec(from_hub()), job="done", pods="serving"),
         "downloading": Scenario(spec(stored()), job="half", has_pods=False),
         "download-refused": Scenario(spec(stored()), job="refused", has_pods=False),
         "inspected": Scenario(

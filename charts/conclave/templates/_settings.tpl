@@ -4,6 +4,7 @@ image: {{ include "conclave.image" (dict "image" .Values.serving.image "root" $)
 image_pull_policy: {{ .Values.serving.image.pullPolicy }}
 allowed_images: {{ .Values.serving.allowedImages | default list | toJson }}
 allowed_service_accounts: {{ .Values.serving.allowedServiceAccounts | default list | toJson }}
+allowed_hub_endpoints: {{ if kindIs "invalid" .Values.serving.allowedHubEndpoints }}[]{{ else }}{{ .Values.serving.allowedHubEndpoints | toJson }}{{ end }}
 image_pull_secrets: {{ .Values.imagePullSecrets | toJson }}
 fixed_user_ids: {{ include "conclave.hasFixedIds" . | empty | ternary false true }}
 ray_version: {{ .Values.serving.rayVersion | quote }}

@@ -34,7 +34,10 @@ _IPV6 = "|".join(
 """Of hex digits only, without a zone."""
 _HOST = rf"({_HOST_NAME}|\[({_IPV6})\])"
 _PORT = "6553[0-5]|655[0-2][0-9]|65[0-4][0-9]{2}|6[0-4][0-9]{3}|[1-5][0-9]{4}|[1-9][0-9]{0,3}"
+_REPOSITORY_NAME = r"[A-Za-z0-9_]+((-(\.-)*\.?|\.(-\.)*-?)[A-Za-z0-9_]+)*"
+"""As the hub takes them: neither `--` nor `..`, and no dash or dot at the ends."""
 _REPOSITORY = r"[a-z0-9][a-zA-Z0-9.-]*(:[0-9]{1,5})?(/[a-z0-9][a-z0-9._-]*)*"
+_HUB_ENDPOINT = rf"https?://{_HOST}(:({_PORT}))?(/{_SEGMENT})*"
 _IMAGE = rf"{_REPOSITORY}(:[A-Za-z0-9_][A-Za-z0-9_.-]*)?"
 
 Dns1035Name = Annotated[str, DNS_1035]
@@ -76,6 +79,36 @@ RegionName = Annotated[
     str,
     Field(max_length=32),
     Format("[a-z0-9]([-a-z0-9]*[a-z0-9])?", "a region: lower-case letters, digits and dashes, such as eu-west-1"),
+]
+HubRepository = Annotated[
+    str,
+    Field(max_length=193),
+    Format(
+        f"{_REPOSITORY_NAME}(/{_REPOSITORY_NAME})?",
+        "a repository of a hub: ORGANISATION/NAME, letters, digits and ._- without -- or .., such as Qwen/Qwen3-8B",
+    ),
+]
+HubEndpoint = Annotated[
+    str,
+    Field(max_length=256),
+    Format(
+        _HUB_ENDPOINT,
+        "the base URL of a hub: http:// or https://, a host in lower case, and where needed a port and a path, without "
+        "a slash at the end, such as https://hub.example/mirror",
+    ),
+]
+HubEndpointPattern = Annotated[
+    str,
+    Field(max_length=256),
+    Format(rf"\*|{_HUB_ENDPOINT}", "* for every hub, or a hub's base URL without a slash at the end"),
+]
+FilePattern = Annotated[
+    str,
+    Field(max_length=128),
+    Format(
+        r"[A-Za-z0-9._+=@*?!\[\]][A-Za-z0-9._+=@*?!\[\]/-]*",
+        "a pattern of file names: letters, digits and ._+=@-/ with the wildcards * ? [...], such as *.safetensors",
+    ),
 ]
 CommitHash = Annotated[
     str, Field(max_length=64), Format("[0-9a-f]{40}", "a commit: 40 hex digits (0-9a-f) are needed, no branch or tag")

@@ -61,6 +61,7 @@ class Reason(StrEnum):
     # The operator's own lists and rules.
     IMAGE_NOT_ALLOWED = "ImageNotAllowed"
     SERVICE_ACCOUNT_NOT_ALLOWED = "ServiceAccountNotAllowed"
+    HUB_NOT_ALLOWED = "HubNotAllowed"
     RECORD_REFUSED = "RecordRefused"
     RECORD_TOO_NEW = "RecordTooNew"
 
@@ -133,6 +134,7 @@ REFUSALS = (
     Reason.NOTHING_FITS,
     Reason.IMAGE_NOT_ALLOWED,
     Reason.SERVICE_ACCOUNT_NOT_ALLOWED,
+    Reason.HUB_NOT_ALLOWED,
     Reason.RECORD_REFUSED,
     Reason.RECORD_TOO_NEW,
 )

@@ -7,9 +7,9 @@ from collections.abc import Iterator, Sequence
 from conclave import names
 from conclave.api.modeldeployment import (
     AdapterSource,
+    DraftSource,
     ImageSource,
     ModelDeployment,
-    ModelSource,
     PersistentVolumeClaimSource,
 )
 from conclave.errors import InvalidInput
@@ -68,14 +68,15 @@ def image(deployment: ModelDeployment, settings: OperatorSettings) -> JsonObject
 def _directories(deployment: ModelDeployment) -> Iterator[tuple[PersistentVolumeClaimSource | ImageSource, str]]:
     """Where the model's files, then each adapter's, then the draft's come from, and where they are mounted."""
     model, draft = deployment.spec.model, deployment.spec.draft
-    yield cached_source(deployment) or _chosen(model.source), names.MODEL_PATH
+    yield cached_source(deployment, model.source, model.digest) or _chosen(model.source), names.MODEL_PATH
     for adapter in model.adapters:
-        yield _chosen(adapter.source), names.adapter_path(adapter.name)
+        mounted = cached_source(deployment, adapter.source, adapter.digest) or _chosen(adapter.source)
+        yield mounted, names.adapter_path(adapter.name)
     if draft is not None:
         yield _chosen(draft.source), names.DRAFT_PATH
 
 
-def _chosen(source: ModelSource | AdapterSource) -> PersistentVolumeClaimSource | ImageSource:
+def _chosen(source: AdapterSource | DraftSource) -> PersistentVolumeClaimSource | ImageSource:
     chosen = source.persistent_volume_claim or source.image
     if chosen is None:
         raise InvalidInput("a source of the spec is empty; expected persistentVolumeClaim or image: name one of them")

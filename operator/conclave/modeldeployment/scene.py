@@ -14,7 +14,7 @@ from conclave.kubernetes.failures import Outcome
 from conclave.kubernetes.objects import JsonObject
 from conclave.modeldeployment.decision import Decision
 from conclave.modeldeployment.observed import Observed
-from conclave.modeldeployment.weights.keys import find_download
+from conclave.modeldeployment.weights.keys import cached_files, find_download
 
 
 def _own_pods(given: dict[str, Any]) -> tuple[JsonObject, ...]:
@@ -34,13 +34,13 @@ class Scene(BaseModel):
 
     @cached_property
     def download(self) -> JsonObject | None:
-        """The Job that has put the spec's weights into the cache; None where there is none, or nothing is stored."""
+        """The Job that has put the spec's files into the cache; None where there is none, or nothing is downloaded."""
         return find_download(self.deployment, self.observed)
 
     @cached_property
     def is_downloaded(self) -> bool:
         """Whether pods can mount the weights: they are downloaded, or need no download."""
-        return self.deployment.spec.model.source.object_store is None or self.download is not None
+        return not cached_files(self.deployment) or self.download is not None
 
     @cached_property
     def needs_inspection(self) -> bool:

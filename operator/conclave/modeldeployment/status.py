@@ -128,7 +128,7 @@ def _weights_ready(scene: StatusScene, causes: tuple[Finding, ...]) -> Verdict:
         return Verdict("False", found.reason, found.message)
     if scene.deployment.spec.suspend:
         return Verdict("Unknown", Reason.SUSPENDED, "spec.suspend is true: no pod mounts the weights")
-    is_stored = scene.deployment.spec.model.source.object_store is not None
+    is_stored = scene.deployment.spec.model.source.downloaded is not None
     if not scene.is_downloaded:
         return _unknown(causes, "the weights have not been downloaded yet")
     workers = [pod for pod in scene.observed.pods if is_worker(pod) and is_running(pod)]

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from conclave.api.modeldeployment import ModelDeployment
+from conclave.api.modeldeployment import AdapterSource, Model, ModelDeployment
 from conclave.api.reasons import Reason
 from conclave.catalogue.servable import check_servable, not_yet_served
 from conclave.catalogue.shapes import ModelFacts
@@ -17,7 +17,7 @@ from conclave.planning.parallelism import refusals, tensor_sizes
 from conclave.planning.request import engine_settings
 from conclave.planning.settings import quantization_conflict, weight_format
 from conclave.planning.speculation import speculation_refusals
-from conclave.policy.admission import Path
+from conclave.policy.admission import Path, Problem
 from conclave.policy.data_classes import DataClasses
 from conclave.policy.runtime_lists import RuntimeLists
 
@@ -46,7 +46,7 @@ def check_deployment(deployment: ModelDeployment, data_classes: DataClasses) -> 
 
 
 def check_runtime(deployment: ModelDeployment, lists: RuntimeLists) -> tuple[Unfit, ...]:
-    """Images and service accounts that are not on the operator's lists. `conclave up` has no such lists."""
+    """Images, service accounts and hubs that are not on the operator's lists. `conclave up` has no such lists."""
     runtime, namespace = deployment.spec.runtime, deployment.metadata.namespace
     found = []
     if problem := lists.image_problem(runtime.image):
@@ -54,7 +54,17 @@ def check_runtime(deployment: ModelDeployment, lists: RuntimeLists) -> tuple[Unf
     if problem := lists.account_problem(namespace, runtime.service_account_name):
         path = ("spec", "runtime", "serviceAccountName")
         found.append(Unfit(Reason.SERVICE_ACCOUNT_NOT_ALLOWED, path, problem))
+    for place, source in _sources(deployment.spec.model):
+        hub = source.hugging_face
+        if hub and (problem := lists.hub_problem(f"{Problem(place, '').field}.huggingFace", hub)):
+            found.append(Unfit(Reason.HUB_NOT_ALLOWED, (*place, "huggingFace"), problem))
     return tuple(found)
+
+
+def _sources(model: Model) -> Iterator[tuple[Path, AdapterSource]]:
+    yield ("spec", "model", "source"), model.source
+    for index, adapter in enumerate(model.adapters):
+        yield ("spec", "model", "adapters", index, "source"), adapter.source
 
 
 def check_shape(deployment: ModelDeployment, facts: ModelFacts) -> tuple[Unfit, ...]:

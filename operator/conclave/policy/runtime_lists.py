@@ -1,4 +1,4 @@
-"""Which images and service accounts a ModelDeployment may name in `spec.runtime`: lists of who installs the operator.
+"""Which images, service accounts and hubs a ModelDeployment may name: lists of who installs the operator.
 
 Whoever may create ModelDeployments would otherwise run pods with any image, as any account of the namespace. Read by
 `planning.checks` for specs and by `manifests.record_check` for what is recorded.
@@ -10,11 +10,17 @@ from typing import NamedTuple
 
 from pydantic import BaseModel, ConfigDict
 
-from conclave.api.formats import ImagePattern, ServiceAccountPattern
+from conclave import names
+from conclave.api.formats import HubEndpointPattern, ImagePattern, ServiceAccountPattern
+from conclave.api.modeldeployment import HuggingFaceSource
 
 IMAGES_VALUE = "serving.allowedImages"
 ACCOUNTS_VALUE = "serving.allowedServiceAccounts"
+HUBS_VALUE = "serving.allowedHubEndpoints"
 """The chart's values that hold the lists."""
+EVERY_HUB = "*"
+"""Entry for all hubs, where no token is sent: whoever may name an endpoint would otherwise read any Secret's token."""
+DEFAULT_HUBS = (names.OFFICIAL_HUB, EVERY_HUB)
 
 
 class ImageName(NamedTuple):
@@ -51,7 +57,7 @@ def matches(pattern: str, reference: str) -> bool:
 
 
 class RuntimeLists(BaseModel):
-    """Closed by default: the operator's own serving image, and no account."""
+    """Closed by default: the operator's own serving image, no account, and a token for the official hub only."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -59,6 +65,7 @@ class RuntimeLists(BaseModel):
     """The image of pods whose deployment names none."""
     images: tuple[ImagePattern, ...] = ()
     service_accounts: tuple[ServiceAccountPattern, ...] = ()
+    hub_endpoints: tuple[HubEndpointPattern, ...] = DEFAULT_HUBS
 
     def allows_image(self, reference: str) -> bool:
         """Whether `spec.runtime.image` may be this."""
@@ -87,4 +94,18 @@ class RuntimeLists(BaseModel):
         return (
             f'spec.runtime.serviceAccountName "{name}" is {seen}: the operator creates no pods with it. Remove '
             f"the field, or add {namespace}/{name} to the chart's value {ACCOUNTS_VALUE}"
+        )
+
+    def hub_problem(self, field: str, source: HuggingFaceSource) -> str | None:
+        """Why weights cannot be fetched from the hub of the source at this field; None if they can."""
+        endpoint = source.endpoint or names.OFFICIAL_HUB
+        if endpoint in self.hub_endpoints or (EVERY_HUB in self.hub_endpoints and source.secret_name is None):
+            return None
+        listed = ", ".join(self.hub_endpoints)
+        seen = f"not one of {listed}" if listed else "not on the operator's list, which is empty"
+        if EVERY_HUB in self.hub_endpoints:
+            seen = f"not one of {listed}, and {EVERY_HUB} allows no Secret, whose token this hub would see"
+        return (
+            f'{field}: the hub "{endpoint}" is {seen}: the operator fetches nothing from there. Name another source, '
+            f"or add {endpoint} to the chart's value {HUBS_VALUE}"
         )

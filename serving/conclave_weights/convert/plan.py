@@ -27,6 +27,7 @@ from conclave_weights.files.regular_files import check_directory
 from conclave_weights.verify.adapter import TENSORS as ADAPTER_TENSORS
 from conclave_weights.verify.adapter import is_adapter
 from conclave_weights.verify.soundness import (
+    BESIDE_PATTERNS,
     INDEX_NAME,
     PICKLED_INDEX_NAME,
     TOKENIZER_FILES,
@@ -39,8 +40,6 @@ from conclave_weights.verify.soundness import (
 DTYPES: dict[str, TargetType] = {"bfloat16": "BF16", "float32": "F32"}
 DEFAULT_SHARD_BYTES = 5 * 10**9
 _SIDE_FILES = ("tokenizer_config.json", "special_tokens_map.json")
-_BESIDE = (*TOKENIZER_FILES, "*.json", "*.txt", "*.model", "*.jinja", "*.md", "LICENSE*", "NOTICE*")
-"""The other files of a directory with pickled weights that belong to a model. The rest is code, or not of the model."""
 
 
 def plan_conversion(
@@ -107,7 +106,7 @@ def _of_pickled(source: Path, pickled: tuple[Path, ...], target: Path, shard_byt
     shards = (Shard(ADAPTER_TENSORS, tuple(tensors)),) if of_adapter else _cut(tensors, shard_bytes)
     beside = {
         name: path
-        for name, path in _found((source,), (*_BESIDE, *_SIDE_FILES)).items()
+        for name, path in _found((source,), (*BESIDE_PATTERNS, *_SIDE_FILES)).items()
         if not name.endswith(".index.json") and source / name not in pickled
     }
     return ConversionPlan(

@@ -1,1 +1,1 @@
-"""Weights from an object store into a directory."""
+"""Weights from an object store or a hub into a directory."""

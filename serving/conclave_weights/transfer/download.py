@@ -1,4 +1,4 @@
-"""Downloads weights from an object store into PATH.partial, which becomes PATH when the weights are whole and compared.
+"""Downloads weights from a store or hub into PATH.partial, which becomes PATH when they are whole and compared.
 
 `conclave weights download` and the download Job of a model call it. PATH.partial holds one growing file for each
 object. The file's name contains the object's ETag, so that a changed object is fetched again and nothing is fetched
@@ -12,11 +12,10 @@ import fcntl
 import hashlib
 import json
 import os
-import re
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from threading import Event, Lock
@@ -28,11 +27,10 @@ from conclave_weights.files.durable import make_own, sync_directory
 from conclave_weights.files.regular_files import (
     LONGEST_JSON_BYTES,
     entries_below,
-    open_to_read,
     open_to_write,
     read_at_most,
 )
-from conclave_weights.transfer.object_store import ObjectStore, StoredObject
+from conclave_weights.transfer.source import Checksum, Source, StoredObject
 from conclave_weights.verify.digest import digest_of, hash_listed, listing, verify
 from conclave_weights.verify.soundness import check_weights
 
@@ -43,7 +41,6 @@ THREADS = 16
 DURABLE_BYTES = 64 * 1024**2
 """So much of an object is written between two flushes. A crash of the machine costs at most this."""
 _LOCK = ".conclave-download.lock"
-_MD5 = re.compile('"?([0-9a-f]{32})"?')
 
 Progress = Callable[[int], None]
 
@@ -93,7 +90,7 @@ class _Budget:
 
 
 def download(
-    store: ObjectStore,
+    store: Source,
     target: Path,
     digest: str | None = None,
     *,
@@ -113,7 +110,7 @@ def download(
     mended: tuple[str, ...] = ()
     with _as_failure(target):
         if keep is not None:
-            _clear(target.parent, {target.name, _partial(target).name, *keep})
+            _clear(target.parent, {target.name, *keep})
         if os.path.lexists(target):
             marked = _read_marker(target)
             is_asked_for = marked is not None and marked | {"objects": []} == _marker(store, digest, ())
@@ -143,11 +140,9 @@ def _changed(digest: str | None) -> str:
     return f"the files were changed after the download and do not match {digest}"
 
 
-def _named(store: ObjectStore, digest: str | None) -> str:
+def _named(store: Source, digest: str | None) -> str:
     """What a target was asked to be, as far as it was said."""
-    return "".join(
-        (store.uri, f" at {store.endpoint}" if store.endpoint else "", f" with digest {digest}" if digest else "")
-    )
+    return f"{store.where} with digest {digest}" if digest else store.where
 
 
 def _is_intact(directory: Path, digest: str | None) -> bool:
@@ -173,7 +168,7 @@ def _begin_anew(target: Path) -> None:
 
 
 def _download(
-    store: ObjectStore,
+    store: Source,
     target: Path,
     digest: str | None,
     until_percent: int,
@@ -200,7 +195,7 @@ def _download(
         fetched_bytes = _fetch(store, parts, wanted_bytes - done_bytes, on_progress)
         if until_percent < 100:
             return Download(total_bytes, done_bytes + fetched_bytes, fetched_bytes, is_whole=False)
-        notes = _compare(parts, digest)
+        notes = _compare(store, parts, digest)
         _write_marker(partial, _marker(store, digest, objects))
     _give_names(partial, objects)
     check_weights(partial)
@@ -250,7 +245,7 @@ def _no_room(directory: Path, seen: str) -> str:
     return f"{directory}: {seen}; free space; in a cluster, raise spec.model.cache.size if the volume can grow"
 
 
-def _fetch(store: ObjectStore, parts: list[_Part], budget_bytes: int, on_progress: Progress) -> int:
+def _fetch(store: Source, parts: list[_Part], budget_bytes: int, on_progress: Progress) -> int:
     """Fetches about so many bytes, several objects at a time. A failure ends all threads; fetched bytes stay."""
     budget = _Budget(budget_bytes, on_progress)
 
@@ -268,15 +263,15 @@ def _fetch(store: ObjectStore, parts: list[_Part], budget_bytes: int, on_progres
     return budget.fetched_bytes
 
 
-def _fetch_one(store: ObjectStore, part: _Part, budget: _Budget) -> None:
+def _fetch_one(store: Source, part: _Part, budget: _Budget) -> None:
     """Fetches an object from the end of its file on."""
     done_bytes = part.done_bytes
     if done_bytes == part.item.size_bytes or budget.is_spent.is_set():
         return
-    with open_to_write(part.file) as file:
+    with open_to_write(part.file) as file, closing(store.read(part.item, done_bytes)) as chunks:
         file.seek(done_bytes)
         unsynced_bytes = 0
-        for chunk in store.read(part.item, done_bytes):
+        for chunk in chunks:
             file.write(chunk)
             file.flush()
             done_bytes += len(chunk)
@@ -289,54 +284,64 @@ def _fetch_one(store: ObjectStore, part: _Part, budget: _Budget) -> None:
                 return
     if done_bytes != part.item.size_bytes:
         raise DownloadFailed(
-            f"{store.uri}: {part.item.path}: the store sent {done_bytes} bytes, expected {part.item.size_bytes}; "
-            "the download continues from there"
+            f"{store.where}: {part.item.path}: the {store.kind} sent {done_bytes} bytes, expected "
+            f"{part.item.size_bytes}; the download continues from there"
         )
 
 
-def _compare(parts: list[_Part], digest: str | None) -> tuple[str, ...]:
-    """Compares the files with the digest. Without a digest, compares them with the ETags that are an MD5."""
+def _compare(store: Source, parts: list[_Part], digest: str | None) -> tuple[str, ...]:
+    """Compares the files with the source's checksums and with the digest.
+
+    A digest replaces checksums that may be none.
+    """
     if digest is None:
-        return _compare_etags(parts)
+        return _compare_checksums(store, parts, {})
     seen = hash_listed([(part.item.path, part.file, part.item.size_bytes) for part in parts])
+    notes: tuple[str, ...] = ()
+    if store.has_sure_checksums:
+        notes = _compare_checksums(store, parts, {file.path: file.sha256 for file in seen})
     if digest_of(seen) != digest:
         raise DigestMismatch(
             (
-                f"the objects have digest {digest_of(seen)}, expected {digest}; upload the right objects, or correct "
+                f"the objects have digest {digest_of(seen)}, expected {digest}; {store.remedy}, or correct "
                 "spec.model.digest if you want these\n"
             )
             + "\n".join(f"  {line}" for line in listing(seen))
         )
-    return ()
+    return notes
 
 
-def _compare_etags(parts: list[_Part]) -> tuple[str, ...]:
-    """An ETag of 32 hex digits is the MD5, unless the store encrypts with a key service: then no ETag is an MD5."""
-    plain = [(part, match[1]) for part in parts if (match := _MD5.fullmatch(part.item.etag))]
+def _compare_checksums(store: Source, parts: list[_Part], known: Mapping[str, str]) -> tuple[str, ...]:
+    """`known` are SHA-256 of files that were read already, by path."""
+
+    def seen(pair: tuple[_Part, Checksum]) -> str:
+        part, checksum = pair
+        is_known = checksum.algorithm == "SHA-256" and part.item.path in known
+        return known[part.item.path] if is_known else checksum.seen_in(part.file)
+
+    expected = [(part, checksum) for part in parts if (checksum := store.checksum(part.item))]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        found = list(pool.map(lambda pair: _md5(pair[0].file) == pair[1], plain))
-    wrong = [part for (part, _), is_same in zip(plain, found, strict=True) if not is_same]
-    if wrong and any(found):
-        for part in wrong:
+        found = list(pool.map(seen, expected))
+    pairs = list(zip(expected, found, strict=True))
+    wrong = [(part, checksum, has) for (part, checksum), has in pairs if has != checksum.hexadecimal]
+    compared = len(expected) - len(wrong)
+    if wrong and (compared or store.has_sure_checksums):
+        for part, _, _ in wrong:
             part.file.unlink()
+        part, checksum, has = wrong[0]
         raise DownloadFailed(
-            f"{', '.join(part.item.path for part in wrong)}: the bytes that arrived do not match the store's MD5; "
+            f"{store.where}: {', '.join(part.item.path for part, _, _ in wrong)}: the bytes that arrived do not match "
+            f"the {store.kind}'s {checksum.algorithm} ({part.item.path}: {has}, expected {checksum.hexadecimal}); "
             "the next try fetches them again"
         )
-    compared = sum(found)
     if compared == len(parts):
         return ()
     return (
         (
-            f"{len(parts) - compared} of {len(parts)} objects were compared by size only, since the store has no MD5 "
-            "for them; give a digest to compare their contents"
+            f"{len(parts) - compared} of {len(parts)} objects were compared by size only, since the {store.kind} has "
+            "no checksum of their content; give a digest to compare it"
         ),
     )
-
-
-def _md5(path: Path) -> str:
-    with open_to_read(path, follows_links=False) as file:
-        return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
 
 
 def _give_names(partial: Path, objects: tuple[StoredObject, ...]) -> None:
@@ -356,9 +361,9 @@ def _take_names(partial: Path, objects: Iterable[StoredObject]) -> None:
             (partial / item.path).rename(partial / _part_name(item))
 
 
-def _marker(store: ObjectStore, digest: str | None, objects: tuple[StoredObject, ...]) -> dict[str, object]:
+def _marker(store: Source, digest: str | None, objects: tuple[StoredObject, ...]) -> dict[str, object]:
     listed = [asdict(item) for item in objects]
-    return {"source": store.uri, "endpoint": store.endpoint, "digest": digest, "objects": listed}
+    return {**store.asked, "digest": digest, "objects": listed}
 
 
 def _read_marker(directory: Path) -> dict[str, Any] | None:
@@ -392,11 +397,11 @@ def _write_marker(directory: Path, content: dict[str, object]) -> None:
 
 
 def _clear(directory: Path, kept: set[str]) -> None:
-    """Removes weights of other sources that no deployment uses any more. Foreign files stay."""
+    """Removes files of other sources that no deployment uses any more, whole or begun. Foreign files stay."""
     for entry in directory.iterdir() if directory.is_dir() else ():
         is_ours = (entry / MARKER).exists() or entry.name.endswith(".partial")
         is_directory = entry.is_dir() and not entry.is_symlink()
-        if is_ours and is_directory and entry.name not in kept:
+        if is_ours and is_directory and entry.name.removesuffix(".partial") not in kept:
             shutil.rmtree(entry)
 
 

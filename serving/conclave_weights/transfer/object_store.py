@@ -7,20 +7,19 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from conclave.errors import InvalidInput
 from conclave_weights.errors import DownloadFailed
+from conclave_weights.transfer.source import CHUNK_BYTES, Checksum, StoredObject
 
 if TYPE_CHECKING:
     from obstore.store import S3Config, S3Store
 
-CHUNK_BYTES = 4 * 1024**2
 _RETRIES = 4
 _RETRY_S = 60
 _SILENCE_S = 60
@@ -30,19 +29,10 @@ _BUCKET_LENGTHS = range(3, 64)
 _CREDENTIALS = {"access_key_id": "AWS_ACCESS_KEY_ID", "secret_access_key": "AWS_SECRET_ACCESS_KEY"}
 _SESSION_TOKEN = "AWS_SESSION_TOKEN"  # noqa: S105 - a variable's name
 _KEY = re.compile("[!-~]*")
+_MD5 = re.compile('"?([0-9a-f]{32})"?')
 _ERROR_CODE, _ERROR_MESSAGE = re.compile("<Code>([^<]+)</Code>"), re.compile("<Message>([^<]+)</Message>")
 _SAID = re.compile(r'(?:message|error): "([^"]+)"|\b(Invalid\w+)\(')
 _REFUSED_KEYS = ("InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken", "TokenRefreshRequired")
-
-
-@dataclass(frozen=True, order=True)
-class StoredObject:
-    """An object. `path` is relative to the prefix, with forward slashes."""
-
-    path: str
-    size_bytes: int
-    etag: str
-    """The ETag with its quotes. It changes whenever the content changes."""
 
 
 def read_address(uri: str) -> tuple[str, str]:
@@ -82,6 +72,10 @@ def _check_endpoint(endpoint: str) -> None:
 class ObjectStore:
     """The objects below `s3://bucket/prefix`. Raises InvalidInput for an address or endpoint that cannot be one."""
 
+    kind = "store"
+    has_sure_checksums = False
+    remedy = "upload the right objects"
+
     def __init__(
         self, uri: str, *, endpoint: str = "", region: str = "", environment: Mapping[str, str] = os.environ
     ) -> None:
@@ -90,8 +84,18 @@ class ObjectStore:
             _check_endpoint(endpoint)
         self.uri = uri
         self.endpoint = endpoint
-        self._where = f"{uri} at {endpoint}" if endpoint else uri
+        self.where = f"{uri} at {endpoint}" if endpoint else uri
         self._store = self._connect(region, environment)
+
+    @property
+    def asked(self) -> dict[str, object]:
+        """Address and endpoint; credentials and region are no part of it."""
+        return {"source": self.uri, "endpoint": self.endpoint}
+
+    def checksum(self, item: StoredObject) -> Checksum | None:
+        """An ETag of 32 hex digits is the MD5, unless the store encrypts with a key service: then no ETag is one."""
+        found = _MD5.fullmatch(item.etag)
+        return Checksum("MD5", found[1]) if found else None
 
     def _connect(self, region: str, environment: Mapping[str, str]) -> S3Store:
         try:
@@ -103,13 +107,13 @@ class ObjectStore:
         missing = [variable for variable in _CREDENTIALS.values() if not environment.get(variable)]
         if missing:
             raise DownloadFailed(
-                f"{self._where}: {' and '.join(missing)} not set, expected in the environment; set them, or in a "
+                f"{self.where}: {' and '.join(missing)} not set, expected in the environment; set them, or in a "
                 "cluster add the keys of these names to the Secret that objectStore.secretName names"
             )
         for variable in (*_CREDENTIALS.values(), _SESSION_TOKEN):
             if not _KEY.fullmatch(environment.get(variable, "")):
                 raise DownloadFailed(
-                    f"{self._where}: {variable} has a space, a line break or another character that no key has, "
+                    f"{self.where}: {variable} has a space, a line break or another character that no key has, "
                     "expected printable ASCII; set it again "
                     "(in a cluster, in the Secret that objectStore.secretName names)"
                 )
@@ -139,7 +143,7 @@ class ObjectStore:
         import obstore
 
         found = []
-        with self._in_plain_words(self._where):
+        with self._in_plain_words(self.where):
             for page in obstore.list(self._store):
                 found += [
                     StoredObject(item["path"], item["size"], item["e_tag"] or "")
@@ -147,14 +151,14 @@ class ObjectStore:
                     if not any(part.startswith(".") for part in item["path"].split("/"))
                 ]
         if not found:
-            raise DownloadFailed(f"{self._where}: no object has this prefix; correct the path, or upload the weights")
+            raise DownloadFailed(f"{self.where}: no object has this prefix; correct the path, or upload the weights")
         return tuple(sorted(found))
 
-    def read(self, item: StoredObject, offset: int) -> Iterator[memoryview]:
+    def read(self, item: StoredObject, offset: int) -> Generator[memoryview, None, None]:
         """Chunks of an object from an offset on. Raises DownloadFailed where the object has changed."""
         import obstore
 
-        with self._in_plain_words(f"{self._where}: {item.path}"):
+        with self._in_plain_words(f"{self.where}: {item.path}"):
             options: obstore.GetOptions = {"range": (offset, item.size_bytes)}
             if item.etag:
                 options["if_match"] = item.etag

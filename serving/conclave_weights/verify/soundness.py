@@ -7,6 +7,8 @@ followed here, because a hub's cache consists of links; only the digest refuses 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 from conclave_weights.errors import WeightsUnfit, WeightsUnreadable
@@ -18,6 +20,8 @@ INDEX_NAME = "model.safetensors.index.json"
 PICKLED_INDEX_NAME = "pytorch_model.bin.index.json"
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "tekken.json", "vocab.json", "*.tiktoken")
 NO_TOKENIZER = f"no tokenizer, expected one of {', '.join(TOKENIZER_FILES)}; copy the model's tokenizer"
+BESIDE_PATTERNS = (*TOKENIZER_FILES, "*.json", "*.txt", "*.model", "*.jinja", "*.md", "LICENSE*", "NOTICE*")
+"""The other files of a directory with weights that belong to a model. The rest is code, or not of the model."""
 PICKLE_PATTERNS = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 _PICKLED_WEIGHTS = ("pytorch_model*.bin", *PICKLE_PATTERNS)
 """The first pattern that matches finds the model. Files of the later patterns then hold something else."""
@@ -118,9 +122,15 @@ def pickled_weights(root: Path) -> tuple[Path, ...]:
                 f"{', '.join(missing[:5])}; copy them"
             )
         return tuple(root / name for name in listed)
+    return tuple(root / name for name in find_pickled(path.name for path in root.iterdir()))
+
+
+def find_pickled(names: Iterable[str]) -> tuple[str, ...]:
+    """The files of pickled weights among the names of a directory's files, where no index names them."""
+    candidates = sorted(name for name in names if not name.startswith(_OF_TRAINING))
     for pattern in _PICKLED_WEIGHTS:
-        if found := sorted(path for path in root.glob(pattern) if not path.name.startswith(_OF_TRAINING)):
-            return tuple(found)
+        if found := tuple(name for name in candidates if fnmatchcase(name, pattern)):
+            return found
     return ()
 
 

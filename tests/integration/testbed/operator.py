@@ -125,6 +125,16 @@ def stored_model(uri: str = "s3://models/mixtral", **cache: Any) -> dict[str, An
     }
 
 
+def hub_model(**hub: Any) -> dict[str, Any]:
+    """A Mixtral of a hub, for `model_deployment(model=...)`."""
+    repository = {"repository": "mistralai/Mixtral-8x7B-Instruct-v0.1", "revision": "0123456789abcdef" * 2 + "01234567"}
+    return {
+        "id": "mistralai/Mixtral-8x7B-Instruct-v0.1",
+        "source": {"huggingFace": repository | hub},
+        "cache": {"size": "100Gi"},
+    }
+
+
 def end_pod(kube: Kube, namespace: str, pod: dict[str, Any], message: str = "{}") -> None:
     """What a kubelet reports of a pod whose containers all ended well: nothing runs here."""
     state = {"terminated": {"exitCode": 0, "reason": "Completed", "message": message}}

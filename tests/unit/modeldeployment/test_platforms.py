@@ -54,8 +54,8 @@ def download(of: OperatorSettings, endpoint: str | None = None, **runtime: Any) 
     deployment = stored(endpoint, **runtime)
     cache = deployment.spec.model.cache
     assert cache is not None
-    accelerators = make_plan().accelerators
-    return build_download_job(deployment, store_of(deployment), cache, accelerators, of, claim_uid="uid", kept_keys=())
+    roles = make_plan().roles
+    return build_download_job(deployment, cache, roles, of, claim_uid="uid", kept_keys=())
 
 
 def inspection(of: OperatorSettings, **runtime: Any) -> JsonObject:
@@ -173,7 +173,7 @@ def test_the_downloads_policy_admits_the_store_and_the_proxy_before_it(
     proxies: dict[str, str], endpoint: str | None, rules: list[JsonObject]
 ) -> None:
     deployment = stored(endpoint)
-    policy = build_download_policy(deployment, store_of(deployment), settings(**proxies))
+    policy = build_download_policy(deployment, settings(**proxies))
     _dns, *found = policy["spec"]["egress"]
     assert [_short(rule) for rule in found] == rules
 
@@ -285,7 +285,7 @@ def test_a_quota_of_cpu_and_memory_admits_every_container(pod: str) -> None:
 def test_policies_admit_the_ports_that_the_servers_listen_on() -> None:
     of = settings(api_server_ports=(443, 16443), dns_ports=(53, 5353), dns_namespace="openshift-dns")
     deployment = stored("http://minio:9000")
-    policies = [*build_network_policies(deployment, of), build_download_policy(deployment, store_of(deployment), of)]
+    policies = [*build_network_policies(deployment, of), build_download_policy(deployment, of)]
     served, head, downloads = (policy["spec"]["egress"] for policy in policies)
     assert [port["port"] for port in head[0]["ports"]] == [443, 16443]
     for rules in (served, downloads):

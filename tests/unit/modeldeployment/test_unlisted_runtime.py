@@ -1,4 +1,4 @@
-"""Images and service accounts outside of the operator's lists: nothing begins with them, and nothing that runs ends."""
+"""Images, accounts and hubs outside of the operator's lists: nothing begins with them, and nothing that runs ends."""
 
 from __future__ import annotations
 
@@ -37,6 +37,27 @@ UNLISTED: dict[str, tuple[dict[str, Any], Reason]] = {
             "runtime": {"image": "images.test/own:1"},
         },
         Reason.IMAGE_NOT_ALLOWED,
+    ),
+}
+MIRROR = {"repository": "acme/tiny", "revision": "0" * 40, "endpoint": "https://hub.example", "secretName": "hub"}
+UNLISTED |= {
+    "a token for a mirror": (
+        {"model": {"source": {"persistentVolumeClaim": None, "huggingFace": MIRROR}, "cache": {"size": "1Ti"}}},
+        Reason.HUB_NOT_ALLOWED,
+    ),
+    "a token for a mirror that has an adapter": (
+        {"model": {"adapters": [{"name": "tone", "source": {"huggingFace": MIRROR}}], "cache": {"size": "1Ti"}}},
+        Reason.HUB_NOT_ALLOWED,
+    ),
+    "a token for a mirror of a model that has to be looked at": (
+        {
+            "model": {
+                "id": "acme/own",
+                "source": {"persistentVolumeClaim": None, "huggingFace": MIRROR},
+                "cache": {"size": "1Ti"},
+            }
+        },
+        Reason.HUB_NOT_ALLOWED,
     ),
 }
 IN_PLACE: dict[str, dict[str, Any]] = {

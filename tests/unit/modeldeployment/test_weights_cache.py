@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import pytest
 from tests.scenes import DIGEST, SETTINGS, make_deployment, make_plan
 
 from conclave import names
-from conclave.api.modeldeployment import ModelDeployment
+from conclave.api.modeldeployment import ModelDeployment, PersistentVolumeClaimSource
 from conclave.kubernetes.objects import JsonObject
 from conclave.modeldeployment.weights.cache import build_cache_claim, build_download_policy, canonical
 from conclave.modeldeployment.weights.job import build_download_job, download_steps
-from conclave.modeldeployment.weights.keys import cached_source, weights_key
+from conclave.modeldeployment.weights.keys import adapter_keys, cached_source, download_key, weights_key
 
 STORE = {"uri": "s3://models/mixtral", "secretName": "store"}
 
@@ -24,18 +25,20 @@ def stored(store: dict[str, Any] | None = None, cache: dict[str, Any] | None = N
 
 
 def job_of(deployment: ModelDeployment, kept_keys: tuple[str, ...] = (), claim_uid: str = "uid") -> JsonObject:
-    model = deployment.spec.model
-    assert model.source.object_store is not None
-    assert model.cache is not None
+    assert deployment.spec.model.cache is not None
     return build_download_job(
         deployment,
-        model.source.object_store,
-        model.cache,
+        deployment.spec.model.cache,
         make_plan().roles,
         SETTINGS,
         claim_uid=claim_uid,
         kept_keys=kept_keys,
     )
+
+
+def mounted(deployment: ModelDeployment) -> PersistentVolumeClaimSource | None:
+    model = deployment.spec.model
+    return cached_source(deployment, model.source, model.digest)
 
 
 @pytest.mark.parametrize(
@@ -100,8 +103,7 @@ ENDPOINTS: dict[str, tuple[str | None, JsonObject]] = {
 @pytest.mark.parametrize(("endpoint", "rule"), ENDPOINTS.values(), ids=ENDPOINTS.keys())
 def test_the_download_reaches_dns_and_the_store_only(endpoint: str | None, rule: JsonObject) -> None:
     deployment = stored({"endpoint": endpoint})
-    assert deployment.spec.model.source.object_store is not None
-    policy = build_download_policy(deployment, deployment.spec.model.source.object_store, SETTINGS)
+    policy = build_download_policy(deployment, SETTINGS)
     dns, to_store = policy["spec"]["egress"]
     assert [port["port"] for port in dns["ports"]] == [53, 53]
     assert to_store == rule
@@ -127,13 +129,13 @@ SAME = {
 @pytest.mark.parametrize("deployment", OTHERS.values(), ids=OTHERS.keys())
 def test_other_weights_are_kept_apart(deployment: ModelDeployment) -> None:
     assert weights_key(deployment) != weights_key(stored())
-    assert cached_source(deployment) != cached_source(stored())
+    assert mounted(deployment) != mounted(stored())
 
 
 @pytest.mark.parametrize("deployment", SAME.values(), ids=SAME.keys())
 def test_the_same_weights_are_not_fetched_twice(deployment: ModelDeployment) -> None:
     assert weights_key(deployment) == weights_key(stored())
-    assert cached_source(deployment) == cached_source(stored())
+    assert mounted(deployment) == mounted(stored())
 
 
 def test_a_job_has_a_name_of_its_content() -> None:
@@ -169,3 +171,149 @@ def test_a_volume_of_one_node_is_made_where_the_accelerators_are(mode: str, is_b
     pod = job_of(deployment)["spec"]["template"]["spec"]
     assert ("nvidia.com/gpu.product" in str(pod.get("affinity"))) == is_bound_to_gpus
     assert ("tolerations" in pod) == is_bound_to_gpus
+
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+HUB = {"repository": "acme/tiny", "revision": COMMIT}
+
+
+def from_hub(hub: dict[str, Any] | None = None, **spec: Any) -> ModelDeployment:
+    source = {"persistentVolumeClaim": None, "objectStore": None, "huggingFace": HUB | (hub or {})}
+    model = {"source": source, "cache": {"size": "10Gi"}} | spec.pop("model", {})
+    return make_deployment({"model": model, **spec})
+
+
+def adapter(name: str, source: dict[str, Any], **more: Any) -> dict[str, Any]:
+    return {"name": name, "source": source, **more}
+
+
+def containers_of(deployment: ModelDeployment) -> list[JsonObject]:
+    pod = job_of(deployment)["spec"]["template"]["spec"]
+    return [*pod.get("initContainers", []), *pod["containers"]]
+
+
+def test_a_hub_is_asked_for_the_commit_with_the_patterns() -> None:
+    patterns = {"allowPatterns": ["*.safetensors", "*.json"], "ignorePatterns": ["original/*"]}
+    (container,) = containers_of(from_hub({**patterns, "endpoint": "https://hub.example/mirror"}))
+    command = container["command"]
+    assert command[-2:] == [
+        f"hf://acme/tiny@{COMMIT}",
+        f"/models/cache/{weights_key(from_hub(HUB | patterns | {'endpoint': 'https://hub.example/mirror'}))}",
+    ]
+    pairs = list(pairwise(command))
+    for pair in (
+        ("--include", "*.safetensors"),
+        ("--include", "*.json"),
+        ("--exclude", "original/*"),
+        ("--endpoint", "https://hub.example/mirror"),
+    ):
+        assert pair in pairs
+    assert "env" not in container
+
+
+def test_the_token_is_a_variable_of_the_secret_and_no_argument() -> None:
+    (container,) = containers_of(from_hub({"secretName": "hub"}))
+    assert container["env"] == [{"name": "HF_TOKEN", "valueFrom": {"secretKeyRef": {"name": "hub", "key": "HF_TOKEN"}}}]
+    assert "hub" not in container["command"]
+
+
+HUB_ENDPOINTS: dict[str, tuple[Any, ...]] = {
+    "the official hub and its CDN, whose addresses are not known": (
+        None,
+        {"ports": [{"protocol": "TCP", "port": 443}]},
+    ),
+    "a mirror, which may lead to a CDN": (
+        "https://hub.example:8443/mirror",
+        {"ports": [{"protocol": "TCP", "port": 8443}]},
+        {"ports": [{"protocol": "TCP", "port": 443}]},
+    ),
+    "a Service": (
+        "http://hub.storage.svc:8080",
+        {
+            "to": [{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "storage"}}}],
+            "ports": [{"protocol": "TCP"}],
+        },
+    ),
+    "an address": (
+        "https://192.0.2.7:8443",
+        {"to": [{"ipBlock": {"cidr": "192.0.2.7/32"}}], "ports": [{"protocol": "TCP", "port": 8443}]},
+    ),
+}
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "rules"), [(url, rules) for url, *rules in HUB_ENDPOINTS.values()], ids=HUB_ENDPOINTS
+)
+def test_the_download_reaches_dns_and_the_hub_only(endpoint: str | None, rules: list[JsonObject]) -> None:
+    assert build_download_policy(from_hub({"endpoint": endpoint}), SETTINGS)["spec"]["egress"][1:] == rules
+
+
+OTHER_HUBS = {
+    "another commit": from_hub({"revision": "f" * 40}),
+    "another repository": from_hub({"repository": "acme/other"}),
+    "a mirror": from_hub({"endpoint": "https://hub.example"}),
+    "other files": from_hub({"allowPatterns": ["*.json"]}),
+    "fewer files": from_hub({"ignorePatterns": ["*.json"]}),
+    "a digest": from_hub(model={"digest": DIGEST}),
+}
+
+
+@pytest.mark.parametrize("deployment", OTHER_HUBS.values(), ids=OTHER_HUBS)
+def test_other_files_of_a_hub_are_kept_apart(deployment: ModelDeployment) -> None:
+    assert weights_key(deployment) != weights_key(from_hub())
+
+
+def test_another_secret_is_the_same_files_of_a_hub() -> None:
+    assert weights_key(from_hub({"secretName": "hub"})) == weights_key(from_hub())
+
+
+TONE = adapter("tone", {"huggingFace": HUB | {"repository": "acme/tone"}})
+STYLE = adapter("style", {"objectStore": STORE | {"uri": "s3://models/style"}}, digest=DIGEST)
+MOUNTED = adapter("mounted", {"persistentVolumeClaim": {"claimName": "adapters", "path": "mounted"}})
+
+
+def test_adapters_are_downloaded_before_the_model_by_the_same_job() -> None:
+    deployment = stored(model={"adapters": [TONE, MOUNTED, STYLE]}, cache={"size": "16Gi"})
+    containers = containers_of(deployment)
+    assert [item["name"] for item in containers] == [
+        "download-adapter-1",
+        "download-adapter-2",
+        "download-50",
+        "download",
+    ]
+    keys = [weights_key(deployment), *adapter_keys(deployment)]
+    for container, key in zip(containers, [*keys[1:], keys[0], keys[0]], strict=True):
+        command = container["command"]
+        assert command[-1] == f"/models/cache/{key}"
+        kept = {command[place + 1] for place, part in enumerate(command) if part == "--keep"}
+        assert kept == set(keys)
+    assert "--digest" not in containers[0]["command"]
+    assert ("--digest", DIGEST) in list(pairwise(containers[1]["command"]))
+
+
+def test_adapters_are_downloaded_where_the_model_is_mounted() -> None:
+    deployment = make_deployment({"model": {"adapters": [TONE], "cache": {"size": "1Gi"}}})
+    assert weights_key(deployment) == ""
+    (container,) = containers_of(deployment)
+    assert container["name"] == "download-adapter-1"
+    assert download_key(deployment) not in ("", *adapter_keys(deployment))
+
+
+def test_the_download_reaches_each_store_and_hub_of_the_spec() -> None:
+    deployment = stored({"endpoint": "http://minio:9000"}, model={"adapters": [TONE, TONE | {"name": "twin"}, STYLE]})
+    _, *rules = build_download_policy(deployment, SETTINGS)["spec"]["egress"]
+    own = {"to": [{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "llm"}}}]}
+    assert rules == [{**own, "ports": [{"protocol": "TCP"}]}, {"ports": [{"protocol": "TCP", "port": 443}]}]
+
+
+def test_the_same_files_are_fetched_once() -> None:
+    twins = stored(model={"adapters": [TONE, TONE | {"name": "twin"}]})
+    assert len(adapter_keys(twins)) == 1
+    assert [item["name"] for item in containers_of(twins)].count("download-adapter-1") == 1
+
+
+def test_another_adapter_is_another_download_and_none_is_that_of_the_model() -> None:
+    assert download_key(stored()) == weights_key(stored())
+    one, other = stored(model={"adapters": [TONE]}), stored(model={"adapters": [STYLE]})
+    assert len({download_key(stored()), download_key(one), download_key(other)}) == 3
+    assert download_key(stored(model={"adapters": [MOUNTED]})) == weights_key(stored())

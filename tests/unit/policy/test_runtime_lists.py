@@ -92,8 +92,18 @@ SPELLED: dict[str, tuple[str, str, bool]] = {
     "every account": ("allowed_service_accounts", "*", False),
     "every account of a namespace": ("allowed_service_accounts", "team-a/*", False),
     "an account of two namespaces": ("allowed_service_accounts", "a/b/c", False),
+    "the official hub": ("allowed_hub_endpoints", "https://huggingface.co", True),
+    "a mirror with a port and a path": ("allowed_hub_endpoints", "http://hub.storage.svc:8080/api/mirror", True),
+    "every hub": ("allowed_hub_endpoints", "*", True),
+    "every hub of a domain": ("allowed_hub_endpoints", "https://*.example", False),
+    "a hub with a slash at its end": ("allowed_hub_endpoints", "https://hub.example/", False),
+    "a hub without a scheme": ("allowed_hub_endpoints", "hub.example", False),
 }
-DEFINITIONS = {"allowed_images": "imagePattern", "allowed_service_accounts": "accountPattern"}
+DEFINITIONS = {
+    "allowed_images": "imagePattern",
+    "allowed_service_accounts": "accountPattern",
+    "allowed_hub_endpoints": "hubEndpoint",
+}
 
 
 @pytest.mark.parametrize(("setting", "entry", "is_valid"), SPELLED.values(), ids=SPELLED)
@@ -171,3 +181,46 @@ def test_the_lists_are_closed_by_default() -> None:
     problem = lists.account_problem("llm", "model")
     assert problem is not None
     assert "is not on the operator's list, which is empty: the operator creates no pods with it" in problem
+
+
+OFFICIAL, MIRROR = "https://huggingface.co", "https://hub.example"
+HUBS: dict[str, tuple[tuple[str, ...] | None, dict[str, str], str]] = {
+    "the official hub": (None, {}, ""),
+    "the official hub with a token": (None, {"secretName": "hub"}, ""),
+    "a mirror without a token": (None, {"endpoint": MIRROR}, ""),
+    "a mirror with a token": (
+        None,
+        {"endpoint": MIRROR, "secretName": "hub"},
+        f'spec.model.source.huggingFace: the hub "{MIRROR}" is not one of {OFFICIAL}, *, and * allows no Secret, whose '
+        f"token this hub would see: the operator fetches nothing from there. Name another source, or add {MIRROR} to "
+        "the chart's value serving.allowedHubEndpoints",
+    ),
+    "a listed mirror with a token": ((MIRROR,), {"endpoint": MIRROR, "secretName": "hub"}, ""),
+    "the official hub beside a list of mirrors": ((MIRROR,), {}, f'the hub "{OFFICIAL}" is not one of {MIRROR}: the'),
+    "any hub where hubs are forbidden": (
+        (),
+        {},
+        f'the hub "{OFFICIAL}" is not on the operator\'s list, which is empty',
+    ),
+    "a hub that begins as a listed one": ((MIRROR,), {"endpoint": f"{MIRROR}.evil"}, "is not one of"),
+}
+
+
+@pytest.mark.parametrize(("listed", "hub", "words"), HUBS.values(), ids=HUBS)
+def test_whom_the_lists_let_a_download_ask(listed: tuple[str, ...] | None, hub: dict[str, str], words: str) -> None:
+    source = {"huggingFace": {"repository": "acme/tiny", "revision": "0" * 40, **hub}}
+    deployment = make_deployment(
+        {"model": {"source": {"persistentVolumeClaim": None, **source}, "cache": {"size": "1Gi"}}}
+    )
+    lists = LISTS if listed is None else LISTS.model_copy(update={"hub_endpoints": listed})
+    problems = check_runtime(deployment, lists)
+    assert [problem.reason for problem in problems] == ([Reason.HUB_NOT_ALLOWED] if words else [])
+    assert all(words in problem.message for problem in problems)
+
+
+def test_a_hub_of_an_adapter_is_named_by_its_field() -> None:
+    adapter = {"name": "tone", "source": {"huggingFace": {"repository": "acme/tone", "revision": "0" * 40}}}
+    deployment = make_deployment({"model": {"adapters": [adapter], "cache": {"size": "1Gi"}}})
+    (problem,) = check_runtime(deployment, LISTS.model_copy(update={"hub_endpoints": ()}))
+    assert problem.message.startswith("spec.model.adapters[0].source.huggingFace: the hub ")
+    assert problem.path == ("spec", "model", "adapters", 0, "source", "huggingFace")

@@ -31,7 +31,8 @@ class Adapter(ApiModel):
     name: ServedName
     """Model name that clients send to use this adapter. It must differ from the base model's name."""
     source: AdapterSource
-    """Where the adapter's files are: `persistentVolumeClaim` or `image`. The claim of the model may hold them too."""
+    """Where the adapter's files are: `persistentVolumeClaim`, `image`, `objectStore` or `huggingFace`. The claim of the
+    model may hold them too; a download goes into `model.cache`."""
     max_rank: Literal[1, 8, 16, 32, 64, 128, 256, 320, 512] = 16
     """Highest rank, at least the `r` in adapter_config.json. For each adapter, each GPU reserves memory for the highest
     maxRank of all adapters."""
@@ -53,11 +54,25 @@ class Model(ApiModel):
             ),
         ),
         Rule(
-            "has(self.source.objectStore) == has(self.cache)",
-            lambda model: (model.source.object_store is None) == (model.cache is None),
+            "(has(self.source.objectStore) || has(self.source.huggingFace) || (has(self.adapters)"
+            " && self.adapters.exists(adapter, has(adapter.source.objectStore) || has(adapter.source.huggingFace))))"
+            " == has(self.cache)",
+            lambda model: any(source.downloaded for source in model.sources) == (model.cache is not None),
             Message(
-                "cache is needed with source.objectStore, whose weights are downloaded into it, "
-                "and is refused with another source"
+                "cache is needed with source.objectStore or source.huggingFace of the model or an adapter, whose files "
+                "are downloaded into it, and is refused with other sources"
+            ),
+        ),
+        Rule(
+            "!has(self.revision) || !has(self.source.huggingFace) || self.revision == self.source.huggingFace.revision",
+            lambda model: (
+                model.revision is None
+                or model.source.hugging_face is None
+                or model.revision == model.source.hugging_face.revision
+            ),
+            Message(
+                "revision {revision} is not the revision {source.huggingFace.revision} of source.huggingFace: "
+                "leave revision out, or give the same commit twice"
             ),
         ),
     )
@@ -69,12 +84,12 @@ class Model(ApiModel):
     """Model name that clients send. Default: the object's name. It never changes."""
     revision: CommitHash | None = None
     """Commit of the hub repository that the weights were copied from. It is recorded in every object that serves
-    them."""
+    them. Default: the revision of `source.huggingFace`."""
     source: ModelSource
-    """Where the weights come from: `persistentVolumeClaim`, `image` or `objectStore`."""
+    """Where the weights come from: `persistentVolumeClaim`, `image`, `objectStore` or `huggingFace`."""
     cache: Cache | None = None
-    """Volume for downloaded weights, which all replicas share. Needed with `source.objectStore`, and refused with other
-    sources."""
+    """Volume for downloaded weights, which all replicas share. Needed with `objectStore` or `huggingFace` as the source
+    of the model or of an adapter, and refused with other sources."""
     config_ref: ConfigReference | None = None
     """The config.json of a fine-tuned model, or of a model that the catalogue does not know. With it, the operator does
     not need to read the config.json beside the weights."""
@@ -83,3 +98,14 @@ class Model(ApiModel):
     licence: Licence | None = None
     adapters: Annotated[tuple[Adapter, ...], Field(max_length=16), OwnNames()] = ()
     """LoRA adapters. The replicas of the base model serve each of them under its own name."""
+
+    @property
+    def sources(self) -> tuple[AdapterSource, ...]:
+        """The source of the model, then of each adapter."""
+        return (self.source, *(adapter.source for adapter in self.adapters))
+
+    @property
+    def commit(self) -> str | None:
+        """The commit of the hub repository that the weights are of, where it is known."""
+        hub = self.source.hugging_face
+        return self.revision or (hub.revision if hub else None)

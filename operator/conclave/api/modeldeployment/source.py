@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
+
+from pydantic import Field
 
 from conclave.api.base import ApiModel
 from conclave.api.formats import (
+    CommitHash,
     DnsName,
+    FilePattern,
+    HubEndpoint,
+    HubRepository,
     ObjectStoreUri,
     PinnedImageReference,
     Quantity,
@@ -50,8 +56,42 @@ class ObjectStoreSource(ApiModel):
     also need the key AWS_SESSION_TOKEN."""
 
 
-class AdapterSource(ApiModel):
-    """Where the files of an adapter or of a draft are. Exactly one field must be given."""
+FilePatterns = Annotated[tuple[FilePattern, ...], Field(max_length=32)]
+
+
+class HuggingFaceSource(ApiModel):
+    """Weights of a model repository on the Hugging Face hub or a mirror. They are downloaded once into `model.cache`,
+    for all replicas, and compared with the hub's hashes."""
+
+    repository: HubRepository
+    """The repository: ORGANISATION/NAME."""
+    revision: CommitHash
+    """Commit of the repository: 40 hex digits. A branch or tag can move, and is refused."""
+    secret_name: DnsName | None = None
+    """Secret of the same namespace with the key HF_TOKEN, for a gated or private repository. The token is sent to the
+    endpoint only, never to a host that the endpoint redirects to."""
+    endpoint: HubEndpoint | None = None
+    """Base URL of a mirror, for instance https://hub.example/mirror. Default: https://huggingface.co. It must be in the
+    chart's list `serving.allowedHubEndpoints`, which by default allows all."""
+    allow_patterns: FilePatterns = ()
+    """Which files are downloaded: patterns of paths, in which `*` also matches `/`. Default: files that an engine
+    reads, of the repository's top directory: *.safetensors, *.json, *.txt, *.model, *.tiktoken, *.jinja and licences.
+    A file is never downloaded when a part of its path begins with a dot."""
+    ignore_patterns: FilePatterns = ()
+    """Which of these files are not downloaded."""
+
+    @property
+    def uri(self) -> str:
+        """The source as messages and commands name it: hf://ORGANISATION/NAME@COMMIT."""
+        return f"hf://{self.repository}@{self.revision}"
+
+
+Downloaded = ObjectStoreSource | HuggingFaceSource
+"""A source that is copied into `model.cache` before it is mounted."""
+
+
+class DraftSource(ApiModel):
+    """Where the files of a draft are. Exactly one field must be given."""
 
     rules = (
         Rule(
@@ -65,15 +105,28 @@ class AdapterSource(ApiModel):
     image: ImageSource | None = None
 
 
-class ModelSource(ApiModel):
-    """Where the weights come from. Exactly one field must be given."""
+class AdapterSource(ApiModel):
+    """Where the files of an adapter are. Exactly one field must be given."""
 
     rules = (
         Rule(
-            "[has(self.persistentVolumeClaim), has(self.image), has(self.objectStore)].exists_one(given, given)",
-            lambda source: sum(map(bool, (source.persistent_volume_claim, source.image, source.object_store))) == 1,
+            "[has(self.persistentVolumeClaim), has(self.image), has(self.objectStore), has(self.huggingFace)]"
+            ".exists_one(given, given)",
+            lambda source: (
+                sum(
+                    given is not None
+                    for given in (
+                        source.persistent_volume_claim,
+                        source.image,
+                        source.object_store,
+                        source.hugging_face,
+                    )
+                )
+                == 1
+            ),
             Message(
-                "exactly one source is needed, persistentVolumeClaim, image or objectStore: none or several are given"
+                "exactly one source is needed, persistentVolumeClaim, image, objectStore or huggingFace: none or "
+                "several are given"
             ),
         ),
     )
@@ -81,6 +134,16 @@ class ModelSource(ApiModel):
     persistent_volume_claim: PersistentVolumeClaimSource | None = None
     image: ImageSource | None = None
     object_store: ObjectStoreSource | None = None
+    hugging_face: HuggingFaceSource | None = None
+
+    @property
+    def downloaded(self) -> Downloaded | None:
+        """The source that is downloaded into the cache; None where the files are mounted from where they are."""
+        return self.object_store or self.hugging_face
+
+
+class ModelSource(AdapterSource):
+    """Where the weights come from. Exactly one field must be given."""
 
 
 class Cache(ApiModel):

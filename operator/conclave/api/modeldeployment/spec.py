@@ -12,7 +12,6 @@ from conclave.api.modeldeployment.model import Model
 from conclave.api.modeldeployment.parallelism import Parallelism
 from conclave.api.modeldeployment.runtime import Runtime
 from conclave.api.modeldeployment.scaling import Scaling
-from conclave.api.modeldeployment.source import AdapterSource, ModelSource
 from conclave.api.modeldeployment.speculative import Draft
 from conclave.api.modeldeployment.telemetry import Telemetry
 from conclave.api.rules import Message, Rule
@@ -60,8 +59,6 @@ class ModelDeploymentSpec(ApiModel):
     @property
     def claims(self) -> tuple[str, ...]:
         """Names of the PersistentVolumeClaims of the model, its adapters and its draft, each name once."""
-        draft = (self.draft.source,) if self.draft else ()
-        adapters = (adapter.source for adapter in self.model.adapters)
-        sources: tuple[ModelSource | AdapterSource, ...] = (self.model.source, *adapters, *draft)
+        sources = (*self.model.sources, *((self.draft.source,) if self.draft else ()))
         claims = (source.persistent_volume_claim for source in sources)
         return tuple(dict.fromkeys(claim.claim_name for claim in claims if claim))

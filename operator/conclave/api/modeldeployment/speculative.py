@@ -9,7 +9,7 @@ from pydantic import Field
 
 from conclave.api.base import ApiModel
 from conclave.api.formats import Sha256Digest
-from conclave.api.modeldeployment.source import AdapterSource
+from conclave.api.modeldeployment.source import DraftSource
 from conclave.api.rules import Message, Rule
 
 
@@ -30,7 +30,7 @@ METHODS_WITH_DRAFT = (SpeculativeMethod.EAGLE, SpeculativeMethod.EAGLE3)
 class Draft(ApiModel):
     """The head that drafts tokens, in safetensors. It was trained for this one model."""
 
-    source: AdapterSource
+    source: DraftSource
     """Where the head's files are: `persistentVolumeClaim` or `image`. The claim of the model may hold them too."""
     digest: Sha256Digest | None = None
     """Digest of the head's files, as `conclave weights digest` prints it. It is checked before the engine starts."""

@@ -9,9 +9,9 @@ from conclave.api.modeldeployment import ModelDeployment
 def files_of(deployment: ModelDeployment) -> str:
     """Where the weights are, for messages."""
     source, namespace = deployment.spec.model.source, deployment.metadata.namespace
-    if source.object_store is not None:
+    if source.downloaded is not None:
         claim = names.cache_claim(deployment.metadata.name)
-        return f"PersistentVolumeClaim {namespace}/{claim}, filled from {source.object_store.uri}"
+        return f"PersistentVolumeClaim {namespace}/{claim}, filled from {source.downloaded.uri}"
     if source.image is not None:
         where, path = f"image {source.image.reference}", source.image.path
     else:

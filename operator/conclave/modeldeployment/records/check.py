@@ -29,7 +29,7 @@ from conclave.visible_text import one_line
 MOST_REFUSED = 16
 """Records that are looked at for one that counts: a flood of forged ones costs no more."""
 _HIGHEST_NUMBER = 2**31
-_WEIGHTS_KEY = re.compile("([0-9a-f]{16})?")
+_WEIGHTS_KEY = re.compile("[0-9a-f]{16}")
 _ANNOTATIONS = {names.MODEL, names.MODEL_REVISION, names.MODEL_DIGEST, names.DATA_CLASS}
 _LONGEST_DIFFERENCE = 600
 
@@ -118,8 +118,10 @@ def _differences(
                 yield f"its {component} pods mount Secret {volume.secret.secret_name}, expected {record.token_secret}"
     if record.token_secret not in (expected := _token_secrets(name, uid, running)):
         yield f"token_secret is {record.token_secret}, expected {' or '.join(expected)}"
-    if not _WEIGHTS_KEY.fullmatch(record.weights_key):
+    if record.weights_key and not _WEIGHTS_KEY.fullmatch(record.weights_key):
         yield f"weights_key is {record.weights_key}, expected 16 hex digits or nothing"
+    if foreign := [key for key in record.adapter_keys if not _WEIGHTS_KEY.fullmatch(key)]:
+        yield f"adapter_keys has {foreign[0]}, expected 16 hex digits"
     if record.version and not is_version(record.version):
         yield f"metadata.annotations: {names.RECORD_VERSION} is {record.version}, expected a version of Conclave"
     if not 0 <= record.number < _HIGHEST_NUMBER:

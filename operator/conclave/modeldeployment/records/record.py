@@ -16,7 +16,7 @@ from conclave.api.plan import Plan
 from conclave.kubernetes.objects import JsonObject, content_hash
 from conclave.modeldeployment.objects import metadata
 from conclave.modeldeployment.records.version import annotated, written_by
-from conclave.modeldeployment.weights.keys import weights_key
+from conclave.modeldeployment.weights.keys import adapter_keys, weights_key
 from conclave.planning import roles
 
 HISTORY = 5
@@ -45,7 +45,9 @@ class Record(BaseModel):
     token_secret: str
     """Secret of the endpoint's token, created before this record was."""
     weights_key: str = Field(default="", exclude_if=lambda key: not key)
-    """Directory of the cache that the pods mount; left out where nothing is downloaded."""
+    """Directory of the cache that the pods mount; left out where the model's weights are not downloaded."""
+    adapter_keys: tuple[str, ...] = Field(default=(), exclude_if=lambda keys: not keys)
+    """Directories of adapters in the cache; left out where none is downloaded."""
     number: int = 0
     """The ControllerRevision's `revision`; not part of its data."""
     name: str = ""
@@ -65,6 +67,7 @@ class Keys(NamedTuple):
     """Hash of what a plan is made for: another image or volume needs no new plan."""
     refresh: str
     weights_key: str
+    adapter_keys: tuple[str, ...]
 
 
 def keys_of(deployment: ModelDeployment) -> Keys:
@@ -78,6 +81,7 @@ def keys_of(deployment: ModelDeployment) -> Keys:
         planned=_planned_hash(deployment, spec),
         refresh=deployment.metadata.annotations.get(names.REFRESH, ""),
         weights_key=weights_key(deployment),
+        adapter_keys=adapter_keys(deployment),
     )
 
 

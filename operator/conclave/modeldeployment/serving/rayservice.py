@@ -55,7 +55,7 @@ def build_rayservice(
     annotations = without_empty(
         {
             names.MODEL: model.id,
-            names.MODEL_REVISION: model.revision,
+            names.MODEL_REVISION: model.commit,
             names.MODEL_DIGEST: model.digest,
             names.DATA_CLASS: deployment.spec.access.data_class,
         }

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from conclave import names
-from conclave.api.modeldeployment import Cache, ModelDeployment, ObjectStoreSource
+from conclave.api.modeldeployment import Cache, Downloaded, HuggingFaceSource, ModelDeployment
 from conclave.kubernetes.objects import JsonObject, without_empty
-from conclave.kubernetes.peers import build_policy, dns_rule
+from conclave.kubernetes.peers import build_policy, dns_rule, target_of, tcp
 from conclave.kubernetes.quantities import BINARY, DECIMAL, parse_quantity
 from conclave.modeldeployment.objects import metadata
 from conclave.modeldeployment.outside import rules_to
+from conclave.modeldeployment.weights.keys import cached_files
 from conclave.settings import OperatorSettings
 
 
@@ -47,20 +48,36 @@ def size_gib(quantity: str) -> float:
     return float((parse_quantity(quantity) or 0) / 2**30)
 
 
-def build_download_policy(
-    deployment: ModelDeployment, store: ObjectStoreSource, settings: OperatorSettings
-) -> JsonObject:
-    """Download pods reach DNS, the store, and the proxy that leads to it, nothing else. Nobody reaches them."""
-    name = deployment.metadata.name
-    dns = dns_rule(settings.dns_namespace, settings.dns_cidrs, settings.dns_ports)
+def build_download_policy(deployment: ModelDeployment, settings: OperatorSettings) -> JsonObject:
+    """Download pods reach DNS, the stores and hubs of the spec, and the proxy that leads there, nothing else.
+
+    Nobody reaches download pods.
+    """
+    name, namespace = deployment.metadata.name, deployment.metadata.namespace
+    sources = [files.source for files in reversed(cached_files(deployment))]
+    rules = [rule for source in sources for rule in _rules(source, namespace, settings)]
     return build_policy(
         metadata(deployment, names.download_network_policy(name), "weights"),
         names.weights_selector(name),
-        egress=[dns, *rules_to(store_url(store), deployment.metadata.namespace, settings)],
+        egress=[
+            dns_rule(settings.dns_namespace, settings.dns_cidrs, settings.dns_ports),
+            *(rule for place, rule in enumerate(rules) if rule not in rules[:place]),
+        ],
         is_closed=True,
     )
 
 
-def store_url(store: ObjectStoreSource) -> str:
-    """Where the store answers; without an endpoint it is Amazon's, whose host the bucket and the region decide."""
-    return store.endpoint or "https://amazonaws.com"
+def source_url(source: Downloaded) -> str:
+    """Where the source answers; the host of Amazon's store follows from the bucket and the region."""
+    if isinstance(source, HuggingFaceSource):
+        return source.endpoint or names.OFFICIAL_HUB
+    return source.endpoint or "https://amazonaws.com"
+
+
+def _rules(source: Downloaded, namespace: str, settings: OperatorSettings) -> list[JsonObject]:
+    """A hub of a public name sends its files from other hosts, on the port of https."""
+    url = source_url(source)
+    rules = rules_to(url, namespace, settings)
+    if isinstance(source, HuggingFaceSource) and not target_of(url).peers(namespace, settings.cluster_domain):
+        rules.append({"ports": [tcp(443)]})
+    return rules

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from conclave import names
+from conclave.api.modeldeployment import HuggingFaceSource
 from conclave.api.reasons import ConditionType, Reason
 from conclave.finding import Finding
 from conclave.kubernetes.objects import JsonObject
@@ -16,6 +17,7 @@ from conclave.kubernetes.pods import container_statuses, has_begun
 from conclave.kubernetes.reports import read_report
 from conclave.modeldeployment.job_causes import job_waits, names_of_undone_jobs, undone_pods
 from conclave.modeldeployment.scene import Scene
+from conclave.modeldeployment.weights.keys import cached_files
 from conclave.modeldeployment.weights.reasons import REASONS_OF_WEIGHTS
 
 _REMEDIES = {
@@ -66,10 +68,19 @@ def _container_failed(scene: Scene) -> Finding | None:
                 reason=reason,
                 subject=scene.name_of("Pod", pod["metadata"]["name"]),
                 seen=f"container {status['name']} ended: {first}",
-                remedy=_REMEDIES[reason],
+                remedy=_remedy(scene, reason, status["name"]),
                 evidence=tuple(rest),
             )
     return None
+
+
+def _remedy(scene: Scene, reason: Reason, container: str) -> str:
+    """Nobody can upload to a commit of the hub."""
+    of_adapter = container.startswith(names.DOWNLOAD_ADAPTER_CONTAINER)
+    sources = (files.source for files in cached_files(scene.deployment) if bool(files.adapter) == of_adapter)
+    if reason is Reason.WEIGHTS_CORRUPT and any(isinstance(source, HuggingFaceSource) for source in sources):
+        return "name a revision with complete weights, or correct allowPatterns and ignorePatterns"
+    return _REMEDIES[reason]
 
 
 def _downloading(scene: Scene) -> Finding:
@@ -80,26 +91,30 @@ def _downloading(scene: Scene) -> Finding:
         reports = [report for pod in undone_pods(scene.observed.weights) for report in _progress(pod)]
         has_pod = any(map(has_begun, undone_pods(scene.observed.weights)))
         began = "the download has begun" if has_pod else "the download has not begun yet"
-        seen = _amount(reports[-1]) if reports else began
+        seen = _amount(scene, reports) if reports else began
         phase = scene.observed.cache.get("status", {}).get("phase")
         seen += f" (the claim's phase is {phase}, expected Bound)" if phase != "Bound" else ""
     return _finding(scene, reason=Reason.DOWNLOADING, subject=claim, seen=seen, remedy="", is_stalled=False)
 
 
-def _amount(report: dict[str, Any]) -> str:
+def _amount(scene: Scene, reports: list[tuple[str, dict[str, Any]]]) -> str:
+    container, report = reports[-1]
+    if container.startswith(names.DOWNLOAD_ADAPTER_CONTAINER):
+        adapters = sum(bool(files.adapter) for files in cached_files(scene.deployment))
+        return f"{len(reports)} of {adapters} adapters are downloaded"
     done_bytes, total_bytes = report["doneBytes"], report["totalBytes"]
     percent = done_bytes * 100 // total_bytes if total_bytes else 100
     return f"{done_bytes / 2**30:.1f} of {total_bytes / 2**30:.1f} GiB ({percent} %) are downloaded"
 
 
-def _progress(pod: JsonObject) -> Iterator[dict[str, Any]]:
-    """Of the steps that ended well, in their order."""
+def _progress(pod: JsonObject) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Of the containers that ended well, in their order: the adapters', then the model's steps."""
     for status in container_statuses(pod):
         end = status.get("state", {}).get("terminated")
         if end and not end.get("exitCode"):
             report = read_report(end.get("message", ""))
             if all(_is_size(report.get(key)) for key in ("doneBytes", "totalBytes")):
-                yield report
+                yield str(status["name"]), report
 
 
 def _is_size(value: object) -> bool:

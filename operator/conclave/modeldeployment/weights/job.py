@@ -1,36 +1,42 @@
-"""The Job that downloads weights into the cache claim, once for all replicas, before any engine starts.
+"""The Job that downloads weights and adapters into the cache claim, once for all replicas, before any engine starts.
 
-Its pod holds no Kubernetes token, so the pod reports progress by ending containers: the download is cut into init
-containers, each of which ends at so many percent (docs/adr/0009). A Job that was deleted is made again; the new one
-compares the files with the digest and fetches only what is missing.
+Its pod holds no Kubernetes token, so the pod reports progress by ending containers: the model's download is cut into
+init containers, each of which ends at so many percent (docs/adr/0009). A Job that was deleted is made again; the new
+one compares the files with the digest and fetches only what is missing.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from conclave import names
-from conclave.api.modeldeployment import Cache, ModelDeployment, ObjectStoreSource
+from conclave.api.modeldeployment import (
+    Cache,
+    Downloaded,
+    HuggingFaceSource,
+    ModelDeployment,
+    ObjectStoreSource,
+)
 from conclave.kubernetes.job_builder import build_job, job_pod, job_spec, reporting_container
-from conclave.kubernetes.objects import JsonObject, content_hash
+from conclave.kubernetes.objects import JsonObject, content_hash, without_empty
 from conclave.kubernetes.reports import REPORT_PATH
 from conclave.modeldeployment.objects import metadata
 from conclave.modeldeployment.outside import certificate_mounts, certificate_volumes, outside_environment
 from conclave.modeldeployment.pods import SCRATCH_MOUNTS, image, placement, pull_secrets
-from conclave.modeldeployment.weights.cache import size_gib, store_url
-from conclave.modeldeployment.weights.keys import weights_key
+from conclave.modeldeployment.weights.cache import size_gib, source_url
+from conclave.modeldeployment.weights.keys import CachedFiles, cached_files, download_key
 from conclave.planning.roles import Role
 from conclave.settings import OperatorSettings
 
 STEP_GIB, MOST_STEPS = 8, 10
 """Progress is reported in tenths; for small caches in fewer steps, since a step takes a second of its own."""
-_CREDENTIALS = {"AWS_ACCESS_KEY_ID": False, "AWS_SECRET_ACCESS_KEY": False, "AWS_SESSION_TOKEN": True}
+_STORE_CREDENTIALS = {"AWS_ACCESS_KEY_ID": False, "AWS_SECRET_ACCESS_KEY": False, "AWS_SESSION_TOKEN": True}
+_HUB_CREDENTIALS = {"HF_TOKEN": False}
 """Keys of the Secret, and whether the key may be absent."""
 
 
 def build_download_job(
     deployment: ModelDeployment,
-    store: ObjectStoreSource,
     cache: Cache,
     roles: Sequence[Role],
     settings: OperatorSettings,
@@ -39,20 +45,19 @@ def build_download_job(
     kept_keys: tuple[str, ...],
 ) -> JsonObject:
     """`roles` are those of the plan, for a volume of one node; `claim_uid` is the cache claim's; `kept_keys` are
-    the weights that running pods still need.
+    the directories that running pods still need.
     """
     spec = job_spec(
         names.weights_pod_labels(deployment.metadata.name),
-        _pod(deployment, store, cache, roles, settings, kept_keys),
+        _pod(deployment, cache, roles, settings, kept_keys),
     )
     name = names.weights_job(deployment.metadata.name, content_hash([spec, claim_uid]))
     described = metadata(deployment, name, "weights", {names.CLAIM_UID: claim_uid})
-    return build_job(described, {names.WEIGHTS_KEY: weights_key(deployment)}, spec)
+    return build_job(described, {names.WEIGHTS_KEY: download_key(deployment)}, spec)
 
 
 def _pod(
     deployment: ModelDeployment,
-    store: ObjectStoreSource,
     cache: Cache,
     roles: Sequence[Role],
     settings: OperatorSettings,
@@ -61,7 +66,7 @@ def _pod(
     is_on_one_node = cache.access_mode == "ReadWriteOnce"
     claim = {"claimName": names.cache_claim(deployment.metadata.name)}
     return job_pod(
-        [_container(deployment, store, settings, kept_keys, percent) for percent in download_steps(cache.size)],
+        list(_containers(deployment, cache, settings, kept_keys)),
         [
             {"name": "tmp", "emptyDir": {"sizeLimit": "1Gi"}},
             {"name": names.CACHE_VOLUME, "persistentVolumeClaim": claim},
@@ -81,32 +86,53 @@ def download_steps(cache_size: str) -> tuple[int, ...]:
     return tuple(100 * step // count for step in range(1, count + 1))
 
 
+def _containers(
+    deployment: ModelDeployment, cache: Cache, settings: OperatorSettings, kept_keys: tuple[str, ...]
+) -> Iterator[JsonObject]:
+    """One for each adapter, which is small, and then one for each step of the model."""
+    everything = cached_files(deployment)
+    own_keys = tuple(files.key for files in reversed(everything))
+    for number, files in enumerate(everything, 1):
+        for percent in (100,) if files.adapter else download_steps(cache.size):
+            name = f"{names.DOWNLOAD_CONTAINER}-{percent}" if percent < 100 else names.DOWNLOAD_CONTAINER
+            if files.adapter:
+                name = f"{names.DOWNLOAD_ADAPTER_CONTAINER}-{number}"
+            yield _container(name, deployment, files, settings, (*own_keys, *kept_keys), percent)
+
+
 def _container(
+    name: str,
     deployment: ModelDeployment,
-    store: ObjectStoreSource,
+    files: CachedFiles,
     settings: OperatorSettings,
-    kept_keys: tuple[str, ...],
+    keys: tuple[str, ...],
     percent: int,
 ) -> JsonObject:
-    name = names.DOWNLOAD_CONTAINER
+    source = files.source
     options = {
         "--until-percent": str(percent),
         "--report": REPORT_PATH,
-        "--endpoint": store.endpoint,
-        "--region": store.region,
-        "--digest": deployment.spec.model.digest,
+        "--endpoint": source.endpoint,
+        "--region": source.region if isinstance(source, ObjectStoreSource) else None,
+        "--digest": files.digest,
     }
-    key = weights_key(deployment)
     arguments = [part for option, value in options.items() if value for part in (option, value)]
-    arguments += [part for kept in (key, *kept_keys) for part in ("--keep", kept)]
+    if isinstance(source, HuggingFaceSource):
+        arguments += [part for pattern in source.allow_patterns for part in ("--include", pattern)]
+        arguments += [part for pattern in source.ignore_patterns for part in ("--exclude", pattern)]
+    arguments += [part for key in keys for part in ("--keep", key)]
     return reporting_container(
-        name if percent == 100 else f"{name}-{percent}",
+        name,
         image(deployment, settings),
-        ["python", "-m", "conclave_weights", "download", *arguments, store.uri, f"{names.CACHE_PATH}/{key}"],
-        env=[
-            *(_credential(store.secret_name, key, is_optional) for key, is_optional in _CREDENTIALS.items()),
-            *outside_environment(store_url(store), deployment.metadata.namespace, settings),
-        ],
+        ["python", "-m", "conclave_weights", "download", *arguments, source.uri, f"{names.CACHE_PATH}/{files.key}"],
+        **without_empty(
+            {
+                "env": [
+                    *_credentials(source),
+                    *outside_environment(source_url(source), deployment.metadata.namespace, settings),
+                ]
+            }
+        ),
         resources={"requests": {"cpu": "500m", "memory": "1Gi"}, "limits": {"cpu": "4", "memory": "2Gi"}},
         volumeMounts=[
             SCRATCH_MOUNTS[0],
@@ -114,6 +140,13 @@ def _container(
             *certificate_mounts(settings),
         ],
     )
+
+
+def _credentials(source: Downloaded) -> list[JsonObject]:
+    if source.secret_name is None:
+        return []
+    keys = _STORE_CREDENTIALS if isinstance(source, ObjectStoreSource) else _HUB_CREDENTIALS
+    return [_credential(source.secret_name, key, is_optional) for key, is_optional in keys.items()]
 
 
 def _credential(secret: str, key: str, is_optional: bool) -> JsonObject:

@@ -1,4 +1,4 @@
-"""The part that fetches an object store's weights into the deployment's cache, once for all replicas.
+"""The part that fetches weights and adapters of stores and hubs into the deployment's cache, once for all replicas.
 
 A download Job that has succeeded for these weights and this claim counts, whichever builder made the Job.
 """
@@ -11,7 +11,7 @@ from conclave.modeldeployment.part import PartResult, PartScene
 from conclave.modeldeployment.weights.cache import build_cache_claim, build_download_policy
 from conclave.modeldeployment.weights.causes import not_downloaded
 from conclave.modeldeployment.weights.job import build_download_job
-from conclave.modeldeployment.weights.keys import is_for
+from conclave.modeldeployment.weights.keys import download_key, is_for
 from conclave.settings import OperatorSettings
 
 
@@ -22,12 +22,12 @@ def needs(scene: PartScene) -> PartResult:
     The Job waits for the claim, whose UID is part of the Job's name: a claim made anew is empty.
     """
     deployment, work, settings = scene.deployment, scene.observed.weights, scene.settings
-    store, cache = deployment.spec.model.source.object_store, deployment.spec.model.cache
-    if store is None or cache is None:
+    cache = deployment.spec.model.cache
+    if cache is None:
         return PartResult(delete=work.jobs)
     result = PartResult(
         blocked_by=not_downloaded(scene),
-        apply=(build_download_policy(deployment, store, settings), build_cache_claim(deployment, cache)),
+        apply=(build_download_policy(deployment, settings), build_cache_claim(deployment, cache)),
     )
     if scene.observed.cache is None:
         return result
@@ -36,13 +36,14 @@ def needs(scene: PartScene) -> PartResult:
         return result._replace(delete=work.others(done))
     if deployment.spec.suspend:
         return result._replace(delete=work.jobs)
-    key, claim_uid = scene.keys.weights_key, scene.observed.cache["metadata"]["uid"]
-    used_key = scene.current.weights_key if scene.current else ""
-    kept = (used_key,) if used_key not in ("", key) else ()
+    key, claim_uid = download_key(deployment), scene.observed.cache["metadata"]["uid"]
+    own_keys = {"", scene.keys.weights_key, *scene.keys.adapter_keys}
+    used_keys = (scene.current.weights_key, *scene.current.adapter_keys) if scene.current else ()
+    kept = tuple(used for used in used_keys if used not in own_keys)
     roles = scene.plan.roles if scene.plan else ()
 
     def build(of: OperatorSettings) -> JsonObject:
-        return build_download_job(deployment, store, cache, roles, of, claim_uid=claim_uid, kept_keys=kept)
+        return build_download_job(deployment, cache, roles, of, claim_uid=claim_uid, kept_keys=kept)
 
     job = keep_working(work.jobs, work.pods, build, settings)
     is_there = any(
