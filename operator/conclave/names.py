@@ -32,6 +32,10 @@ POD_OWNERS = (MODEL_DEPLOYMENT, WEIGHTS_OF, INSPECTION_OF)
 RAY_NODE_TYPE = "ray.io/node-type"
 RAY_CLUSTER = "ray.io/cluster"
 REGION = "topology.kubernetes.io/region"
+OUT_OF_MESH_LABELS = {"istio.io/dataplane-mode": "none", "sidecar.istio.io/inject": "false"}
+OUT_OF_MESH_ANNOTATIONS = {"linkerd.io/inject": "disabled"}
+"""On pods: a proxy of a service mesh would sit before Ray's own ports, and the model's NetworkPolicies keep it from its
+control plane."""
 
 # Annotations.
 MODEL = f"{PREFIX}/model"

@@ -8,8 +8,9 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from conclave.api.formats import ImagePattern, ServiceAccountPattern
+from conclave.api.pod_formats import DevicePattern, PodKeyPattern
 from conclave.policy.data_classes import DEFAULT_DATA_CLASSES, DataClassOrder
-from conclave.policy.runtime_lists import RuntimeLists
+from conclave.policy.runtime_lists import DEFAULT_DEVICES, RuntimeLists
 
 
 class OperatorSettings(BaseModel):
@@ -26,6 +27,10 @@ class OperatorSettings(BaseModel):
     """What `runtime.image` may be besides `image`: references, or a repository with `:*` or `@sha256:*`."""
     allowed_service_accounts: tuple[ServiceAccountPattern, ...] = ()
     """What `runtime.serviceAccountName` may be: a name, of any namespace, or NAMESPACE/NAME; none where empty."""
+    allowed_pod_keys: tuple[PodKeyPattern, ...] = ()
+    """Keys of `runtime.podLabels` and `runtime.podAnnotations` that other components act upon: a key, or PREFIX/*."""
+    allowed_devices: tuple[DevicePattern, ...] = DEFAULT_DEVICES
+    """What `runtime.resources.worker.devices` may name: an extended resource, or PREFIX/*."""
     kuberay_namespace: str = "kuberay-system"
     """KubeRay's operator; it calls the Ray heads of every deployment."""
     gateway_namespace: str = "conclave-system"
@@ -50,7 +55,11 @@ class OperatorSettings(BaseModel):
 
     @property
     def runtime_lists(self) -> RuntimeLists:
-        """Which images and accounts a ModelDeployment may name."""
+        """What a ModelDeployment may name in `spec.runtime`."""
         return RuntimeLists(
-            default_image=self.image, images=self.allowed_images, service_accounts=self.allowed_service_accounts
+            default_image=self.image,
+            images=self.allowed_images,
+            service_accounts=self.allowed_service_accounts,
+            pod_keys=self.allowed_pod_keys,
+            devices=self.allowed_devices,
         )

@@ -80,6 +80,7 @@ def compared(kube: Kube) -> Iterator[list[Compared]]:
         kube.delete(API_VERSION, KIND, name, "default")
 
 
+MAPS = {path for path, field in places(CRD_SCHEMA) if "additionalProperties" in field}
 STORED: dict[str, dict[str, Any]] = {
     "unnamed": {},
     "named": {"spec": {"model": {"servedName": "chat"}}},
@@ -221,7 +222,7 @@ def _rules_applied(each: Compared) -> Iterator[tuple[str, bool]]:
 
 def _label(path: Iterable[str | int], rule: str) -> str:
     """Path and rule; * stands for each item of a list and each value of a map."""
-    steps = ["*" if isinstance(step, int) else step for step in path]
-    if steps[:3] == ["spec", "hardware", "nodeSelector"]:
-        steps[3:] = ["*"] * len(steps[3:])
+    steps = tuple("*" if isinstance(step, int) else step for step in path)
+    if steps[:-1] in MAPS:
+        steps = (*steps[:-1], "*")
     return f"{'.'.join(steps)}: {rule}"

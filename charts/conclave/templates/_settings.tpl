@@ -4,6 +4,12 @@ image: {{ include "conclave.image" (dict "image" .Values.serving.image "root" $)
 image_pull_policy: {{ .Values.serving.image.pullPolicy }}
 allowed_images: {{ .Values.serving.allowedImages | default list | toJson }}
 allowed_service_accounts: {{ .Values.serving.allowedServiceAccounts | default list | toJson }}
+allowed_pod_keys: {{ .Values.serving.allowedPodKeys | default list | toJson }}
+{{- with .Values.serving }}
+{{- if not (kindIs "invalid" .allowedDevices) }}
+allowed_devices: {{ .allowedDevices | toJson }}
+{{- end }}
+{{- end }}
 image_pull_secrets: {{ .Values.imagePullSecrets | toJson }}
 ray_version: {{ .Values.serving.rayVersion | quote }}
 data_classes: {{ .Values.dataClasses | toJson }}

@@ -61,6 +61,8 @@ class Reason(StrEnum):
     # The operator's own lists and rules.
     IMAGE_NOT_ALLOWED = "ImageNotAllowed"
     SERVICE_ACCOUNT_NOT_ALLOWED = "ServiceAccountNotAllowed"
+    POD_KEY_NOT_ALLOWED = "PodKeyNotAllowed"
+    DEVICE_NOT_ALLOWED = "DeviceNotAllowed"
     RECORD_REFUSED = "RecordRefused"
     RECORD_TOO_NEW = "RecordTooNew"
 
@@ -133,6 +135,8 @@ REFUSALS = (
     Reason.NOTHING_FITS,
     Reason.IMAGE_NOT_ALLOWED,
     Reason.SERVICE_ACCOUNT_NOT_ALLOWED,
+    Reason.POD_KEY_NOT_ALLOWED,
+    Reason.DEVICE_NOT_ALLOWED,
     Reason.RECORD_REFUSED,
     Reason.RECORD_TOO_NEW,
 )

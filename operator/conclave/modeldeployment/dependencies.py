@@ -149,7 +149,7 @@ def pods_rejected(scene: StatusScene) -> Finding | None:
             seen=f"the API server refuses its pods: {words}",
             remedy="raise the namespace's quota or lower scaling.minReplicas"
             if is_quota
-            else "correct the admission policy, service account or priority class that the message names",
+            else "correct the admission policy, service account, priority class or RuntimeClass that the message names",
         )
     return None
 

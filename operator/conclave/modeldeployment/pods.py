@@ -34,8 +34,45 @@ def placement(deployment: ModelDeployment, accelerators: Sequence[str] = ()) -> 
     if accelerators:
         vendor = names.gpu_vendor(accelerators[0])
         terms = [{"key": vendor.product_label, "operator": "In", "values": list(accelerators)}, *terms]
-        tolerations = [{"key": vendor.resource, "operator": "Exists", "effect": "NoSchedule"}, *tolerations]
+        tolerations = [_gpu_toleration(vendor), *tolerations]
     return {"affinity": affinity(terms), "nodeSelector": hardware.node_selector, "tolerations": tolerations}
+
+
+def job_placement(deployment: ModelDeployment, accelerators: Sequence[str] = ()) -> JsonObject:
+    """Which nodes a pod without an accelerator may go to: the workers' where some are named or selected, for the image
+    and the volume are needed there, and else the Ray head's. It tolerates what either tolerates."""
+    placed, head = placement(deployment, accelerators), deployment.spec.runtime.head
+    tolerations = [toleration.to_wire() for toleration in head.tolerations]
+    placed["tolerations"] = [
+        *placed["tolerations"],
+        *(each for each in tolerations if each not in placed["tolerations"]),
+    ]
+    if not (accelerators or placed["nodeSelector"]):
+        placed["nodeSelector"] = head.node_selector
+    return placed
+
+
+def for_job(deployment: ModelDeployment, spec: JsonObject) -> JsonObject:
+    """A Job's spec with what is no part of its name, the hash of its content: so that another version of the operator,
+    or another label, ends no Job that works.
+
+    That is labels, a way round service meshes, and a toleration of GPU nodes where the deployment selects nodes. GPU
+    nodes are tainted so on GKE among others; workers tolerate the taint without being told.
+    """
+    template, hardware = spec["template"], deployment.spec.hardware
+    labels = {**deployment.spec.runtime.pod_labels, **names.OUT_OF_MESH_LABELS, **template["metadata"]["labels"]}
+    pod = template["spec"]
+    if hardware.node_selector:
+        given = pod.get("tolerations", [])
+        gpus = [_gpu_toleration(vendor) for vendor in (names.NVIDIA, names.AMD)]
+        pod = pod | {"tolerations": [*given, *(each for each in gpus if each not in given)]}
+    return spec | {
+        "template": {"metadata": {"labels": labels, "annotations": dict(names.OUT_OF_MESH_ANNOTATIONS)}, "spec": pod}
+    }
+
+
+def _gpu_toleration(vendor: names.GpuVendor) -> JsonObject:
+    return {"key": vendor.resource, "operator": "Exists", "effect": "NoSchedule"}
 
 
 def pull_secrets(deployment: ModelDeployment, settings: OperatorSettings) -> list[JsonObject]:

@@ -45,7 +45,7 @@ def check_deployment(deployment: ModelDeployment, data_classes: DataClasses) -> 
 
 
 def check_runtime(deployment: ModelDeployment, lists: RuntimeLists) -> tuple[Unfit, ...]:
-    """Images and service accounts that are not on the operator's lists. `conclave up` has no such lists."""
+    """What is not on the operator's lists, of what the pods are to run and to have. `conclave up` has no such lists."""
     runtime, namespace = deployment.spec.runtime, deployment.metadata.namespace
     found = []
     if problem := lists.image_problem(runtime.image):
@@ -53,6 +53,17 @@ def check_runtime(deployment: ModelDeployment, lists: RuntimeLists) -> tuple[Unf
     if problem := lists.account_problem(namespace, runtime.service_account_name):
         path = ("spec", "runtime", "serviceAccountName")
         found.append(Unfit(Reason.SERVICE_ACCOUNT_NOT_ALLOWED, path, problem))
+    for field, keys in (("podLabels", runtime.pod_labels), ("podAnnotations", runtime.pod_annotations)):
+        found += [
+            Unfit(Reason.POD_KEY_NOT_ALLOWED, ("spec", "runtime", field, key), problem)
+            for key in keys
+            if (problem := lists.pod_key_problem(field, key))
+        ]
+    found += [
+        Unfit(Reason.DEVICE_NOT_ALLOWED, ("spec", "runtime", "resources", "worker", "devices", name), problem)
+        for name in runtime.resources.worker.devices
+        if (problem := lists.device_problem(name))
+    ]
     return tuple(found)
 
 

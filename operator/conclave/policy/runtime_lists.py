@@ -1,20 +1,27 @@
-"""Which images and service accounts a ModelDeployment may name in `spec.runtime`: lists of who installs the operator.
+"""What `spec.runtime` may name of images, accounts, devices and keys of labels: lists of who installs the operator.
 
-Whoever may create ModelDeployments would otherwise run pods with any image, as any account of the namespace. Read by
-`planning.checks` for specs and by `manifests.record_check` for what is recorded.
+Whoever may create ModelDeployments would otherwise run pods with any image, as any account of the namespace, on any
+device and network of the node. Read by `planning.checks` for specs and by `records.check` for what is recorded.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from pydantic import BaseModel, ConfigDict
 
 from conclave.api.formats import ImagePattern, ServiceAccountPattern
+from conclave.api.pod_formats import KUBERNETES_RESOURCE, OWN_KEY, PLANNED_DEVICE, DevicePattern, PodKeyPattern
+from conclave.policy.pod_keys import reserved_keys
 
 IMAGES_VALUE = "serving.allowedImages"
 ACCOUNTS_VALUE = "serving.allowedServiceAccounts"
+POD_KEYS_VALUE = "serving.allowedPodKeys"
+DEVICES_VALUE = "serving.allowedDevices"
 """The chart's values that hold the lists."""
+DEFAULT_DEVICES: tuple[DevicePattern, ...] = ("rdma/*", "vpc.amazonaws.com/efa")
+"""Shared RDMA adapters, as NVIDIA's network operator names them by default, and those of AWS."""
 
 
 class ImageName(NamedTuple):
@@ -50,8 +57,14 @@ def matches(pattern: str, reference: str) -> bool:
     return not found.digest and wanted.tag in ("*", found.tag)
 
 
+def is_listed(patterns: Iterable[str], name: str) -> bool:
+    """Whether a name with a prefix is one of the patterns, or has the prefix of a PREFIX/* exactly."""
+    prefix, slash, _ = name.rpartition("/")
+    return not {name, f"{prefix}/*" if slash else name}.isdisjoint(patterns)
+
+
 class RuntimeLists(BaseModel):
-    """Closed by default: the operator's own serving image, and no account."""
+    """Closed by default: the operator's own serving image, no account, and no device but adapters for RDMA."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -59,6 +72,8 @@ class RuntimeLists(BaseModel):
     """The image of pods whose deployment names none."""
     images: tuple[ImagePattern, ...] = ()
     service_accounts: tuple[ServiceAccountPattern, ...] = ()
+    pod_keys: tuple[PodKeyPattern, ...] = ()
+    devices: tuple[DevicePattern, ...] = DEFAULT_DEVICES
 
     def allows_image(self, reference: str) -> bool:
         """Whether `spec.runtime.image` may be this."""
@@ -67,6 +82,15 @@ class RuntimeLists(BaseModel):
     def allows_account(self, namespace: str, name: str) -> bool:
         """Whether `spec.runtime.serviceAccountName` may be this in that namespace."""
         return not {name, f"{namespace}/{name}"}.isdisjoint(self.service_accounts)
+
+    def allows_pod_key(self, key: str) -> bool:
+        """Whether `spec.runtime.podLabels` and `podAnnotations` may have this key."""
+        return not OWN_KEY.matches(key) and (reserved_keys().reason(key) is None or is_listed(self.pod_keys, key))
+
+    def allows_device(self, name: str) -> bool:
+        """Whether a worker pod may ask for this extended resource."""
+        is_spared = PLANNED_DEVICE.matches(name) or KUBERNETES_RESOURCE.matches(name)
+        return not is_spared and is_listed(self.devices, name)
 
     def image_problem(self, reference: str | None) -> str | None:
         """Why an image cannot be used; None if it can, or if the spec names none."""
@@ -87,4 +111,27 @@ class RuntimeLists(BaseModel):
         return (
             f'spec.runtime.serviceAccountName "{name}" is {seen}: the operator creates no pods with it. Remove '
             f"the field, or add {namespace}/{name} to the chart's value {ACCOUNTS_VALUE}"
+        )
+
+    def pod_key_problem(self, field: str, key: str) -> str | None:
+        """Why a key of a label or annotation cannot be used; None if it can."""
+        if self.allows_pod_key(key):
+            return None
+        prefix, slash, _ = key.rpartition("/")
+        every = f", or {prefix}/* for all keys with its prefix" if slash else ""
+        return (
+            f'spec.runtime.{field} has the key "{key}": {reserved_keys().reason(key)}. The operator creates no pods '
+            f"with it. Remove the key, or add it to the chart's value {POD_KEYS_VALUE}{every}"
+        )
+
+    def device_problem(self, name: str) -> str | None:
+        """Why an extended resource cannot be used; None if it can."""
+        if self.allows_device(name):
+            return None
+        listed = (
+            f"not one of {', '.join(self.devices)}" if self.devices else "not on the operator's list, which is empty"
+        )
+        return (
+            f'spec.runtime.resources.worker.devices has "{name}", which is {listed}: the operator creates no pods with '
+            f"it. Remove it, or add it to the chart's value {DEVICES_VALUE}"
         )

@@ -15,6 +15,9 @@ from conclave.api.modeldeployment.scaling import Scaling
 from conclave.api.modeldeployment.telemetry import Telemetry
 from conclave.api.rules import Message, Rule
 
+READY_TIMEOUT = "VLLM_ENGINE_READY_TIMEOUT_S"
+"""vLLM's variable behind `runtime.startupSeconds`."""
+
 
 class ModelDeploymentSpec(ApiModel):
     """One model, served."""
@@ -32,6 +35,14 @@ class ModelDeploymentSpec(ApiModel):
                 "parallelism: tensor {parallelism.tensor|1} x pipeline {parallelism.pipeline|1} x data "
                 "{parallelism.data} is more than hardware.maxGpusPerReplica {hardware.maxGpusPerReplica}: "
                 "raise hardware.maxGpusPerReplica, or lower a size"
+            ),
+        ),
+        Rule(
+            f"!has(self.runtime.startupSeconds) || !has(self.engine.env) || !('{READY_TIMEOUT}' in self.engine.env)",
+            lambda spec: spec.runtime.startup_seconds is None or READY_TIMEOUT not in spec.engine.env,
+            Message(
+                f"runtime.startupSeconds {{runtime.startupSeconds|}} and engine.env {READY_TIMEOUT} say the same "
+                "thing: leave one of them out"
             ),
         ),
     )

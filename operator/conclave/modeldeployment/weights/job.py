@@ -13,7 +13,7 @@ from conclave.kubernetes.job_builder import build_job, job_pod, job_spec, report
 from conclave.kubernetes.objects import JsonObject, content_hash
 from conclave.kubernetes.reports import REPORT_PATH
 from conclave.modeldeployment.objects import metadata
-from conclave.modeldeployment.pods import SCRATCH_MOUNTS, image, placement, pull_secrets
+from conclave.modeldeployment.pods import SCRATCH_MOUNTS, for_job, image, job_placement, pull_secrets
 from conclave.modeldeployment.weights.cache import size_gib
 from conclave.modeldeployment.weights.keys import weights_key
 from conclave.settings import OperatorSettings
@@ -43,7 +43,7 @@ def build_download_job(
     )
     name = names.weights_job(deployment.metadata.name, content_hash([spec, claim_uid]))
     described = metadata(deployment, name, "weights", {names.CLAIM_UID: claim_uid})
-    return build_job(described, {names.WEIGHTS_KEY: weights_key(deployment)}, spec)
+    return build_job(described, {names.WEIGHTS_KEY: weights_key(deployment)}, for_job(deployment, spec))
 
 
 def _pod(
@@ -63,7 +63,7 @@ def _pod(
             {"name": names.CACHE_VOLUME, "persistentVolumeClaim": claim},
         ],
         # A volume of one node, or of one zone, has to be where the accelerators are.
-        placement(deployment, accelerators if is_on_one_node else ()),
+        job_placement(deployment, accelerators if is_on_one_node else ()),
         imagePullSecrets=pull_secrets(deployment, settings),
         priorityClassName=deployment.spec.runtime.priority_class_name,
     )
