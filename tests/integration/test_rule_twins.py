@@ -43,8 +43,9 @@ NOT_OURS = (
     "accessor error",
     "must be an object for an array of list-type map",
     "Checked value must be of type integer with format int64",
+    "should be a non-negative integer",
 )
-"""What the API server says a second time about a value of the wrong type."""
+"""What the API server says a second time about a value of the wrong type, and about the scale's number of replicas."""
 SCHEMA = ("Invalid value: ", "Unsupported value: ", "Required value", "Too long: ", "Too many: ", "Duplicate value: ")
 """How a message of the schema begins; a message of a rule begins otherwise."""
 

@@ -19,6 +19,11 @@ READY_TIMEOUT = "VLLM_ENGINE_READY_TIMEOUT_S"
 """vLLM's variable behind `runtime.startupSeconds`."""
 
 
+def _or_one(size: int | None) -> int:
+    """A 0, which the schema refuses, counts as CEL counts it."""
+    return 1 if size is None else size
+
+
 class ModelDeploymentSpec(ApiModel):
     """One model, served."""
 
@@ -28,7 +33,7 @@ class ModelDeploymentSpec(ApiModel):
             " * (has(self.parallelism.pipeline) ? self.parallelism.pipeline : 1)"
             " * self.parallelism.data <= self.hardware.maxGpusPerReplica",
             lambda spec: (
-                (spec.parallelism.tensor or 1) * (spec.parallelism.pipeline or 1) * spec.parallelism.data
+                _or_one(spec.parallelism.tensor) * _or_one(spec.parallelism.pipeline) * spec.parallelism.data
                 <= spec.hardware.max_gpus_per_replica
             ),
             Message(
