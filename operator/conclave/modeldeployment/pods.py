@@ -41,7 +41,7 @@ def placement(deployment: ModelDeployment, accelerators: Sequence[str] = ()) -> 
 def job_placement(deployment: ModelDeployment, accelerators: Sequence[str] = ()) -> JsonObject:
     """Which nodes a pod without an accelerator may go to: the workers' where some are named or selected, for the image
     and the volume are needed there, and else the Ray head's. It tolerates what either tolerates."""
-    placed, head = placement(deployment, accelerators), deployment.spec.runtime.head
+    placed, head = placement(deployment, accelerators), deployment.spec.runtime.head_placement
     tolerations = [toleration.to_wire() for toleration in head.tolerations]
     placed["tolerations"] = [
         *placed["tolerations"],

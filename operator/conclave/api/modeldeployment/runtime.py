@@ -80,9 +80,22 @@ class Runtime(ApiModel):
     in the chart's list `serving.allowedPodKeys` (docs/pods.md)."""
     pod_annotations: PodAnnotations = Field(default_factory=dict)
     """Further annotations of the head and worker pods, with the same list of keys."""
-    head: HeadPlacement = Field(default_factory=HeadPlacement)
+    head: HeadPlacement | None = None
     resources: RuntimeResources = Field(default_factory=RuntimeResources)
-    probes: Probes = Field(default_factory=Probes)
+    probes: Probes | None = None
     startup_seconds: Annotated[int, Field(ge=60, le=14_400)] | None = None
     """Seconds that an engine may take to load the weights and to compile. Raise it for slow storage. Default: vLLM's
     own, 600."""
+
+    # Without a default in the CRD, which the API server would write into every stored object: an older operator, to
+    # which somebody rolls back, reads no object with a field that it does not know.
+
+    @property
+    def head_placement(self) -> HeadPlacement:
+        """Of the head, where the spec says nothing too."""
+        return self.head or HeadPlacement()
+
+    @property
+    def probe_times(self) -> Probes:
+        """Of the probes, where the spec says nothing too."""
+        return self.probes or Probes()
