@@ -6,9 +6,10 @@ import json
 
 import pytest
 from e2e.bed.models import REQUEST, Model, Running, mixtral
-from e2e.bed.site import RELEASE, STRANGERS, Site
+from e2e.bed.site import RELEASE, RUNTIME_CLASS, STRANGERS, Site
 
 CANARY = "canary-4e1b-in-the-prompt"
+SHARED_MEMORY = "import os; seen = os.statvfs('/dev/shm'); print(seen.f_frsize * seen.f_blocks)"
 
 
 @pytest.fixture(scope="module")
@@ -68,6 +69,21 @@ def test_pods_are_restricted_and_only_the_autoscaler_has_a_token_of_the_cluster(
             assert container["securityContext"]["readOnlyRootFilesystem"] is True, container["name"]
             mounts = {mount["mountPath"] for mount in container["volumeMounts"]}
             assert ("/var/run/secrets/kubernetes.io/serviceaccount" in mounts) == (container["name"] == "autoscaler")
+
+
+def test_pods_have_what_the_runtime_of_the_spec_adds(model: Model) -> None:
+    (head,), (worker,) = model.pods("head"), model.pods("worker")
+    for pod in (head, worker):
+        labels, annotations = pod["metadata"]["labels"], pod["metadata"]["annotations"]
+        assert labels["example.com/cost-centre"] == "1234"
+        assert labels["sidecar.istio.io/inject"] == "false"
+        assert (annotations["example.com/note"], annotations["linkerd.io/inject"]) == (
+            "a model of the tests",
+            "disabled",
+        )
+    assert (head["spec"].get("runtimeClassName"), worker["spec"]["runtimeClassName"]) == (None, RUNTIME_CLASS)
+    assert head["spec"]["nodeSelector"] == {"kubernetes.io/os": "linux"}
+    assert int(model.run(worker, SHARED_MEMORY)) == 5 << 30
 
 
 def test_a_namespace_that_is_not_allowed_reaches_nothing(model: Model, token: str) -> None:

@@ -57,8 +57,23 @@ EXAMPLES = (
     *("http://collector.telemetry.svc:4318", "https://otlp.example/base", "http://store:65535", "vllm"),
     *("http://[fd00::1]:9000", "https://[2001:db8:1:2:3:4:5:6]", "http://[::]:4318"),
     *("registry.example:5000/llm/serving:v1", f"registry.example/llm/weights@{DIGEST}", f"a.b/c:d@{DIGEST}", "0.00001"),
+    *("2Gi", "16Gi"),
 )
 """Every format of the API takes at least two of them."""
+KEYS = ("example.com/pool", "nvidia.com/gpu.product", "zone", "a.b/c")
+"""Of labels, where nothing else is said."""
+POD_KEYS = (
+    ("example.com/team", "sidecar.istio.io/inject", "k8s.v1.cni.cncf.io/networks", "team", "x-ray.io/a", "a.b/ray.io"),
+    ("conclave.dev/model-deployment", "a.conclave.dev/b", "ray.io/node-type", "app.kubernetes.io/name"),
+)
+DEVICES = (
+    ("rdma/hca_shared_devices_a", "vpc.amazonaws.com/efa", "openshift.io/mlxrdma", "a.b/gpus", "kubernetes.io.a/b"),
+    (
+        *("nvidia.com/gpu", "nvidia.com/gpu.shared", "nvidia.com/mig-1g.5gb", "a.b/Xgpu", "cpu", "hugepages-2Mi"),
+        *("requests.example.com/a", "kubernetes.io/batteries", "a.kubernetes.io/b"),
+    ),
+)
+"""Keys that pass, and keys that a rule of theirs refuses."""
 ODD_CHARACTERS = (*"-._/:@ =A0é", "\n", "\t", "\x00", "\x7f", "\u2028", "\U0001f600", "..", "//", '"', "'", "\\", "%s")
 _MATCHES = re.compile(r"^self\.matches\('(.*)'\)$")
 
@@ -149,8 +164,9 @@ class Manifests:
         if path in _ALLOWLISTS:
             return self._entries(_ALLOWLISTS[path], 0.5 if path == self._focus else self._wrong)
         if "additionalProperties" in schema:
-            keys = self._random.sample(["example.com/pool", "nvidia.com/gpu.product", "zone", "a.b/c"], k=2)
-            keys = [self._bent(key) if self._is_wrong(path) else key for key in keys]
+            good, wrong = _KEYS.get(path, (KEYS, ()))
+            keys = self._random.sample(good, k=2)
+            keys = [self._random.choice([*wrong, self._bent(key)]) if self._is_wrong(path) else key for key in keys]
             return {key: self._value((*path, "*"), schema["additionalProperties"]) for key in keys}
         required = schema.get("required", [])
         given = {
@@ -235,6 +251,14 @@ _ALLOWLISTS = {
 }
 
 
+_RUNTIME = ("spec", "runtime")
+_KEYS = {
+    (*_RUNTIME, "podLabels"): POD_KEYS,
+    (*_RUNTIME, "podAnnotations"): POD_KEYS,
+    (*_RUNTIME, "resources", "worker", "devices"): DEVICES,
+}
+
+
 def _at(value: Any, path: Path) -> Iterator[Json]:
     """The objects at a path, in which * stands for each item of a list."""
     if path and path[0] == "*":
@@ -311,6 +335,15 @@ def _ordered_floor(scaling: Json, _random: Random, _focus: Path) -> None:
     scaling.setdefault("maxReplicas", 2)
 
 
+def _one_deadline(spec: Json, random: Random, _focus: Path) -> None:
+    """Given twice more often than chance would."""
+    engine, runtime = spec.get("engine"), spec.get("runtime")
+    if isinstance(engine, dict) and isinstance(runtime, dict) and isinstance(engine.get("env"), dict):
+        engine["env"].pop("VLLM_ENGINE_READY_TIMEOUT_S", None)
+        if random.random() < 0.1:
+            engine["env"]["VLLM_ENGINE_READY_TIMEOUT_S"] = "900"
+
+
 def _argument_pairs(engine: Json, random: Random, _focus: Path) -> None:
     """Broken more often than chance would: few objects have both arguments of a pair."""
     if isinstance(arguments := engine.get("extraArgs"), dict) and random.random() < 0.3:
@@ -355,6 +388,8 @@ _MENDS: tuple[tuple[Path, Callable[[Json, Random, Path], None]], ...] = (
     (("model",), _one_revision),
     (("model",), _names_of_their_own),
     (("hardware", "tolerations", "*"), _tolerable),
+    (("runtime", "head", "tolerations", "*"), _tolerable),
+    ((), _one_deadline),
     (("parallelism",), _data_of_one),
     ((), _small_sizes),
     (("scaling",), _ordered_floor),

@@ -74,8 +74,8 @@ _CHECKS = """
   CRD (CEL); there is no webhook.
 - **The operator** refuses what needs the catalogue or the cluster: a licence that was not accepted, a model that was
   never released or that only its provider serves, parallel sizes that the model's heads do not allow, an unknown data
-  class, an image or a service account outside of the operator's lists, too little hardware. Condition `PlanReady` is
-  then False, with the reason.
+  class, an image, a service account, a device or the key of a label outside of the operator's lists, too little
+  hardware. Condition `PlanReady` is then False, with the reason.
 - **`conclave validate -f FILE`** checks both before you apply, as far as that needs no cluster, with the same messages.
   It also refuses what only a file can have: duplicate keys, NaN and infinities, nulls.
 

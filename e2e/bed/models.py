@@ -9,7 +9,18 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from e2e.bed.references import PROMPTS, completion
-from e2e.bed.site import CALLERS, GPU, INCOMPLETE, PRIVILEGED, RESTRICTED, ROOT, SYSTEM, WEIGHTS_CLAIM, Site
+from e2e.bed.site import (
+    CALLERS,
+    GPU,
+    INCOMPLETE,
+    PRIVILEGED,
+    RESTRICTED,
+    ROOT,
+    RUNTIME_CLASS,
+    SYSTEM,
+    WEIGHTS_CLAIM,
+    Site,
+)
 from tests.eventually import eventually
 
 API_VERSION, KIND, PLURAL = "conclave.dev/v1alpha1", "ModelDeployment", "modeldeployments.conclave.dev"
@@ -59,8 +70,17 @@ def engine(max_model_len: int = MAX_MODEL_LEN, *, compiled: bool = False) -> dic
 
 
 def mixtral() -> dict[str, Any]:
-    """A tiny Mixtral at TP=2, both ranks in one pod."""
-    return model_deployment(RESTRICTED, "mixtral", "mistralai/Mixtral-8x7B-Instruct-v0.1", "mixtral")
+    """A tiny Mixtral at TP=2, both ranks in one pod; with labels, a RuntimeClass and more that its pods are given."""
+    manifest = model_deployment(RESTRICTED, "mixtral", "mistralai/Mixtral-8x7B-Instruct-v0.1", "mixtral")
+    manifest["spec"]["runtime"]["resources"]["worker"]["sharedMemory"] = "5Gi"
+    manifest["spec"]["runtime"] |= {
+        "runtimeClassName": RUNTIME_CLASS,
+        "podLabels": {"example.com/cost-centre": "1234"},
+        "podAnnotations": {"example.com/note": "a model of the tests"},
+        "head": {"nodeSelector": {"kubernetes.io/os": "linux"}},
+        "probes": {"timeoutSeconds": 15},
+    }
+    return manifest
 
 
 def request(

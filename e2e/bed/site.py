@@ -36,6 +36,8 @@ INCOMPLETE = "llm-incomplete"
 SCRAPERS = {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": CALLERS}}}
 """Who may scrape the pods of models, as a peer of a NetworkPolicy."""
 WEIGHTS_CLAIM = "weights"
+RUNTIME_CLASS = "runc"
+"""A RuntimeClass whose handler containerd has without any configuration."""
 CLIENT = "client"
 NOWHERE = "conclave/serving:that-is-nowhere"
 """An image that nobody has, of the list of those that models may name."""
@@ -135,7 +137,8 @@ def make_site(weights: Path) -> Site:
         environment, images = import_images(references(project_version()))
     site = Site(kubectl, images, not given, weights)
     _namespaces(site)
-    kubectl.apply(*policies(with_environment=environment is not None))
+    runtime_class = {"apiVersion": "node.k8s.io/v1", "kind": "RuntimeClass", "metadata": {"name": RUNTIME_CLASS}}
+    kubectl.apply(runtime_class | {"handler": "runc"}, *policies(with_environment=environment is not None))
     for namespace in (RESTRICTED, INCOMPLETE, PRIVILEGED, CALLERS, STRANGERS):
         if environment is not None:
             kubectl.apply(*volume_and_claim(namespace, ENVIRONMENT_CLAIM, environment))

@@ -54,7 +54,8 @@ NO_MESH_LABELS: Mapping[str, str] = {
     "sidecar.istio.io/inject": "false",
 }
 NO_MESH_ANNOTATIONS: Mapping[str, str] = {"linkerd.io/inject": "disabled"}
-"""On pods that no service mesh may add a sidecar to, or take the traffic of."""
+"""On pods: a proxy of a service mesh would sit before Ray's own ports, keep Jobs from ending, and not reach its control
+plane past our NetworkPolicies."""
 
 # Containers, volumes, paths.
 RAY_CONTAINER = "ray"

@@ -9,8 +9,9 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from conclave import names
 from conclave.api.formats import HubEndpointPattern, ImagePattern, ProxyUrl, ServiceAccountPattern
+from conclave.api.pod_formats import DevicePattern, PodKeyPattern
 from conclave.policy.data_classes import DEFAULT_DATA_CLASSES, DataClassOrder
-from conclave.policy.runtime_lists import DEFAULT_HUBS, RuntimeLists
+from conclave.policy.runtime_lists import DEFAULT_DEVICES, DEFAULT_HUBS, RuntimeLists
 
 Port = Annotated[int, Field(ge=1, le=65535)]
 
@@ -34,6 +35,10 @@ class OperatorSettings(BaseModel):
     allowed_hub_endpoints: tuple[HubEndpointPattern, ...] = DEFAULT_HUBS
     """Hubs that `huggingFace` sources may be fetched from: base URLs; or `*` for every hub, without a Secret; none
     where empty."""
+    allowed_pod_keys: tuple[PodKeyPattern, ...] = ()
+    """Keys of `runtime.podLabels` and `runtime.podAnnotations` that other components act upon: a key, or PREFIX/*."""
+    allowed_devices: tuple[DevicePattern, ...] = DEFAULT_DEVICES
+    """What `runtime.resources.worker.devices` may name: an extended resource, or PREFIX/*."""
     kuberay_namespace: str = "kuberay-system"
     """KubeRay's operator; it calls the Ray heads of every deployment."""
     gateway_namespace: str = "conclave-system"
@@ -79,10 +84,12 @@ class OperatorSettings(BaseModel):
 
     @property
     def runtime_lists(self) -> RuntimeLists:
-        """Which images and accounts a ModelDeployment may name."""
+        """What a ModelDeployment may name in `spec.runtime`."""
         return RuntimeLists(
             default_image=self.image,
             images=self.allowed_images,
             service_accounts=self.allowed_service_accounts,
             hub_endpoints=self.allowed_hub_endpoints,
+            pod_keys=self.allowed_pod_keys,
+            devices=self.allowed_devices,
         )

@@ -39,6 +39,13 @@ VALUES: dict[str, dict[str, Any]] = {
             "allowedHubEndpoints": ["https://hub.example:8443/mirror"],
         }
     },
+    "additional networks and devices": {
+        "serving": {
+            "allowedPodKeys": ["k8s.v1.cni.cncf.io/networks", "cluster-autoscaler.kubernetes.io/*"],
+            "allowedDevices": ["openshift.io/mlnx_rdma", "rdma/*"],
+        }
+    },
+    "no devices": {"serving": {"allowedDevices": []}},
     "a proxy and a certificate bundle": {
         "proxy": {
             "http": "http://proxy.example:3128",
@@ -156,6 +163,14 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "every service account": (
         {"serving": {"allowedServiceAccounts": ["*"]}},
         "at '/serving/allowedServiceAccounts/0': '*' does not match pattern",
+    ),
+    "every key of a label": (
+        {"serving": {"allowedPodKeys": ["*"]}},
+        "at '/serving/allowedPodKeys/0': '*' does not match pattern",
+    ),
+    "every device": (
+        {"serving": {"allowedDevices": ["*/*"]}},
+        "at '/serving/allowedDevices/0': '*/*' does not match pattern",
     ),
     "an unknown log format": ({"logFormat": "xml"}, "at '/logFormat': value must be one of 'json', 'text'"),
     "a switch as a string": ({"crds": {"keep": "no"}}, "at '/crds/keep': got string, want boolean"),

@@ -45,7 +45,7 @@ NOT_OURS = (
     "Checked value must be of type integer with format int64",
     "should be a non-negative integer",
 )
-"""What the API server says a second time about a value of the wrong type, or about replicas below 0."""
+"""What the API server says a second time about a value of the wrong type, and about the scale's number of replicas."""
 SCHEMA = ("Invalid value: ", "Unsupported value: ", "Required value", "Too long: ", "Too many: ", "Duplicate value: ")
 """How a message of the schema begins; a message of a rule begins otherwise."""
 
@@ -81,6 +81,7 @@ def compared(kube: Kube) -> Iterator[list[Compared]]:
         kube.delete(API_VERSION, KIND, name, "default")
 
 
+MAPS = {path for path, field in places(CRD_SCHEMA) if "additionalProperties" in field}
 STORED: dict[str, dict[str, Any]] = {
     "unnamed": {},
     "named": {"spec": {"model": {"servedName": "chat"}}},
@@ -222,7 +223,7 @@ def _rules_applied(each: Compared) -> Iterator[tuple[str, bool]]:
 
 def _label(path: Iterable[str | int], rule: str) -> str:
     """Path and rule; * stands for each item of a list and each value of a map."""
-    steps = ["*" if isinstance(step, int) else step for step in path]
-    if steps[:3] == ["spec", "hardware", "nodeSelector"]:
-        steps[3:] = ["*"] * len(steps[3:])
+    steps = tuple("*" if isinstance(step, int) else step for step in path)
+    if steps[:-1] in MAPS:
+        steps = (*steps[:-1], "*")
     return f"{'.'.join(steps)}: {rule}"

@@ -73,6 +73,17 @@ def scenarios(reports: Reports) -> dict[str, Scenario]:
     tracing = {"tracing": {"endpoint": "http://collector.telemetry:4318", "samplingRatio": "0.05"}}
     resources = {"head": {"cpu": "2", "memory": "8Gi"}, "worker": {"cpu": "4", "memory": "48Gi"}}
     runtime = {"image": OWN_IMAGE, "serviceAccountName": SERVICE_ACCOUNT, "resources": resources}
+    pods = {
+        "head": {
+            "nodeSelector": {"kubernetes.io/os": "linux"},
+            "tolerations": [{"key": "system", "operator": "Exists"}],
+        },
+        "podLabels": {"example.com/cost-centre": "1234"},
+        "podAnnotations": {"example.com/note": "a model of chat"},
+        "resources": {"worker": {"sharedMemory": "32Gi", "devices": {"rdma/hca_shared_devices_a": 1}}},
+        "probes": {"periodSeconds": 20, "timeoutSeconds": 15},
+        "startupSeconds": 3600,
+    }
     dense = {"id": LLAMA, "source": claim("llama"), "licence": {"accepted": "llama-3-community-license"}}
     two_nodes = {
         "parallelism": {"tensor": 4, "pipeline": 2},
@@ -97,6 +108,12 @@ def scenarios(reports: Reports) -> dict[str, Scenario]:
         "not-fitting": Scenario(spec(mixtral(), hardware={"accelerators": ["NVIDIA-A100-SXM4-80GB"]}), has_pods=False),
         "suspended": Scenario(spec(mixtral()), pods="gone", edits=({"spec": {"suspend": True}},)),
         "own-runtime": Scenario(spec(mixtral(), runtime=runtime), pods="serving"),
+        "own-pods": Scenario(spec(mixtral(), runtime=pods), pods="serving"),
+        "labelled-download": Scenario(
+            spec(stored(), runtime=pods, hardware={"accelerators": [H100], "nodeSelector": {"pool": "h100"}}),
+            job="half",
+            has_pods=False,
+        ),
         "edited": Scenario(
             spec(mixtral(), scaling={"minReplicas": 1, "maxReplicas": 3}),
             edits=(

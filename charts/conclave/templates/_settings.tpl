@@ -5,6 +5,12 @@ image_pull_policy: {{ .Values.serving.image.pullPolicy }}
 allowed_images: {{ .Values.serving.allowedImages | default list | toJson }}
 allowed_service_accounts: {{ .Values.serving.allowedServiceAccounts | default list | toJson }}
 allowed_hub_endpoints: {{ if kindIs "invalid" .Values.serving.allowedHubEndpoints }}[]{{ else }}{{ .Values.serving.allowedHubEndpoints | toJson }}{{ end }}
+allowed_pod_keys: {{ .Values.serving.allowedPodKeys | default list | toJson }}
+{{- with .Values.serving }}
+{{- if not (kindIs "invalid" .allowedDevices) }}
+allowed_devices: {{ .allowedDevices | toJson }}
+{{- end }}
+{{- end }}
 image_pull_secrets: {{ .Values.imagePullSecrets | toJson }}
 fixed_user_ids: {{ include "conclave.hasFixedIds" . | empty | ternary false true }}
 ray_version: {{ .Values.serving.rayVersion | quote }}

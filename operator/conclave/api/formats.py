@@ -17,7 +17,8 @@ DNS_1035 = Format(
     "beginning with a letter and ending with a letter or digit",
 )
 _DNS_1123_LABEL = "[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?"
-_LABEL_NAME = "[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?"
+LABEL_NAME = "[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?"
+DNS_1123_SUBDOMAIN = rf"{_DNS_1123_LABEL}(\.{_DNS_1123_LABEL})*"
 _SEGMENT = "[.]{0,2}[A-Za-z0-9_+=@-][A-Za-z0-9._+=@-]*"
 _HUB_NAME = "[A-Za-z0-9][A-Za-z0-9._-]*"
 _HOST_NAME = rf"{_DNS_1123_LABEL}(\.{_DNS_1123_LABEL})*"
@@ -119,18 +120,18 @@ Sha256Digest = Annotated[
 LabelValue = Annotated[
     str,
     Field(max_length=63),
-    Format(f"({_LABEL_NAME})?", "a label value: letters, digits and -_. between letters or digits"),
+    Format(f"({LABEL_NAME})?", "a label value: letters, digits and -_. between letters or digits"),
 ]
-_LABEL_KEY = Format(
-    rf"({_DNS_1123_LABEL}(\.{_DNS_1123_LABEL})*/)?{_LABEL_NAME}",
+LABEL_KEY = Format(
+    rf"({DNS_1123_SUBDOMAIN}/)?{LABEL_NAME}",
     "a label key: an optional DNS prefix and a slash, then letters, digits and -_. between letters or digits",
 )
-LabelKey = Annotated[str, Field(max_length=317), _LABEL_KEY]
-NodeSelector = Annotated[dict[str, LabelValue], Field(max_length=16), Checked((_LABEL_KEY.keys_rule(),))]
+LabelKey = Annotated[str, Field(max_length=317), LABEL_KEY]
+NodeSelector = Annotated[dict[str, LabelValue], Field(max_length=16), Checked((LABEL_KEY.keys_rule(),))]
 AcceleratorName = Annotated[
     str,
     Field(max_length=63),
-    Format(_LABEL_NAME, "an accelerator's product name as the node label spells it, such as NVIDIA-H100-80GB-HBM3"),
+    Format(LABEL_NAME, "an accelerator's product name as the node label spells it, such as NVIDIA-H100-80GB-HBM3"),
 ]
 Quantity = Annotated[
     str,

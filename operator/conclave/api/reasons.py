@@ -62,6 +62,8 @@ class Reason(StrEnum):
     IMAGE_NOT_ALLOWED = "ImageNotAllowed"
     SERVICE_ACCOUNT_NOT_ALLOWED = "ServiceAccountNotAllowed"
     HUB_NOT_ALLOWED = "HubNotAllowed"
+    POD_KEY_NOT_ALLOWED = "PodKeyNotAllowed"
+    DEVICE_NOT_ALLOWED = "DeviceNotAllowed"
     RECORD_REFUSED = "RecordRefused"
     RECORD_TOO_NEW = "RecordTooNew"
 
@@ -135,6 +137,8 @@ REFUSALS = (
     Reason.IMAGE_NOT_ALLOWED,
     Reason.SERVICE_ACCOUNT_NOT_ALLOWED,
     Reason.HUB_NOT_ALLOWED,
+    Reason.POD_KEY_NOT_ALLOWED,
+    Reason.DEVICE_NOT_ALLOWED,
     Reason.RECORD_REFUSED,
     Reason.RECORD_TOO_NEW,
 )

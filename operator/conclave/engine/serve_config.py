@@ -10,6 +10,7 @@ from types import MappingProxyType
 from typing import Literal
 
 from conclave.api.modeldeployment import ModelDeployment, Quantization, Speculative
+from conclave.api.modeldeployment.spec import READY_TIMEOUT
 from conclave.engine.arguments import (
     AdapterArguments,
     AutoscalingArguments,
@@ -97,8 +98,13 @@ def serving_arguments(
             for adapter in deployment.spec.model.adapters
         ),
         traces_url=traces_url(tracing) if tracing else None,
-        env=deployment.spec.engine.env,
+        env=_environment(deployment),
     )
+
+
+def _environment(deployment: ModelDeployment) -> dict[str, str]:
+    seconds = deployment.spec.runtime.startup_seconds
+    return deployment.spec.engine.env | ({READY_TIMEOUT: str(seconds)} if seconds else {})
 
 
 def _device(role: Role) -> Literal["gpu", "cpu"]:

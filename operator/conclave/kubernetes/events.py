@@ -13,13 +13,17 @@ MOUNT_FAILED = "FailedMount"
 VOLUME_FAILURES = (MOUNT_FAILED, "FailedAttachVolume", "FailedMapVolume")
 CONTAINER_FAILURE = "Failed"
 """An image that cannot be pulled, among others."""
+SANDBOX_FAILURE = "FailedCreatePodSandBox"
 JOB_FAILURE = "FailedCreate"
 INVALID_OBJECTS = ("InvalidRayServiceSpec", "InvalidRayServiceMetadata", "InvalidRayClusterSpec")
 POD_REFUSALS = ("FailedToCreateHeadPod", "FailedToCreateWorkerPod", "AutoscalerServiceAccountNotFound")
 DELETED_PODS = ("DeletedHeadPod", "DeletedWorkerPod")
 """Normal events about a RayCluster: KubeRay tells there how a pod ended that it deleted because it had failed."""
 READ = frozenset(
-    (EVICTED, *VOLUME_FAILURES, CONTAINER_FAILURE, JOB_FAILURE, *INVALID_OBJECTS, *POD_REFUSALS, *DELETED_PODS)
+    (
+        *(EVICTED, *VOLUME_FAILURES, CONTAINER_FAILURE, SANDBOX_FAILURE, JOB_FAILURE),
+        *(*INVALID_OBJECTS, *POD_REFUSALS, *DELETED_PODS),
+    )
 )
 
 MOST_OF_AN_OBJECT = 20

@@ -5,7 +5,6 @@ A Job is created once under a name made of its content and is kept: what its pod
 
 from __future__ import annotations
 
-from conclave import names
 from conclave.kubernetes.hardening import CONTAINER_SECURITY, pod_security
 from conclave.kubernetes.objects import JsonObject, without_empty
 from conclave.kubernetes.reports import REPORT_PATH
@@ -61,19 +60,10 @@ def reporting_container(name: str, image: JsonObject, command: list[str], **more
 
 
 def build_job(metadata: JsonObject, labels: dict[str, str], spec: JsonObject) -> JsonObject:
-    """The Job, with these labels beside those of its metadata.
-
-    No mesh may add a sidecar to its pod: the pod's NetworkPolicy would keep the sidecar from its control plane, and the
-    Job would not end. The spec that the Job's name is made of does not say so: earlier versions made Jobs without.
-    """
-    template = spec["template"]
-    described = {
-        "labels": {**template["metadata"]["labels"], **names.NO_MESH_LABELS},
-        "annotations": dict(names.NO_MESH_ANNOTATIONS),
-    }
+    """The Job, with these labels beside those of its metadata."""
     return {
         "apiVersion": "batch/v1",
         "kind": "Job",
         "metadata": metadata | {"labels": metadata["labels"] | labels},
-        "spec": {**spec, "template": {**template, "metadata": described}},
+        "spec": spec,
     }

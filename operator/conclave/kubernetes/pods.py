@@ -31,6 +31,11 @@ def is_worker(pod: JsonObject) -> bool:
     return bool(pod["metadata"].get("labels", {}).get(names.RAY_NODE_TYPE) == "worker")
 
 
+def is_head(pod: JsonObject) -> bool:
+    """Whether the pod is a Ray head."""
+    return bool(pod["metadata"].get("labels", {}).get(names.RAY_NODE_TYPE) == "head")
+
+
 def is_leaving(pod: JsonObject) -> bool:
     """Whether the pod is being deleted."""
     return "deletionTimestamp" in pod["metadata"]

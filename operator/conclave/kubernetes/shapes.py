@@ -377,7 +377,13 @@ class _RayServiceStatus(TypedDict, total=False):
     pendingServiceStatus: OnErrorOmit[_ServiceStatus]
 
 
+class _TemplateMetadata(TypedDict, total=False):
+    labels: OnErrorOmit[Names[Name]]
+    annotations: OnErrorOmit[Names[Words]]
+
+
 class _Template(TypedDict, total=False):
+    metadata: OnErrorOmit[_TemplateMetadata]
     spec: OnErrorOmit[_PodSpec]
 
 

@@ -145,7 +145,7 @@ def pods_rejected(scene: StatusScene) -> Finding | None:
         reason, remedy = rejection(
             words,
             quota="raise the namespace's quota or lower scaling.minReplicas",
-            other="correct the admission policy, service account or priority class that the message names",
+            other="correct what the message names: admission policy, service account, priority class or RuntimeClass",
         )
         return Finding(
             condition=ConditionType.PROVISIONED,

@@ -10,11 +10,12 @@ import re
 from conclave import names
 from conclave.api.reasons import ConditionType, Reason
 from conclave.finding import Finding
-from conclave.kubernetes.events import CONTAINER_FAILURE, VOLUME_FAILURES
+from conclave.kubernetes.events import CONTAINER_FAILURE, SANDBOX_FAILURE, VOLUME_FAILURES
 from conclave.kubernetes.objects import JsonObject
 from conclave.kubernetes.pods import (
     events_about,
     in_trouble,
+    is_head,
     is_mounted,
     scheduled_requests,
     unschedulable_message,
@@ -27,6 +28,8 @@ _PULL_FAILURES = ("ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrIm
 _CREATE_FAILURES = ("CreateContainerConfigError", "CreateContainerError", "RunContainerError", "CreatePodSandboxError")
 _OTHER_USERS_WANTED = "unable to validate against any security context constraint"
 """OpenShift's words for a pod that names users outside of its namespace's range."""
+_NO_RUNTIME = re.compile('no runtime for "|failed to find runtime handler')
+"""How containerd and CRI-O say that they do not know a RuntimeClass's handler."""
 _MISSING_SECRET = re.compile(r"""secret "([^"]+)" not found|couldn't find key \S+ in Secret [^/ ]+/(\S+)""")
 _MISSING_OBJECT = re.compile(r'(secret|configmap|persistentvolumeclaim) "([^"]+)" not found', re.IGNORECASE)
 
@@ -68,6 +71,22 @@ def _unmounted(scene: Scene, pod: JsonObject, words: str) -> Finding:
         remedy="the operator creates the Secret again" if own_token else remedy or "check the volume and its driver",
         is_stalled=not own_token,
     )
+
+
+def runtime_missing(scene: Scene) -> Finding | None:
+    """The node's container runtime does not have what the pod's RuntimeClass names, and so never starts the pod."""
+    for pod in in_trouble(scene.pods):
+        events = [] if is_mounted(pod) else events_about(scene.observed.events, pod, SANDBOX_FAILURE)
+        words = next((text for text in (event.get("message", "") for event in events) if _NO_RUNTIME.search(text)), "")
+        if words:
+            return on_pod(
+                scene,
+                pod,
+                reason=Reason.CONTAINER_NOT_CREATED,
+                seen=f"the node's container runtime does not have the handler of the pod's RuntimeClass: {words}",
+                remedy="correct runtime.runtimeClassName, or choose nodes that have this runtime with hardware",
+            )
+    return None
 
 
 def image_not_pulled(scene: Scene) -> Finding | None:
@@ -128,7 +147,10 @@ def unschedulable(scene: Scene) -> Finding | None:
                 pod,
                 reason=Reason.UNSCHEDULABLE,
                 seen=f"no node can take the pod: {words}. The pod needs {_wants(pod)}",
-                remedy="free a node or add one, or change hardware, access.regions or runtime.resources",
+                remedy=(
+                    f"free a node or add one, or change {'runtime.head' if is_head(pod) else 'hardware'}, "
+                    "access.regions or runtime.resources"
+                ),
             )
     return None
 

@@ -36,7 +36,7 @@ def placement(deployment: ModelDeployment, roles: Sequence[Role] = ()) -> JsonOb
     if roles:
         vendor = names.gpu_vendor(roles[0].accelerator)
         terms = [*_accelerator_terms(roles, vendor), *terms]
-        tolerations = [{"key": vendor.resource, "operator": "Exists", "effect": "NoSchedule"}, *tolerations]
+        tolerations = [_gpu_toleration(vendor), *tolerations]
     return {"affinity": affinity(terms), "nodeSelector": hardware.node_selector, "tolerations": tolerations}
 
 
@@ -47,6 +47,44 @@ def _accelerator_terms(roles: Sequence[Role], vendor: GpuVendor) -> list[JsonObj
         for key, found in (role.node_labels or {vendor.product_label: (role.accelerator,)}).items():
             values.setdefault(key, {}).update(dict.fromkeys(found))
     return [{"key": key, "operator": "In", "values": list(found)} for key, found in sorted(values.items())]
+
+
+def job_placement(deployment: ModelDeployment, roles: Sequence[Role] = ()) -> JsonObject:
+    """Which nodes a pod without an accelerator may go to: the workers' where some are named or selected, for the image
+    and the volume are needed there, and else the Ray head's. It tolerates what either tolerates."""
+    placed, head = placement(deployment, roles), deployment.spec.runtime.head_placement
+    tolerations = [toleration.to_wire() for toleration in head.tolerations]
+    placed["tolerations"] = [
+        *placed["tolerations"],
+        *(each for each in tolerations if each not in placed["tolerations"]),
+    ]
+    if not (roles or placed["nodeSelector"]):
+        placed["nodeSelector"] = head.node_selector
+    return placed
+
+
+def for_job(deployment: ModelDeployment, spec: JsonObject) -> JsonObject:
+    """A Job's spec with what is no part of its name, the hash of its content: so that another version of the operator,
+    or another label, ends no Job that works.
+
+    That is labels, a way round service meshes, and a toleration of GPU nodes where the deployment selects nodes. A mesh
+    would add a sidecar that the pod's NetworkPolicy keeps from its control plane: the Job would not end. GPU nodes are
+    tainted so on GKE among others; workers tolerate the taint without being told.
+    """
+    template, hardware = spec["template"], deployment.spec.hardware
+    labels = {**deployment.spec.runtime.pod_labels, **names.NO_MESH_LABELS, **template["metadata"]["labels"]}
+    pod = template["spec"]
+    if hardware.node_selector:
+        given = pod.get("tolerations", [])
+        gpus = [_gpu_toleration(vendor) for vendor in (names.NVIDIA, names.AMD)]
+        pod = pod | {"tolerations": [*given, *(each for each in gpus if each not in given)]}
+    return spec | {
+        "template": {"metadata": {"labels": labels, "annotations": dict(names.NO_MESH_ANNOTATIONS)}, "spec": pod}
+    }
+
+
+def _gpu_toleration(vendor: GpuVendor) -> JsonObject:
+    return {"key": vendor.resource, "operator": "Exists", "effect": "NoSchedule"}
 
 
 def pull_secrets(deployment: ModelDeployment, settings: OperatorSettings) -> list[JsonObject]:

@@ -36,6 +36,7 @@ _BEFORE_PODS: tuple[Check, ...] = (
 _PODS: tuple[Check, ...] = (
     dependencies.pods_rejected,
     pod_causes.volume_not_mounted,
+    pod_causes.runtime_missing,
     pod_causes.image_not_pulled,
     pod_causes.container_not_created,
     ended_pods.weights_unfit,

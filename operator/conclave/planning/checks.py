@@ -46,7 +46,8 @@ def check_deployment(deployment: ModelDeployment, data_classes: DataClasses) -> 
 
 
 def check_runtime(deployment: ModelDeployment, lists: RuntimeLists) -> tuple[Unfit, ...]:
-    """Images, service accounts and hubs that are not on the operator's lists. `conclave up` has no such lists."""
+    """What is not on the operator's lists, of what the pods are to run, to have and to fetch. `conclave up` has no such
+    lists."""
     runtime, namespace = deployment.spec.runtime, deployment.metadata.namespace
     found = []
     if problem := lists.image_problem(runtime.image):
@@ -58,6 +59,17 @@ def check_runtime(deployment: ModelDeployment, lists: RuntimeLists) -> tuple[Unf
         hub = source.hugging_face
         if hub and (problem := lists.hub_problem(f"{Problem(place, '').field}.huggingFace", hub)):
             found.append(Unfit(Reason.HUB_NOT_ALLOWED, (*place, "huggingFace"), problem))
+    for field, keys in (("podLabels", runtime.pod_labels), ("podAnnotations", runtime.pod_annotations)):
+        found += [
+            Unfit(Reason.POD_KEY_NOT_ALLOWED, ("spec", "runtime", field, key), problem)
+            for key in keys
+            if (problem := lists.pod_key_problem(field, key))
+        ]
+    found += [
+        Unfit(Reason.DEVICE_NOT_ALLOWED, ("spec", "runtime", "resources", "worker", "devices", name), problem)
+        for name in runtime.resources.worker.devices
+        if (problem := lists.device_problem(name))
+    ]
     return tuple(found)
 
 

@@ -1,11 +1,12 @@
-"""Which images, service accounts and hubs a ModelDeployment may name: lists of who installs the operator.
+"""What `spec.runtime` may name of images, accounts, devices and keys of labels, and the hubs: lists of who installs.
 
-Whoever may create ModelDeployments would otherwise run pods with any image, as any account of the namespace. Read by
-`planning.checks` for specs and by `manifests.record_check` for what is recorded.
+Whoever may create ModelDeployments would otherwise run pods with any image, as any account of the namespace, on any
+device and network of the node. Read by `planning.checks` for specs and by `records.check` for what is recorded.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from pydantic import BaseModel, ConfigDict
@@ -13,14 +14,20 @@ from pydantic import BaseModel, ConfigDict
 from conclave import names
 from conclave.api.formats import HubEndpointPattern, ImagePattern, ServiceAccountPattern
 from conclave.api.modeldeployment import HuggingFaceSource
+from conclave.api.pod_formats import KUBERNETES_RESOURCE, OWN_KEY, PLANNED_DEVICE, DevicePattern, PodKeyPattern
+from conclave.policy.pod_keys import reserved_keys
 
 IMAGES_VALUE = "serving.allowedImages"
 ACCOUNTS_VALUE = "serving.allowedServiceAccounts"
 HUBS_VALUE = "serving.allowedHubEndpoints"
+POD_KEYS_VALUE = "serving.allowedPodKeys"
+DEVICES_VALUE = "serving.allowedDevices"
 """The chart's values that hold the lists."""
 EVERY_HUB = "*"
 """Entry for all hubs, where no token is sent: whoever may name an endpoint would otherwise read any Secret's token."""
 DEFAULT_HUBS = (names.OFFICIAL_HUB, EVERY_HUB)
+DEFAULT_DEVICES: tuple[DevicePattern, ...] = ("rdma/*", "vpc.amazonaws.com/efa")
+"""Shared RDMA adapters, as NVIDIA's network operator names them by default, and those of AWS."""
 
 
 class ImageName(NamedTuple):
@@ -56,8 +63,15 @@ def matches(pattern: str, reference: str) -> bool:
     return not found.digest and wanted.tag in ("*", found.tag)
 
 
+def is_listed(patterns: Iterable[str], name: str) -> bool:
+    """Whether a name with a prefix is one of the patterns, or has the prefix of a PREFIX/* exactly."""
+    prefix, slash, _ = name.rpartition("/")
+    return not {name, f"{prefix}/*" if slash else name}.isdisjoint(patterns)
+
+
 class RuntimeLists(BaseModel):
-    """Closed by default: the operator's own serving image, no account, and a token for the official hub only."""
+    """Closed by default: the operator's own serving image, no account, a token for the official hub only, and no device
+    but adapters for RDMA."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -66,6 +80,8 @@ class RuntimeLists(BaseModel):
     images: tuple[ImagePattern, ...] = ()
     service_accounts: tuple[ServiceAccountPattern, ...] = ()
     hub_endpoints: tuple[HubEndpointPattern, ...] = DEFAULT_HUBS
+    pod_keys: tuple[PodKeyPattern, ...] = ()
+    devices: tuple[DevicePattern, ...] = DEFAULT_DEVICES
 
     def allows_image(self, reference: str) -> bool:
         """Whether `spec.runtime.image` may be this."""
@@ -74,6 +90,15 @@ class RuntimeLists(BaseModel):
     def allows_account(self, namespace: str, name: str) -> bool:
         """Whether `spec.runtime.serviceAccountName` may be this in that namespace."""
         return not {name, f"{namespace}/{name}"}.isdisjoint(self.service_accounts)
+
+    def allows_pod_key(self, key: str) -> bool:
+        """Whether `spec.runtime.podLabels` and `podAnnotations` may have this key."""
+        return not OWN_KEY.matches(key) and (reserved_keys().reason(key) is None or is_listed(self.pod_keys, key))
+
+    def allows_device(self, name: str) -> bool:
+        """Whether a worker pod may ask for this extended resource."""
+        is_spared = PLANNED_DEVICE.matches(name) or KUBERNETES_RESOURCE.matches(name)
+        return not is_spared and is_listed(self.devices, name)
 
     def image_problem(self, reference: str | None) -> str | None:
         """Why an image cannot be used; None if it can, or if the spec names none."""
@@ -108,4 +133,27 @@ class RuntimeLists(BaseModel):
         return (
             f'{field}: the hub "{endpoint}" is {seen}: the operator fetches nothing from there. Name another source, '
             f"or add {endpoint} to the chart's value {HUBS_VALUE}"
+        )
+
+    def pod_key_problem(self, field: str, key: str) -> str | None:
+        """Why a key of a label or annotation cannot be used; None if it can."""
+        if self.allows_pod_key(key):
+            return None
+        prefix, slash, _ = key.rpartition("/")
+        every = f", or {prefix}/* for all keys with its prefix" if slash else ""
+        return (
+            f'spec.runtime.{field} has the key "{key}": {reserved_keys().reason(key)}. The operator creates no pods '
+            f"with it. Remove the key, or add it to the chart's value {POD_KEYS_VALUE}{every}"
+        )
+
+    def device_problem(self, name: str) -> str | None:
+        """Why an extended resource cannot be used; None if it can."""
+        if self.allows_device(name):
+            return None
+        listed = (
+            f"not one of {', '.join(self.devices)}" if self.devices else "not on the operator's list, which is empty"
+        )
+        return (
+            f'spec.runtime.resources.worker.devices has "{name}", which is {listed}: the operator creates no pods with '
+            f"it. Remove it, or add it to the chart's value {DEVICES_VALUE}"
         )

@@ -171,7 +171,23 @@ FORGED: dict[str, tuple[Forgery, str]] = {
     ),
     "an annotation that runtimes act upon": (
         sets("unconfined", *WORKER, "metadata", "annotations", "container.apparmor.security.beta.kubernetes.io/ray"),
-        "template.metadata.annotations.",
+        "its worker pods have a label or annotation container.apparmor.security.beta.kubernetes.io/ray, which",
+    ),
+    "a network": (
+        sets("storage", *HEAD, "metadata", "annotations", "k8s.v1.cni.cncf.io/networks"),
+        "its head pods have a label or annotation k8s.v1.cni.cncf.io/networks, which is not in the operator's list",
+    ),
+    "another model's weights": (
+        sets("other", *WORKER, "metadata", "labels", names.WEIGHTS_OF),
+        f"its worker pods have a label or annotation {names.WEIGHTS_OF}, which is not in the operator's list",
+    ),
+    "a device": (
+        sets("1", *ENGINE, "resources", "limits", "devices.kubevirt.io/kvm"),
+        "its worker pods ask for devices.kubevirt.io/kvm, which is not in the operator's list",
+    ),
+    "a device of a step": (
+        sets("1", *STEP, "resources", "requests", "hugepages-2Mi"),
+        "its worker pods ask for hugepages-2Mi, which is not in the operator's list",
     ),
     "a finalizer": (
         sets(["x/y"], "rayservice", "metadata", "finalizers"),
@@ -252,8 +268,12 @@ FORGED: dict[str, tuple[Forgery, str]] = {
     "users of the host": (sets(True, *HEAD, "spec", "hostUsers"), "spec.hostUsers: no version of the operator writes"),
     "a node": (sets("node-1", *HEAD, "spec", "nodeName"), "spec.nodeName: no version of the operator writes"),
     "another runtime": (
+        sets("runc", *WORKER, "spec", "runtimeClassName"),
+        "its worker pods have the RuntimeClass runc, expected None",
+    ),
+    "another runtime of the head": (
         sets("runc", *HEAD, "spec", "runtimeClassName"),
-        "runtimeClassName: no version of the operator writes",
+        "its head pods have the RuntimeClass runc; no version of the operator gives them any",
     ),
     "a privileged container": (
         sets(True, *ENGINE, "securityContext", "privileged"),
@@ -310,6 +330,10 @@ FORGED: dict[str, tuple[Forgery, str]] = {
         "lifecycle: no version of the operator",
     ),
     "a command as a probe": (sets(["id"], *ENGINE, "readinessProbe", "exec", "command"), "a probe runs ['id']"),
+    "a probe that waits for another time than it says": (
+        sets(11, *ENGINE, "readinessProbe", "timeoutSeconds"),
+        "a probe runs ['sh', '-c', 'kill -0",
+    ),
     "a probe of another host": (
         sets("10.0.0.1", *ENGINE, "livenessProbe", "httpGet", "host"),
         "httpGet.host: no version of the operator",
@@ -645,7 +669,20 @@ def make_rich_deployment() -> ModelDeployment:
                 "nodeSelector": {"pool": "gpu"},
                 "tolerations": [{"key": "a", "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 5}],
             },
-            "runtime": {"imagePullSecrets": ["pull"], "priorityClassName": "high", "resources": {"head": {"cpu": "2"}}},
+            "runtime": {
+                "imagePullSecrets": ["pull"],
+                "priorityClassName": "high",
+                "runtimeClassName": "nvidia",
+                "head": {"nodeSelector": {"pool": "system"}, "tolerations": [{"key": "b", "operator": "Exists"}]},
+                "podLabels": {"team": "chat", "sidecar.istio.io/inject": "true"},
+                "podAnnotations": {"example.com/note": "a"},
+                "resources": {
+                    "head": {"cpu": "2", "ephemeralStorage": "24Gi", "sharedMemory": "4Gi"},
+                    "worker": {"devices": {"rdma/hca_shared_devices_a": 1}},
+                },
+                "probes": {"periodSeconds": 20, "timeoutSeconds": 15, "livenessFailureThreshold": 60},
+                "startupSeconds": 3600,
+            },
             "access": {"regions": ["eu-west-1"]},
             "telemetry": {"tracing": {"endpoint": "http://collector.telemetry:4318"}},
         }
@@ -780,3 +817,40 @@ def test_a_revision_of_a_record_holds_neither_its_number_nor_its_name() -> None:
     (read,) = read_records([build_revision(RICH, RECORD.model_copy(update={"number": 3}))])
     assert (read.number, read.name.startswith("mixtral-")) == (3, True)
     assert not {"number", "name"} & build_revision(RICH, read)["data"].keys()
+
+
+OPEN = SETTINGS.model_copy(
+    update={"allowed_pod_keys": ("k8s.v1.cni.cncf.io/networks",), "allowed_devices": ("nvidia.com/hostdev",)}
+)
+LISTED = {
+    "podAnnotations": {"k8s.v1.cni.cncf.io/networks": "[" + "x" * 2000 + "]"},
+    "resources": {"worker": {"devices": {"nvidia.com/hostdev": 1}}},
+}
+
+
+def test_a_running_model_keeps_what_the_lists_held_when_it_began() -> None:
+    """A longer annotation than a label may be is recognised too."""
+    cluster, deployment = Cluster(), make_deployment({"runtime": LISTED})
+    assert cluster.reconcile(deployment, OPEN).objections == ()
+    cluster.writes.clear()
+    decision = cluster.reconcile(deployment)
+    assert cluster.writes == []
+    assert decision.refusal is None
+    assert [found.reason for found in decision.objections] == [Reason.POD_KEY_NOT_ALLOWED, Reason.DEVICE_NOT_ALLOWED]
+
+
+def test_what_the_lists_hold_no_more_does_not_begin_again() -> None:
+    cluster, deployment = Cluster(), make_deployment({"runtime": LISTED})
+    cluster.reconcile(deployment, OPEN)
+    del cluster.objects["RayService", "mixtral"]
+    decision = cluster.reconcile(deployment)
+    assert decision.refusal is not None
+    assert ("RayService", "mixtral") not in cluster.objects
+
+
+def test_a_record_for_this_spec_has_the_runtime_class_of_the_spec() -> None:
+    forged = copy.deepcopy(BUILT)
+    pods(forged)[1]["runtimeClassName"] = "kata"
+    record = RECORD.model_copy(update={"rayservice": forged})
+    difference = find_difference(RICH, keys_of(RICH), record, SETTINGS, None)
+    assert difference == "its worker pods have the RuntimeClass kata, expected nvidia"

@@ -155,18 +155,14 @@ def waiting_for_head(since: str, *, cluster: str = "mixtral-x7k2p") -> JsonObjec
 ADAPTED = {"model": {"adapters": [{"name": "tone", "source": {"persistentVolumeClaim": {"claimName": "adapters"}}}]}}
 PENDING = make_pod("worker", phase="Pending", conditions=[])
 CREATING = broken_worker(waiting("ContainerCreating"))
-UNSCHEDULABLE = make_pod(
-    "worker",
-    phase="Pending",
-    conditions=[
-        {
-            "type": "PodScheduled",
-            "status": "False",
-            "reason": "Unschedulable",
-            "message": "0/3 nodes are available: 3 Insufficient nvidia.com/gpu.",
-        }
-    ],
-)
+
+
+def unscheduled(component: str, words: str) -> JsonObject:
+    condition = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": words}
+    return make_pod(component, phase="Pending", conditions=[condition])
+
+
+UNSCHEDULABLE = unscheduled("worker", "0/3 nodes are available: 3 Insufficient nvidia.com/gpu.")
 
 
 class Case(NamedTuple):
@@ -351,6 +347,26 @@ CASES: dict[str, Case] = {
         Reason.VOLUME_NOT_MOUNTED,
         PROVISIONED,
         ("Multi-Attach error",),
+    ),
+    "the node does not know the RuntimeClass": Case(
+        starting(
+            CREATING,
+            make_event(
+                CREATING,
+                "FailedCreatePodSandBox",
+                "Failed to create pod sandbox: rpc error: code = Unknown desc = failed to get sandbox runtime: "
+                'no runtime for "nvidia" is configured',
+            ),
+        ),
+        Reason.CONTAINER_NOT_CREATED,
+        PROVISIONED,
+        ('no runtime for "nvidia" is configured', "correct runtime.runtimeClassName"),
+    ),
+    "a sandbox waits for the network, as it does for a moment on each new node": Case(
+        starting(CREATING, make_event(CREATING, "FailedCreatePodSandBox", "cni plugin not initialized")),
+        Reason.PODS_STARTING,
+        PROVISIONED,
+        (),
     ),
     "the image does not exist": Case(
         starting(
@@ -561,6 +577,30 @@ CASES: dict[str, Case] = {
         Reason.UNSCHEDULABLE,
         PROVISIONED,
         ("3 Insufficient nvidia.com/gpu", "2 nvidia.com/gpu", "free a node or add one"),
+    ),
+    "the head's pool has a taint": Case(
+        {
+            "pods": (unscheduled("head", "0/3 nodes are available: 3 had untolerated taint {sku: gpu}"),),
+            "rayservice": make_rayservice(),
+        },
+        Reason.UNSCHEDULABLE,
+        PROVISIONED,
+        ("untolerated taint", "or change runtime.head, access.regions"),
+    ),
+    "an engine that storage is too slow for": Case(
+        {
+            "rayservice": make_rayservice(
+                applicationStatuses={
+                    "mixtral": {
+                        "status": "DEPLOY_FAILED",
+                        "message": "TimeoutError: Timed out waiting for engine core processes to start. Waited 600s",
+                    }
+                }
+            )
+        },
+        Reason.ENGINE_FAILED,
+        SERVING,
+        ("Timed out waiting for engine core", "raise runtime.startupSeconds"),
     ),
     "an ImportError 40 lines deep": Case(
         {"rayservice": make_rayservice(**SERVE_FAILURE)},

@@ -20,6 +20,14 @@ OPEN = SETTINGS.model_copy(
 UNLISTED: dict[str, tuple[dict[str, Any], Reason]] = {
     "an image": ({"runtime": {"image": "images.test/own:1"}}, Reason.IMAGE_NOT_ALLOWED),
     "an account": ({"runtime": {"serviceAccountName": "model"}}, Reason.SERVICE_ACCOUNT_NOT_ALLOWED),
+    "an additional network": (
+        {"runtime": {"podAnnotations": {"k8s.v1.cni.cncf.io/networks": "storage"}}},
+        Reason.POD_KEY_NOT_ALLOWED,
+    ),
+    "a device": (
+        {"runtime": {"resources": {"worker": {"devices": {"nvidia.com/hostdev": 1}}}}},
+        Reason.DEVICE_NOT_ALLOWED,
+    ),
     "an image for a model that has to be looked at": (
         {"model": {"id": "acme/own"}, "runtime": {"image": "images.test/own:1"}},
         Reason.IMAGE_NOT_ALLOWED,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from datetime import UTC, datetime
+from typing import Any
 
 import pytest
 from tests.fake_cluster import FakeCluster
@@ -12,6 +13,8 @@ from tests.unit.operator.simulation import Simulation, gpu_node
 from tools.freeze.scenarios import CLAIMS, NODES
 
 from conclave import __version__
+from conclave.api.crd import make_crd
+from conclave.api.modeldeployment import MODEL_DEPLOYMENT
 from conclave.settings import OperatorSettings
 from conclave_cluster.resources import resource_of
 
@@ -99,3 +102,22 @@ def test_nothing_secret_is_frozen(version: str, name: str) -> None:
     frozen = read(version, name)
     assert frozen.objects
     assert not frozen.of("Secret")
+
+
+def stored(value: Any, schema: Json) -> Any:
+    """With the defaults that the API server adds to what it has stored, as it does at each read."""
+    if isinstance(value, list):
+        return [stored(item, schema.get("items", {})) for item in value]
+    if not isinstance(value, dict):
+        return value
+    fields = schema.get("properties", {})
+    added = {name: field["default"] for name, field in fields.items() if "default" in field and name not in value}
+    return {name: stored(item, fields.get(name, {})) for name, item in (value | added).items()}
+
+
+@pytest.mark.parametrize(("version", "name"), CASES, ids=IDS)
+def test_the_crd_of_today_adds_nothing_to_an_object_of_then(version: str, name: str) -> None:
+    """An older operator that is rolled back to reads no object with a field that it does not know."""
+    (today,) = make_crd(MODEL_DEPLOYMENT)["spec"]["versions"]
+    spec = read(version, name).parent["spec"]
+    assert stored(spec, today["schema"]["openAPIV3Schema"]["properties"]["spec"]) == spec

@@ -140,7 +140,8 @@ def test_the_deployments_own_selector_tolerations_and_regions_hold_for_the_pod()
     world.put(model_deployment(model=own(), hardware=hardware, access=access))
     world.settle()
     spec = the_job(world)["spec"]["template"]["spec"]
-    assert (spec["nodeSelector"], spec["tolerations"]) == (hardware["nodeSelector"], hardware["tolerations"])
+    assert spec["nodeSelector"] == hardware["nodeSelector"]
+    assert [each["key"] for each in spec["tolerations"]] == ["team", "nvidia.com/gpu", "amd.com/gpu"]
     assert "topology.kubernetes.io/region" in json.dumps(spec["affinity"])
 
 

@@ -1,4 +1,4 @@
-"""Which images and service accounts the operator's lists allow, and how an entry of them may be spelled."""
+"""What the operator's lists allow of images, accounts, devices and keys of labels, and how an entry may be spelled."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
@@ -14,11 +15,13 @@ from tests.scenes import make_deployment
 
 from conclave.api.reasons import Reason
 from conclave.planning.checks import check_runtime
-from conclave.policy.runtime_lists import RuntimeLists, matches
+from conclave.policy.pod_keys import reserved_keys
+from conclave.policy.runtime_lists import RuntimeLists, is_listed, matches
 from conclave.settings import OperatorSettings
 
 ONE, OTHER = f"sha256:{'1' * 64}", f"sha256:{'2' * 64}"
-SCHEMA = json.loads((Path(__file__).parents[3] / "charts/conclave/values.schema.json").read_text(encoding="utf-8"))
+ROOT = Path(__file__).parents[3]
+SCHEMA = json.loads((ROOT / "charts/conclave/values.schema.json").read_text(encoding="utf-8"))
 
 ALLOWED = {
     "the same reference": ("registry.example/team/serving:1", "registry.example/team/serving:1"),
@@ -98,11 +101,25 @@ SPELLED: dict[str, tuple[str, str, bool]] = {
     "every hub of a domain": ("allowed_hub_endpoints", "https://*.example", False),
     "a hub with a slash at its end": ("allowed_hub_endpoints", "https://hub.example/", False),
     "a hub without a scheme": ("allowed_hub_endpoints", "hub.example", False),
+    "a key": ("allowed_pod_keys", "k8s.v1.cni.cncf.io/networks", True),
+    "a key without a prefix": ("allowed_pod_keys", "io.kubernetes.cri-o.Devices", True),
+    "all keys of a prefix": ("allowed_pod_keys", "cluster-autoscaler.kubernetes.io/*", True),
+    "all keys that begin so": ("allowed_pod_keys", "kubernetes.io/a*", False),
+    "all keys below a domain": ("allowed_pod_keys", "*.kubernetes.io/*", False),
+    "all keys": ("allowed_pod_keys", "*", False),
+    "a device": ("allowed_devices", "openshift.io/mlnx_rdma", True),
+    "all devices of a prefix": ("allowed_devices", "rdma/*", True),
+    "a device without a prefix": ("allowed_devices", "hugepages-2Mi", False),
+    "all devices that begin so": ("allowed_devices", "rdma/hca*", False),
+    "all devices": ("allowed_devices", "*", False),
+    "all devices of all prefixes": ("allowed_devices", "*/*", False),
 }
 DEFINITIONS = {
     "allowed_images": "imagePattern",
     "allowed_service_accounts": "accountPattern",
     "allowed_hub_endpoints": "hubEndpoint",
+    "allowed_pod_keys": "podKeyPattern",
+    "allowed_devices": "devicePattern",
 }
 
 
@@ -224,3 +241,130 @@ def test_a_hub_of_an_adapter_is_named_by_its_field() -> None:
     (problem,) = check_runtime(deployment, LISTS.model_copy(update={"hub_endpoints": ()}))
     assert problem.message.startswith("spec.model.adapters[0].source.huggingFace: the hub ")
     assert problem.path == ("spec", "model", "adapters", 0, "source", "huggingFace")
+
+
+OPEN_KEYS = (
+    *("example.com/team", "team", "prometheus.io/scrape", "karpenter.sh/do-not-disrupt", "kueue.x-k8s.io/queue-name"),
+    *("sidecar.istio.io/inject", "istio.io/dataplane-mode", "linkerd.io/inject", "notkubernetes.io/a"),
+    *("example.com/kubernetes.io", "io.kubernetes", "ad.datadoghq.com/ray.checks"),
+)
+RESERVED = (
+    *("k8s.v1.cni.cncf.io/networks", "v1.multus-cni.io/default-network", "networking.gke.io/interfaces"),
+    *(
+        "k8s.ovn.org/pod-networks",
+        "cni.projectcalico.org/ipAddrs",
+        "ipam.spidernet.io/ippool",
+        "ipam.cilium.io/ip-pool",
+    ),
+    *("cluster-autoscaler.kubernetes.io/safe-to-evict", "container.apparmor.security.beta.kubernetes.io/ray"),
+    *("kubernetes.io/psp", "cdi.k8s.io/gpus", "nvidia.cdi.k8s.io/container.ray", "batch.kubernetes.io/job-name"),
+    *("sidecar.istio.io/proxyImage", "sidecar.istio.io/userVolume", "inject.istio.io/templates", "istio.io/rev"),
+    *("config.linkerd.io/proxy-image", "linkerd.io/inject2", "vault.hashicorp.com/agent-inject", "dapr.io/enabled"),
+    *("instrumentation.opentelemetry.io/inject-python", "admission.datadoghq.com/python-lib.version"),
+    *(
+        "iam.amazonaws.com/role",
+        "azure.workload.identity/use",
+        "openshift.io/required-scc",
+        "ulimits.nri.containerd.io/a",
+    ),
+    *("devices.noderesource.dev/container.ray", "irq-load-balancing.crio.io", "io.kubernetes.cri-o.Devices"),
+    *("io.katacontainers.config.hypervisor.path", "org.systemd.property.x", "run.oci.handler"),
+    *("conclave.dev/weights-of", "ray.io/node-type", "app.kubernetes.io/name"),
+)
+
+
+@pytest.mark.parametrize("key", OPEN_KEYS)
+def test_a_key_that_nobody_acts_upon_needs_no_listing(key: str) -> None:
+    assert LISTS.allows_pod_key(key)
+    assert LISTS.pod_key_problem("podLabels", key) is None
+
+
+@pytest.mark.parametrize("key", RESERVED)
+def test_a_key_that_others_act_upon_is_closed_by_default(key: str) -> None:
+    assert not LISTS.allows_pod_key(key)
+
+
+OWN = ("conclave.dev/weights-of", "ray.io/node-type", "app.kubernetes.io/name", "x.conclave.dev/a")
+
+
+@pytest.mark.parametrize("key", [key for key in RESERVED if key not in OWN])
+def test_a_key_that_others_act_upon_can_be_listed(key: str) -> None:
+    prefix, slash, _ = key.rpartition("/")
+    for entry in (key, f"{prefix}/*") if slash else (key,):
+        assert RuntimeLists(default_image="a", pod_keys=(entry,)).allows_pod_key(key)
+
+
+@pytest.mark.parametrize("key", OWN)
+def test_no_list_opens_a_key_by_which_pods_are_found(key: str) -> None:
+    prefix = key.partition("/")[0]
+    assert not RuntimeLists(default_image="a", pod_keys=(key, f"{prefix}/*")).allows_pod_key(key)
+
+
+LISTED: dict[str, tuple[str, str, bool]] = {
+    "the same name": ("rdma/ib", "rdma/ib", True),
+    "any of the prefix": ("rdma/*", "rdma/hca_shared_devices_a", True),
+    "another name": ("rdma/ib", "rdma/ib0", False),
+    "a prefix that begins alike": ("rdma/*", "rdma2/ib", False),
+    "a prefix below it": ("example.com/*", "a.example.com/ib", False),
+    "a prefix above it": ("a.example.com/*", "example.com/ib", False),
+    "the entry itself as a name": ("rdma/*", "rdma", False),
+}
+
+
+@pytest.mark.parametrize(("entry", "name", "is_there"), LISTED.values(), ids=LISTED)
+def test_an_entry_lists(entry: str, name: str, is_there: bool) -> None:
+    assert is_listed((entry,), name) is is_there
+
+
+DEVICES: dict[str, tuple[str, tuple[str, ...] | None, bool]] = {
+    "shared RDMA adapters, by default": ("rdma/hca_shared_devices_a", None, True),
+    "other names of them": ("rdma/roce_gdr", None, True),
+    "AWS's adapters, by default": ("vpc.amazonaws.com/efa", None, True),
+    "what else AWS has": ("vpc.amazonaws.com/pod-eni", None, False),
+    "virtual functions": ("openshift.io/mlnx_rdma", None, False),
+    "virtual functions that are listed": ("openshift.io/mlnx_rdma", ("openshift.io/*",), True),
+    "machines of KVM": ("devices.kubevirt.io/kvm", None, False),
+    "nothing where the list is empty": ("rdma/ib", (), False),
+    "GPUs, though listed": ("nvidia.com/gpu", ("nvidia.com/*",), False),
+    "shared GPUs, though listed": ("nvidia.com/gpu.shared", ("nvidia.com/*",), False),
+    "parts of GPUs, though listed": ("nvidia.com/mig-1g.10gb", ("nvidia.com/*",), False),
+    "what Ray takes for GPUs, though listed": ("example.com/vgpu", ("example.com/*",), False),
+    "a quota, though listed": ("requests.example.com/a", ("requests.example.com/*",), False),
+}
+
+
+@pytest.mark.parametrize(("name", "devices", "is_allowed"), DEVICES.values(), ids=DEVICES)
+def test_workers_may_ask_for(name: str, devices: tuple[str, ...] | None, is_allowed: bool) -> None:
+    lists = LISTS if devices is None else RuntimeLists(default_image="a", devices=devices)
+    assert lists.allows_device(name) is is_allowed
+    assert (lists.device_problem(name) is None) is is_allowed
+
+
+def test_a_refused_key_and_device_say_what_they_do_and_where_they_are_listed() -> None:
+    runtime = {
+        "podAnnotations": {"k8s.v1.cni.cncf.io/networks": "storage"},
+        "resources": {"worker": {"devices": {"nvidia.com/hostdev": 1}}},
+    }
+    key, device = check_runtime(make_deployment({"runtime": runtime}), LISTS)
+    assert (key.reason, device.reason) == (Reason.POD_KEY_NOT_ALLOWED, Reason.DEVICE_NOT_ALLOWED)
+    assert key.message == (
+        'spec.runtime.podAnnotations has the key "k8s.v1.cni.cncf.io/networks": it attaches networks that no '
+        "NetworkPolicy covers. The operator creates no pods with it. Remove the key, or add it to the chart's value "
+        "serving.allowedPodKeys, or k8s.v1.cni.cncf.io/* for all keys with its prefix"
+    )
+    assert device.message == (
+        'spec.runtime.resources.worker.devices has "nvidia.com/hostdev", which is not one of rdma/*, '
+        "vpc.amazonaws.com/efa: the operator creates no pods with it. Remove it, or add it to the chart's value "
+        "serving.allowedDevices"
+    )
+
+
+def test_the_guide_names_every_kind_of_reserved_key() -> None:
+    guide = (ROOT / "docs" / "pods.md").read_text(encoding="utf-8")
+    reserved = reserved_keys()
+    assert [each for each in (*reserved.domains, *reserved.beginnings) if f"`{each}`" not in guide] == []
+
+
+def test_the_chart_has_the_operators_own_default_of_devices() -> None:
+    values = yaml.safe_load((ROOT / "charts/conclave/values.yaml").read_text(encoding="utf-8"))
+    assert tuple(values["serving"]["allowedDevices"]) == OperatorSettings(image="a").allowed_devices

@@ -13,7 +13,14 @@ from conclave.api.modeldeployment.hardware import Hardware, Toleration
 from conclave.api.modeldeployment.model import Adapter, ConfigReference, Licence, Model
 from conclave.api.modeldeployment.parallelism import Parallelism
 from conclave.api.modeldeployment.resource import KIND, MODEL_DEPLOYMENT, PLURAL, ModelDeployment
-from conclave.api.modeldeployment.runtime import PodResources, Runtime, RuntimeResources
+from conclave.api.modeldeployment.runtime import (
+    HeadPlacement,
+    PodResources,
+    Probes,
+    Runtime,
+    RuntimeResources,
+    WorkerResources,
+)
 from conclave.api.modeldeployment.scaling import Scaling
 from conclave.api.modeldeployment.source import (
     AdapterSource,
@@ -52,6 +59,7 @@ __all__ = [
     "Endpoint",
     "Engine",
     "Hardware",
+    "HeadPlacement",
     "HuggingFaceSource",
     "ImageSource",
     "KvCacheDtype",
@@ -66,6 +74,7 @@ __all__ = [
     "Parallelism",
     "PersistentVolumeClaimSource",
     "PodResources",
+    "Probes",
     "Quantization",
     "Runtime",
     "RuntimeResources",
@@ -75,4 +84,5 @@ __all__ = [
     "Telemetry",
     "Toleration",
     "Tracing",
+    "WorkerResources",
 ]

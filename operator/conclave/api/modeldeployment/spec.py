@@ -16,6 +16,14 @@ from conclave.api.modeldeployment.speculative import Draft
 from conclave.api.modeldeployment.telemetry import Telemetry
 from conclave.api.rules import Message, Rule
 
+READY_TIMEOUT = "VLLM_ENGINE_READY_TIMEOUT_S"
+"""vLLM's variable behind `runtime.startupSeconds`."""
+
+
+def _or_one(size: int | None) -> int:
+    """A 0, which the schema refuses, counts as CEL counts it."""
+    return 1 if size is None else size
+
 
 class ModelDeploymentSpec(ApiModel):
     """One model, served."""
@@ -26,13 +34,21 @@ class ModelDeploymentSpec(ApiModel):
             " * (has(self.parallelism.pipeline) ? self.parallelism.pipeline : 1)"
             " * self.parallelism.data <= self.hardware.maxGpusPerReplica",
             lambda spec: (
-                (spec.parallelism.tensor or 1) * (spec.parallelism.pipeline or 1) * spec.parallelism.data
+                _or_one(spec.parallelism.tensor) * _or_one(spec.parallelism.pipeline) * spec.parallelism.data
                 <= spec.hardware.max_gpus_per_replica
             ),
             Message(
                 "parallelism: tensor {parallelism.tensor|1} x pipeline {parallelism.pipeline|1} x data "
                 "{parallelism.data} is more than hardware.maxGpusPerReplica {hardware.maxGpusPerReplica}: "
                 "raise hardware.maxGpusPerReplica, or lower a size"
+            ),
+        ),
+        Rule(
+            f"!has(self.runtime.startupSeconds) || !has(self.engine.env) || !('{READY_TIMEOUT}' in self.engine.env)",
+            lambda spec: spec.runtime.startup_seconds is None or READY_TIMEOUT not in spec.engine.env,
+            Message(
+                f"runtime.startupSeconds {{runtime.startupSeconds|}} and engine.env {READY_TIMEOUT} say the same "
+                "thing: leave one of them out"
             ),
         ),
     )

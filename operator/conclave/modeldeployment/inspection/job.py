@@ -13,7 +13,7 @@ from conclave.kubernetes.objects import JsonObject, content_hash
 from conclave.kubernetes.peers import build_policy
 from conclave.kubernetes.reports import REPORT_PATH
 from conclave.modeldeployment.objects import metadata
-from conclave.modeldeployment.pods import image, model_files, placement, pull_secrets
+from conclave.modeldeployment.pods import for_job, image, job_placement, model_files, pull_secrets
 from conclave.settings import OperatorSettings
 
 
@@ -40,7 +40,7 @@ def build_inspection_job(deployment: ModelDeployment, settings: OperatorSettings
     name = deployment.metadata.name
     spec = job_spec(names.inspection_pod_labels(name), _pod(deployment, settings))
     described = metadata(deployment, names.inspection_job(name, content_hash([spec, key])), "inspection")
-    return build_job(described, {names.INSPECTION_KEY: key}, spec)
+    return build_job(described, {names.INSPECTION_KEY: key}, for_job(deployment, spec))
 
 
 def _pod(deployment: ModelDeployment, settings: OperatorSettings) -> JsonObject:
@@ -57,7 +57,7 @@ def _pod(deployment: ModelDeployment, settings: OperatorSettings) -> JsonObject:
     return job_pod(
         [container],
         [volume],
-        placement(deployment),
+        job_placement(deployment),
         has_fixed_ids=settings.fixed_user_ids,
         imagePullSecrets=pull_secrets(deployment, settings),
         priorityClassName=deployment.spec.runtime.priority_class_name,

@@ -14,6 +14,7 @@ from pydantic import ValidationError
 
 from conclave import names
 from conclave.api.modeldeployment import GROUP, KIND, ModelDeployment
+from conclave.api.pod_formats import PLANNED_DEVICE
 from conclave.api.reasons import ConditionType, Reason
 from conclave.finding import Finding
 from conclave.kubernetes.objects import JsonObject
@@ -31,6 +32,8 @@ MOST_REFUSED = 16
 _HIGHEST_NUMBER = 2**31
 _WEIGHTS_KEY = re.compile("[0-9a-f]{16}")
 _ANNOTATIONS = {names.MODEL, names.MODEL_REVISION, names.MODEL_DIGEST, names.DATA_CLASS}
+_COUNTED = {"cpu", "memory", "ephemeral-storage"}
+"""Resources that every node has."""
 _LONGEST_DIFFERENCE = 600
 
 
@@ -109,7 +112,7 @@ def _differences(
     if foreign := sorted(metadata.annotations.keys() - _ANNOTATIONS):
         yield f"metadata.annotations: no version of the operator sets {', '.join(foreign)}"
     for component, template in templates.items():
-        if template.metadata.labels != names.labels(name, component):
+        if not names.labels(name, component).items() <= template.metadata.labels.items():
             yield f"the labels of its {component} pods are not this deployment's: {template.metadata.labels}"
         if component != "head" and any(volume.projected for volume in template.spec.volumes):
             yield f"its {component} pods have a token for the API server; only the head may have one"
@@ -128,9 +131,22 @@ def _differences(
         yield f"its revision {record.number} is larger than any that the operator writes"
     if difference := serve_config_difference(recorded.spec.serve_config_v2, name):
         yield f"in its RayService, spec.serveConfigV2: {difference}"
+    yield from _of_another_runtime_class(deployment, templates, is_for_this_spec=record.shape == keys.shape)
     if record.shape == keys.shape:
         yield from _outside_of_regions(deployment.spec.access.regions, templates)
-    yield from _unlisted(templates, namespace, settings, running)
+    yield from _unlisted(name, templates, namespace, settings, running)
+
+
+def _of_another_runtime_class(
+    deployment: ModelDeployment, templates: dict[str, Template], *, is_for_this_spec: bool
+) -> Iterator[str]:
+    """The head has none; the workers have the spec's, in a record that is for this spec."""
+    found = {component: template.spec.runtime_class_name for component, template in templates.items()}
+    if found["head"] is not None:
+        yield f"its head pods have the RuntimeClass {found['head']}; no version of the operator gives them any"
+    wanted = deployment.spec.runtime.runtime_class_name
+    if is_for_this_spec and found["worker"] != wanted:
+        yield f"its worker pods have the RuntimeClass {found['worker']}, expected {wanted}"
 
 
 def _outside_of_regions(regions: tuple[str, ...], templates: dict[str, Template]) -> Iterator[str]:
@@ -157,36 +173,55 @@ def _is_owner(references: list[Owner], name: str, uid: str) -> bool:
 
 
 def _unlisted(
-    templates: dict[str, Template], namespace: str, settings: OperatorSettings, running: JsonObject | None
+    name: str, templates: dict[str, Template], namespace: str, settings: OperatorSettings, running: JsonObject | None
 ) -> Iterator[str]:
-    """Images and accounts that the operator's lists do not hold.
+    """Images, accounts, devices, and keys of labels and annotations that the operator's lists do not hold.
 
     Allowed besides: what the live RayService runs with already, since applying it starts nothing new; and any tag or
     digest of the operator's own serving repository, since earlier releases of the chart had others as their default.
     """
     lists, own = settings.runtime_lists, parse_image(settings.image).repository
-    run_images, run_accounts = _runs_with(running) if running else (set(), set())
+    runs = _runs_with(running or {})
     for component, template in templates.items():
         account = template.spec.service_account_name
-        if account and account not in run_accounts and not lists.allows_account(namespace, account):
+        if account and account not in runs.accounts and not lists.allows_account(namespace, account):
             yield f"its {component} pods run as service account {account}, which is not in the operator's list"
         for container in (*template.spec.init_containers, *template.spec.containers):
             image = container.image
-            if image in run_images or lists.allows_image(image) or parse_image(image).repository == own:
-                continue
-            yield f"its {component} pods run image {image}, which is not in the operator's list"
+            if not (image in runs.images or lists.allows_image(image) or parse_image(image).repository == own):
+                yield f"its {component} pods run image {image}, which is not in the operator's list"
+            resources = container.resources
+            for device in sorted((resources.requests.keys() | resources.limits.keys()) - _COUNTED - runs.devices):
+                if not (PLANNED_DEVICE.matches(device) or lists.allows_device(device)):
+                    yield f"its {component} pods ask for {device}, which is not in the operator's list"
+        keys = template.metadata.labels.keys() - names.labels(name, component).keys()
+        keys |= template.metadata.annotations.keys() - {names.ROLLOUT}
+        for key in sorted(keys - runs.pod_keys):
+            if not lists.allows_pod_key(key):
+                yield f"its {component} pods have a label or annotation {key}, which is not in the operator's list"
 
 
-def _runs_with(rayservice: JsonObject) -> tuple[set[str], set[str]]:
-    """Images and service accounts of a live RayService."""
-    images, accounts = set(), set()
+class _Run(NamedTuple):
+    """What pods of a live RayService have that the operator's lists are about."""
+
+    images: set[str]
+    accounts: set[str]
+    devices: set[str]
+    pod_keys: set[str]
+
+
+def _runs_with(rayservice: JsonObject) -> _Run:
+    found = _Run(set(), set(), set(), set())
     cluster = rayservice.get("spec", {}).get("rayClusterConfig", {})
     for group in (cluster.get("headGroupSpec", {}), *cluster.get("workerGroupSpecs", [])):
-        pod = group.get("template", {}).get("spec", {})
-        accounts.add(pod.get("serviceAccountName"))
+        template = group.get("template", {})
+        metadata, pod = template.get("metadata", {}), template.get("spec", {})
+        found.pod_keys.update(metadata.get("labels", {}), metadata.get("annotations", {}))
+        found.accounts.add(pod.get("serviceAccountName"))
         for container in (*pod.get("initContainers", []), *pod.get("containers", [])):
-            images.add(container.get("image"))
-    return images, accounts
+            found.images.add(container.get("image"))
+            found.devices.update(container.get("resources", {}).get("limits", {}))
+    return found
 
 
 def _objection(deployment: ModelDeployment, record: Record, difference: str) -> Finding:

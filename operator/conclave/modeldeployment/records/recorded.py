@@ -24,7 +24,7 @@ from conclave.engine.arguments import (
 from conclave.engine.tracing import SPAN_PROCESSORS
 from conclave.kubernetes.objects import JsonObject
 from conclave.modeldeployment.pods import HOME, SCRATCH_MOUNTS
-from conclave.modeldeployment.serving.pods import FIXED_ENVIRONMENT, api_token_volume, engine_probe, own_address
+from conclave.modeldeployment.serving.pods import FIXED_ENVIRONMENT, api_token_volume, engine_probe_command, own_address
 from conclave.settings import OperatorSettings
 
 FIXED_VARIABLES: Mapping[str, tuple[str, ...]] = {
@@ -111,12 +111,6 @@ def _is_api_token(projected: JsonObject) -> JsonObject:
     return projected
 
 
-def _is_shell_of_ours(command: list[str]) -> list[str]:
-    if command != engine_probe()["exec"]["command"]:
-        raise BrokenRulesError([f"a probe runs {command[:4]!r}; no version of the operator writes this"])
-    return command
-
-
 class _Variable(_Recorded):
     name: str
     value: str | None = None
@@ -190,7 +184,7 @@ class _HttpGet(_Recorded):
 
 
 class _Exec(_Recorded):
-    command: Annotated[list[str], AfterValidator(_is_shell_of_ours)]
+    command: list[str]
 
 
 class _Probe(_Recorded):
@@ -201,6 +195,12 @@ class _Probe(_Recorded):
     timeout_seconds: int
     success_threshold: int
     failure_threshold: int
+
+    @model_validator(mode="after")
+    def _runs_what_builds_run(self) -> _Probe:
+        if self.exec is not None and self.exec.command != engine_probe_command(self.timeout_seconds):
+            raise BrokenRulesError([f"a probe runs {self.exec.command[:4]!r}; no version of the operator writes this"])
+        return self
 
 
 class _Container(_Recorded):
@@ -330,12 +330,13 @@ class PodSpec(_Recorded):
     tolerations: list[_Toleration] | None = None
     image_pull_secrets: list[_Named] | None = None
     priority_class_name: str | None = None
+    runtime_class_name: str | None = None
     termination_grace_period_seconds: int
 
 
 class _PodMetadata(_Recorded):
     labels: dict[str, str]
-    annotations: dict[Literal["conclave.dev/rollout"], str]
+    annotations: dict[str, str]
 
 
 class Template(_Recorded):

@@ -11,7 +11,7 @@ from decimal import Decimal
 from types import MappingProxyType
 
 from conclave import names
-from conclave.api.modeldeployment import ModelDeployment, PodResources
+from conclave.api.modeldeployment import ModelDeployment, PodResources, Probes
 from conclave.engine.arguments import (
     CONNECTIONS_EXEMPT_VARIABLE,
     CONNECTIONS_PER_ADDRESS_VARIABLE,
@@ -41,10 +41,9 @@ from conclave.modeldeployment.serving.token import new_token_secret
 from conclave.planning.roles import Role
 from conclave.settings import OperatorSettings
 
-PROBE_TIMEOUT_S = 10
-PROBE_PERIOD_S = 10
-ENGINE_PROBE_FAILURES = 6
-PROXY_DRAIN_S = ENGINE_PROBE_FAILURES * PROBE_PERIOD_S + 30
+ENGINE_UNREADY_S, HEAD_UNREADY_S = 60, 120
+"""How long a pod may fail its readiness probe before the Service leaves it out, whatever the probe's period."""
+PROXY_DRAIN_S = ENGINE_UNREADY_S + 30
 """How long a proxy without a replica beside it goes on: longer than the Service takes to leave its pod out."""
 TERMINATION_GRACE_PERIOD_S = 120
 """Serve drains its replicas in this time."""
@@ -81,24 +80,29 @@ its store has no room for; home the kernels that vLLM, Triton and CUDA compile (
 
 def head_template(deployment: ModelDeployment, settings: OperatorSettings, token_secret: str = "") -> JsonObject:
     """Control store, dashboard and ingress replicas; no GPU. Its own container gets no Kubernetes token."""
-    resources = _resources(deployment.spec.runtime.resources.head, default_cpu="4", default_memory="8Gi")
+    runtime = deployment.spec.runtime
+    wanted = runtime.resources.head
     return _template(
         deployment,
         settings,
         component="head",
         token_secret=token_secret,
-        resources=resources,
-        shared_memory_gib=2,
+        resources=_resources(wanted, default_cpu="4", default_memory="8Gi"),
+        shared_memory=wanted.shared_memory or "2Gi",
         ports={
             "serve": names.SERVE_PORT,
             "dashboard": names.DASHBOARD_PORT,
             "gcs-server": names.GCS_PORT,
             "metrics": names.METRICS_PORT,
         },
-        readiness_probe=_probe(names.DASHBOARD_AGENT_PORT, "/api/healthz", failures=12),
+        readiness_probe=_agent_probe(runtime.probe_times, failures=_failures(HEAD_UNREADY_S, runtime.probe_times)),
         grace_period_s=HEAD_TERMINATION_GRACE_PERIOD_S,
         volumes=[api_token_volume()],
-        placed={"affinity": affinity(region_terms(deployment))},
+        placed={
+            "affinity": affinity(region_terms(deployment)),
+            "nodeSelector": runtime.head_placement.node_selector,
+            "tolerations": [toleration.to_wire() for toleration in runtime.head_placement.tolerations],
+        },
     )
 
 
@@ -106,32 +110,30 @@ def worker_template(
     deployment: ModelDeployment, role: Role, settings: OperatorSettings, token_secret: str = ""
 ) -> JsonObject:
     """One pipeline stage of a replica, or an equal share of one: `gpus_per_node` GPUs of the planned accelerator."""
-    vendor = names.gpu_vendor(role.accelerator)
-    gpus = role.gpus_per_node
+    vendor, gpus = names.gpu_vendor(role.accelerator), role.gpus_per_node
+    runtime = deployment.spec.runtime
+    wanted = runtime.resources.worker
     # Ray's bundles take one CPU a rank, the engine and its ingress one more each; tokenizing and copying want the rest.
-    resources = _resources(
-        deployment.spec.runtime.resources.worker,
-        default_cpu=str(1 + 2 * gpus),
-        default_memory=f"{8 + 6 * gpus}Gi",
-    )
+    resources = _resources(wanted, default_cpu=str(1 + 2 * gpus), default_memory=f"{8 + 6 * gpus}Gi")
     for part in ("requests", "limits"):
-        resources[part][role.resource or vendor.resource] = str(gpus)
+        devices = {**wanted.devices, role.resource or vendor.resource: gpus}
+        resources[part] |= {name: str(count) for name, count in devices.items()}
     return _template(
         deployment,
         settings,
         component="worker",
         token_secret=token_secret,
         resources=resources,
-        shared_memory_gib=2 + gpus,
+        shared_memory=wanted.shared_memory or f"{2 + gpus}Gi",
         ports={"serve": names.SERVE_PORT, "metrics": names.METRICS_PORT},
-        readiness_probe=engine_probe(),
+        readiness_probe=engine_probe(runtime.probe_times),
         grace_period_s=TERMINATION_GRACE_PERIOD_S,
         environment={names.ENGINE_PID_VARIABLE: names.ENGINE_PID_PATH},
         init_containers=[
             _asking_no_more_than(resources["requests"], container)
             for container in (_canary(deployment, settings), *_verification(deployment, settings))
         ],
-        placed=placement(deployment, (role,)),
+        placed=placement(deployment, (role,)) | {"runtimeClassName": runtime.runtime_class_name},
     )
 
 
@@ -142,7 +144,7 @@ def _template(
     component: str,
     token_secret: str,
     resources: JsonObject,
-    shared_memory_gib: int,
+    shared_memory: str,
     ports: dict[str, int],
     readiness_probe: JsonObject,
     placed: JsonObject,
@@ -165,7 +167,7 @@ def _template(
             {"name": names.TOKEN_VOLUME, "mountPath": names.TOKEN_DIRECTORY, "readOnly": True},
             *weights_mounts(deployment),
         ],
-        "livenessProbe": _probe(names.DASHBOARD_AGENT_PORT, "/api/healthz", failures=30),
+        "livenessProbe": _agent_probe(runtime.probe_times, failures=runtime.probe_times.liveness_failure_threshold),
         "readinessProbe": readiness_probe,
         "securityContext": CONTAINER_SECURITY,
         "terminationMessagePolicy": "FallbackToLogsOnError",
@@ -182,7 +184,7 @@ def _template(
             "terminationGracePeriodSeconds": grace_period_s,
             "volumes": [
                 *({"name": name, "emptyDir": {"sizeLimit": f"{gib}Gi"}} for name, gib in _SCRATCH_GIB.items()),
-                {"name": "shared-memory", "emptyDir": {"medium": "Memory", "sizeLimit": f"{shared_memory_gib}Gi"}},
+                {"name": "shared-memory", "emptyDir": {"medium": "Memory", "sizeLimit": shared_memory}},
                 {
                     "name": names.TOKEN_VOLUME,
                     "secret": {"secretName": token_secret or new_token_secret(deployment), "defaultMode": 0o440},
@@ -193,7 +195,12 @@ def _template(
         }
     )
     spec["automountServiceAccountToken"] = False
-    return {"metadata": {"labels": names.labels(deployment.metadata.name, component)}, "spec": spec}
+    own_labels = names.labels(deployment.metadata.name, component)
+    metadata = {
+        "labels": {**names.NO_MESH_LABELS, **runtime.pod_labels, **own_labels},
+        "annotations": {**names.NO_MESH_ANNOTATIONS, **runtime.pod_annotations},
+    }
+    return {"metadata": metadata, "spec": spec}
 
 
 def own_address(settings: OperatorSettings) -> list[JsonObject]:
@@ -220,31 +227,46 @@ def _door_environment(settings: OperatorSettings) -> Mapping[str, str]:
 
 def _resources(wanted: PodResources, *, default_cpu: str, default_memory: str) -> JsonObject:
     amounts = {"cpu": wanted.cpu or default_cpu, "memory": wanted.memory or default_memory}
+    if wanted.ephemeral_storage:
+        amounts["ephemeral-storage"] = wanted.ephemeral_storage
     return {"requests": dict(amounts), "limits": dict(amounts)}
 
 
-def engine_probe() -> JsonObject:
+def engine_probe(probes: Probes) -> JsonObject:
     """Ready while a warm engine lives in the pod, and the proxy beside it answers.
 
     Serve starts a proxy as soon as a replica begins to start, minutes before it answers. Of a replica over several pods
     only the one with the engine's own process is ready.
     """
+    command = engine_probe_command(probes.timeout_seconds)
+    return {"exec": {"command": command}, **_probe_times(probes, _failures(ENGINE_UNREADY_S, probes))}
+
+
+def engine_probe_command(timeout_s: int) -> list[str]:
+    """Asks for the engine's process, and then the proxy, which has this time to answer."""
     is_alive = f'kill -0 "$(cat {names.ENGINE_PID_PATH})"'
     health = f"http://127.0.0.1:{names.SERVE_PORT}/-/healthz"
-    answers = f"wget --quiet --no-proxy --tries=1 --timeout={PROBE_TIMEOUT_S} --output-document=/dev/null {health}"
-    return {"exec": {"command": ["sh", "-c", f"{is_alive} && {answers}"]}, **_probe_times(ENGINE_PROBE_FAILURES)}
+    answers = f"wget --quiet --no-proxy --tries=1 --timeout={timeout_s} --output-document=/dev/null {health}"
+    return ["sh", "-c", f"{is_alive} && {answers}"]
 
 
-def _probe(port: int, path: str, *, failures: int) -> JsonObject:
-    return {"httpGet": {"path": path, "port": port, "scheme": "HTTP"}, **_probe_times(failures)}
+def _agent_probe(probes: Probes, *, failures: int) -> JsonObject:
+    """Asks Ray's agent in the pod."""
+    health = {"path": "/api/healthz", "port": names.DASHBOARD_AGENT_PORT, "scheme": "HTTP"}
+    return {"httpGet": health, **_probe_times(probes, failures)}
 
 
-def _probe_times(failures: int) -> JsonObject:
+def _failures(seconds: int, probes: Probes) -> int:
+    """The failures in a row that take so long."""
+    return max(1, seconds // probes.period_seconds)
+
+
+def _probe_times(probes: Probes, failures: int) -> JsonObject:
     """KubeRay's own time-outs of 1 and 2 seconds flap beside an engine that is starting."""
     return {
         "initialDelaySeconds": 10,
-        "periodSeconds": PROBE_PERIOD_S,
-        "timeoutSeconds": PROBE_TIMEOUT_S,
+        "periodSeconds": probes.period_seconds,
+        "timeoutSeconds": probes.timeout_seconds,
         "successThreshold": 1,
         "failureThreshold": failures,
     }

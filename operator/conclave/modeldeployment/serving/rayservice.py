@@ -78,9 +78,9 @@ def _cluster(
     head = head_template(deployment, settings, token_secret)
     workers = [worker_template(deployment, role, settings, token_secret) for role in plan.roles]
     arguments = serve_config["applications"][0]["args"]
-    marker = _rollout_hash(workers[0]["spec"]["tolerations"], arguments)
+    marker = _rollout_hash(workers[0]["spec"]["tolerations"], head["spec"].get("tolerations", []), arguments)
     for template in (head, *workers):
-        template["metadata"]["annotations"] = {names.ROLLOUT: marker}
+        template["metadata"]["annotations"][names.ROLLOUT] = marker
     return {
         "rayVersion": settings.ray_version,
         "suspend": deployment.spec.suspend,
@@ -191,6 +191,6 @@ def _has_plain_keys(value: object) -> bool:
     return not isinstance(value, list) or all(map(_has_plain_keys, value))
 
 
-def _rollout_hash(tolerations: list[JsonObject], arguments: JsonObject) -> str:
+def _rollout_hash(tolerations: list[JsonObject], of_head: list[JsonObject], arguments: JsonObject) -> str:
     """Of what must replace pods: tolerations, which KubeRay's hash leaves out, and the engine, which would restart."""
-    return content_hash([tolerations, arguments])[:16]
+    return content_hash([tolerations, arguments, *([of_head] if of_head else [])])[:16]

@@ -22,7 +22,7 @@ from conclave.kubernetes.objects import JsonObject, content_hash, without_empty
 from conclave.kubernetes.reports import REPORT_PATH
 from conclave.modeldeployment.objects import metadata
 from conclave.modeldeployment.outside import certificate_mounts, certificate_volumes, outside_environment
-from conclave.modeldeployment.pods import SCRATCH_MOUNTS, image, placement, pull_secrets
+from conclave.modeldeployment.pods import SCRATCH_MOUNTS, for_job, image, job_placement, pull_secrets
 from conclave.modeldeployment.weights.cache import size_gib, source_url
 from conclave.modeldeployment.weights.keys import CachedFiles, cached_files, download_key
 from conclave.planning.roles import Role
@@ -53,7 +53,7 @@ def build_download_job(
     )
     name = names.weights_job(deployment.metadata.name, content_hash([spec, claim_uid]))
     described = metadata(deployment, name, "weights", {names.CLAIM_UID: claim_uid})
-    return build_job(described, {names.WEIGHTS_KEY: download_key(deployment)}, spec)
+    return build_job(described, {names.WEIGHTS_KEY: download_key(deployment)}, for_job(deployment, spec))
 
 
 def _pod(
@@ -73,7 +73,7 @@ def _pod(
             *certificate_volumes(settings),
         ],
         # A volume of one node, or of one zone, has to be where the accelerators are.
-        placement(deployment, roles if is_on_one_node else ()),
+        job_placement(deployment, roles if is_on_one_node else ()),
         has_fixed_ids=settings.fixed_user_ids,
         imagePullSecrets=pull_secrets(deployment, settings),
         priorityClassName=deployment.spec.runtime.priority_class_name,
