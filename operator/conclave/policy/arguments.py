@@ -120,25 +120,32 @@ class Choice(_Setting):
 
     type: Literal["choice"]
     choices: tuple[str | int, ...]
+    without: str | None = None
+    """The word for none of the choices, where a model of the catalogue has one by itself."""
 
     @property
     def allowed(self) -> str:
-        return f"one of {', '.join(self.words)}"
+        return f"one of {', '.join(self.spellings)}"
 
     @property
     def words(self) -> list[str]:
         """The choices as an object spells them."""
         return [str(choice) for choice in self.choices]
 
-    def accepts(self, value: str) -> bool:
-        return value in self.words
+    @property
+    def spellings(self) -> list[str]:
+        """All that an object may say."""
+        return self.words if self.without is None else [*self.words, self.without]
 
-    def typed(self, value: str) -> str | int:
-        return self.choices[self.words.index(value)]
+    def accepts(self, value: str) -> bool:
+        return value in self.spellings
+
+    def typed(self, value: str) -> str | int | None:
+        return None if value == self.without else self.choices[self.words.index(value)]
 
     @classmethod
     def expression(cls, settings: Mapping[str, Choice]) -> str:
-        return f"self[key] in {cel_literal({name: setting.words for name, setting in settings.items()})}[key]"
+        return f"self[key] in {cel_literal({name: setting.spellings for name, setting in settings.items()})}[key]"
 
 
 class Pattern(_Setting):
