@@ -2,10 +2,12 @@
 
 Arguments that are not a JSON object become `{}`, so that the conversation can continue. vLLM does the same, but vLLM
 also logs the tool's name, and fails on numbers of thousands of digits and on halves of surrogate pairs.
+Some agents send an object instead of its text, or nothing after a call without arguments.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -16,7 +18,10 @@ NOTHING = "{}"
 
 
 def mend_arguments(messages: list[dict[str, Any]], bounds: Bounds) -> None:
-    """Replaces arguments that are not a JSON object, in place. Raises 400 where the arguments exceed the bounds."""
+    """Makes all arguments the text of a JSON object, in place. Raises 400 where the arguments exceed the bounds."""
+    for _, function in _calls(messages):
+        arguments = function.get("arguments", NOTHING)
+        function["arguments"] = arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False)
     calls = [(place, function, function["arguments"].encode()) for place, function in _calls(messages)]
     outlines = [Outline.of(text) for _, _, text in calls]
     excess = Outline(b"".join(outline.marks for outline in outlines)).excess(bounds)
