@@ -13,7 +13,7 @@ from tests.serving.deployed import MAX_MODEL_LEN, Endpoint
 
 pytestmark = pytest.mark.parametrize("endpoint", ["mixtral"], indirect=True)
 
-CASES = {case["id"]: case for case in yaml.safe_load(Path("tests/data/requests.yaml").read_text())}
+CASES = {case["id"]: case for case in yaml.safe_load((Path(__file__).parents[1] / "data/requests.yaml").read_text())}
 MESSAGES: list[Any] = [{"role": "user", "content": "Good morning!"}]
 
 

@@ -26,14 +26,10 @@ LIMITS = load_limits()
 
 
 class Tokenizer:
-    """The part of a tokenizer that is asked for its template."""
+    """The part of a tokenizer that has a template, or two."""
 
-    def __init__(self, **templates: str) -> None:
-        self.name_or_path = "nowhere"
-        self._templates = templates
-
-    def get_chat_template(self, chat_template: str | None = None, tools: object = None) -> str:
-        return self._templates.get("tool_use", self._templates["default"]) if tools else self._templates["default"]
+    def __init__(self, default: str, tool_use: str | None = None) -> None:
+        self.default, self.tool_use = default, tool_use or default
 
     def apply_chat_template(self, conversation: object, **kwargs: object) -> str:
         raise AssertionError
@@ -69,10 +65,14 @@ FAMILIES: dict[str, tuple[str, set[str]]] = {
 
 
 def read(monkeypatch: pytest.MonkeyPatch, tokenizer: Any, model_type: str = "llama", **config: Any) -> ChatTemplate:
-    hf_config = SimpleNamespace(model_type=model_type)
-    model = SimpleNamespace(hf_config=hf_config, tokenizer_revision=None, trust_remote_code=False)
+    """Of a tokenizer that vLLM has found; tests/serving/test_clients.py reads the template of a running engine."""
+
+    def found(tokenizer: Tokenizer, _: None, tools: object, *, model_config: object) -> str:
+        return tokenizer.tool_use if tools else tokenizer.default
+
     monkeypatch.setattr(template_reading, "cached_tokenizer_from_config", lambda model_config: tokenizer)
-    monkeypatch.setattr("vllm.renderers.hf._try_get_processor_chat_template", lambda *_, **__: None)
+    monkeypatch.setattr(template_reading, "resolve_chat_template", found)
+    model = SimpleNamespace(hf_config=SimpleNamespace(model_type=model_type))
     return template_reading.read_template(SimpleNamespace(model_config=model, **config))  # type: ignore[arg-type]
 
 

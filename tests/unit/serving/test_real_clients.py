@@ -26,7 +26,7 @@ __all__ = ["token_path"]
 
 LIMITS = load_limits()
 CONTEXT_TOKENS = 4096
-CASES = {case["id"]: case for case in yaml.safe_load(Path("tests/data/requests.yaml").read_text())}
+CASES = {case["id"]: case for case in yaml.safe_load((Path(__file__).parents[2] / "data/requests.yaml").read_text())}
 BASE: dict[Endpoint, dict[str, Any]] = {
     "chat": {"model": MODELS[0], "messages": [{"role": "user", "content": "hi"}]},
     "completions": {"model": MODELS[0], "prompt": "hi"},
