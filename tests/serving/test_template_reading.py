@@ -11,18 +11,11 @@ import pytest
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # vLLM and torch warn of themselves when they are imported
     from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
-    from vllm.entrypoints.openai.completion.protocol import CompletionRequest
 
     from conclave_serving import template_reading
     from conclave_serving.chat_template import HARMONY, MISTRAL, ChatTemplate, of_texts
 
-from conclave_openai.errors import RequestError
-from conclave_openai.limits.request import load_limits
-from conclave_openai.routes import Endpoint
-
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
-
-LIMITS = load_limits()
 
 
 class Tokenizer:
@@ -129,27 +122,3 @@ def test_template_and_parser_hear_the_same(known: ChatTemplate, fields: dict[str
     known.fit(request)
     arguments = request.build_chat_params(None, "auto").chat_template_kwargs
     assert {name: value for name, value in arguments.items() if "thinking" in name} == given
-
-
-BASE: dict[Endpoint, dict[str, Any]] = {
-    "chat": {"model": "m", "messages": [{"role": "user", "content": "x"}]},
-    "completions": {"model": "m", "prompt": "x"},
-}
-DEFAULTS = [
-    (endpoint, name, field.get_default(call_default_factory=False))
-    for endpoint, kind in (("chat", ChatCompletionRequest), ("completions", CompletionRequest))
-    for name, field in kind.model_fields.items()
-    if not field.is_required() and name != "prompt"
-]
-
-
-@pytest.mark.parametrize(("endpoint", "name", "value"), DEFAULTS, ids=lambda value: str(value))
-def test_every_default_of_vllm_may_be_sent(endpoint: Endpoint, name: str, value: Any) -> None:
-    """Typed clients of vLLM send every field of its protocol."""
-    if value is not None and not isinstance(value, str | int | float | list | dict):
-        value = []  # of a list that pydantic makes when it is asked
-    try:
-        kept = LIMITS.check(endpoint, {**BASE[endpoint], name: value}, ("m",))
-    except RequestError as refusal:
-        pytest.fail(f"{name}={value!r}: {refusal}")
-    assert kept.keys() - BASE[endpoint].keys() <= {name}
