@@ -25,7 +25,8 @@ def read_template(config: VllmConfig) -> ChatTemplate:
     if is_mistral_tokenizer(tokenizer):
         return replace(MISTRAL, has_budget=has_budget)
     # A checkpoint may have a template for chats with tools and another one for all others.
-    found = {resolve_chat_template(tokenizer, None, tools, model_config=model) for tools in (None, [{}])}
+    chats: tuple[list[dict[str, Any]] | None, ...] = (None, [{}])
+    found = {resolve_chat_template(tokenizer, None, tools, model_config=model) for tools in chats}
     return of_texts({text: _arguments(tokenizer, text) for text in found if text}, has_budget=has_budget)
 
 

@@ -51,10 +51,12 @@ class Chat(_Row):
     @property
     def engine_arguments(self) -> dict[str, object]:
         """vLLM's arguments, so that tools and thoughts work for a model that nobody describes further."""
-        tools = {"enable_auto_tool_choice": True, "tool_call_parser": self.tool_call_parser}
-        return (tools if self.tool_call_parser else {}) | (
-            {"reasoning_parser": self.reasoning_parser} if self.reasoning_parser else {}
-        )
+        arguments: dict[str, object] = {}
+        if self.tool_call_parser:
+            arguments |= {"enable_auto_tool_choice": True, "tool_call_parser": self.tool_call_parser}
+        if self.reasoning_parser:
+            arguments["reasoning_parser"] = self.reasoning_parser
+        return arguments
 
 
 class ModelEntry(_Row):

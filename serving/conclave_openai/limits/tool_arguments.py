@@ -7,9 +7,10 @@ Some agents send an object instead of its text, or nothing after a call without 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from typing import Any
+
+import msgspec
 
 from conclave_openai.bodies.strict_json import PAIR, Bounds, Outline, decode
 from conclave_openai.limits.fields import refusal
@@ -19,10 +20,14 @@ NOTHING = "{}"
 
 def mend_arguments(messages: list[dict[str, Any]], bounds: Bounds) -> None:
     """Makes all arguments the text of a JSON object, in place. Raises 400 where the arguments exceed the bounds."""
-    for _, function in _calls(messages):
+    calls = []
+    for place, function in _calls(messages):
         arguments = function.get("arguments", NOTHING)
-        function["arguments"] = arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False)
-    calls = [(place, function, function["arguments"].encode()) for place, function in _calls(messages)]
+        if isinstance(arguments, str):
+            function["arguments"] = arguments
+            calls.append((place, function, arguments.encode()))
+        else:  # an object was counted with the body
+            function["arguments"] = msgspec.json.encode(arguments).decode()
     outlines = [Outline.of(text) for _, _, text in calls]
     excess = Outline(b"".join(outline.marks for outline in outlines)).excess(bounds)
     if excess is not None:
