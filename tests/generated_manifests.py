@@ -238,7 +238,7 @@ class Manifests:
             case Decimal(minimum=low, maximum=high):
                 good = [str(low), str(high)]
                 odd = [str(low / 2), str(high * 2), "NaN", "1e-1", ".5", "0.12345678"]
-            case Choice(words=words):
+            case Choice(spellings=words):
                 good, odd = words, ["other", words[0].upper() + "x", ""]
             case Pattern(example=example):
                 good, odd = [example], [f"{example};reboot", f"{example}\n", "$(x)", ""]

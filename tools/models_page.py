@@ -51,6 +51,23 @@ Not verified, since no GPU and no disk for such weights was at hand:
 """
 
 
+_CHAT = """\
+## Tools and thinking
+
+These models call tools, answer with their thoughts apart (`reasoning`), or both, without any `engine.extraArgs`.
+Conclave gives vLLM the parsers below, and `enable_auto_tool_choice` with those of tool calls. `extraArgs` override
+them; `tool_call_parser: none` and `reasoning_parser: none` turn them off. A model that already runs keeps what it was
+built with.
+
+Every other model gets what `extraArgs` say. That includes fine-tunes of these models: vLLM does not start where a
+parser misses its tokens, and a fine-tune may have another chat template. The template is always the checkpoint's own,
+so that a model whose template describes no tools has no parser here (DeepSeek-V3.1, for example).
+
+A request turns thinking on or off in any spelling that [request-limits.md](request-limits.md#thinking) lists. Conclave
+reads the template at the start and gives it the switch that it knows. `always` has no switch.
+"""
+
+
 def models_page() -> str:
     """The whole page."""
     with_weights = [entry for entry in all_models() if entry.has_weights]
@@ -68,6 +85,11 @@ def models_page() -> str:
             "| Model | Parameters | Active | KV cache per token | Tensor sizes | Licence | Served by | Compared with |",
             "|---|---|---|---|---|---|---|---|",
             *(_line(entry) for entry in with_weights),
+            "",
+            _CHAT,
+            "| Model | `tool_call_parser` | `reasoning_parser` | Thinks |",
+            "|---|---|---|---|",
+            *(_chat(entry) for entry in with_weights if entry.chat.engine_arguments),
             "",
             _VERIFIED,
             "## Conclave's own classes",
@@ -115,6 +137,11 @@ def _line(entry: ModelEntry) -> str:
         "" if is_uncompared else _COMPARED_WITH.get(entry.served.engine_class or "", ""),
     ]
     return f"| {' | '.join(cells)} |"
+
+
+def _chat(entry: ModelEntry) -> str:
+    chat = entry.chat
+    return f"| {entry.id} | {chat.tool_call_parser or ''} | {chat.reasoning_parser or ''} | {chat.thinking or ''} |"
 
 
 def _licence(terms: LicenceTerms) -> str:

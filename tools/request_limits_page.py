@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 
 from conclave_openai.connections.limits import ConnectionLimits
 from conclave_openai.grammars.schemas import SchemaLimits
-from conclave_openai.limits.fields import FieldLimit, Shape
+from conclave_openai.limits.fields import FieldLimit, Refused, Shape
 from conclave_openai.limits.request import load_limits
+from conclave_openai.limits.thinking import SPELLINGS
 
 
 def request_limits_page() -> str:
@@ -30,6 +32,9 @@ def request_limits_page() -> str:
             "the engine sees it. The answer names the field and never repeats its value. A field that is not listed is",
             "refused.",
             "",
+            "null counts as absent, for every field and for every key of the objects below, before anything else is",
+            "judged. So does a value that changes nothing: the tables say which (*like absent*).",
+            "",
             f"- body: at most {limits.body_bytes} bytes (else 413), complete in {limits.body_timeout_s:g} s (else 408)",
             f"- all bodies that one ingress replica reads at a time: {limits.bodies_bytes} bytes together (else 503)",
             f"- JSON: nested at most {limits.json_depth} levels; no duplicate keys, NaN, infinity or lone surrogates",
@@ -48,14 +53,17 @@ def request_limits_page() -> str:
             "",
             "## Objects within fields",
             "",
-            "A key that is not listed is refused. A key with the value null counts as absent. `arguments` of an",
-            "earlier call that are no JSON object count as `{}`. The pattern of a tool's name applies to every name of",
-            "a tool.",
+            "A key that is not listed is refused. `arguments` of an earlier call may be an object instead of its text;",
+            "a text of what is no JSON object, and no arguments, count as `{}`. A tool's name has the same pattern",
+            "wherever it stands. `input_text` and `output_text` reach the model as `text`. The thoughts of an earlier",
+            "answer (`thinking`, `reasoning_text`) reach it as the message's `reasoning`, unless that is there. If a",
+            "model's template does not know the role `developer`, the message has the role `system`.",
             "",
             "| Object | Key | Type | Bounds |",
             "|---|---|---|---|",
             *(row for name, shape in limits.shapes.items() for row in _shape_rows(name, shape)),
             "",
+            *_THINKING,
             *_schema_lines(limits.schema_),
             "## Accepted and dropped",
             "",
@@ -65,11 +73,42 @@ def request_limits_page() -> str:
             "",
             "## Refused, and why",
             "",
-            *(f"- `{name}`: {why}" for name, why in limits.forbidden.items()),
+            *(f"- `{name}`: {_refused(refused)}" for name, refused in limits.forbidden.items()),
             "",
             *_connection_lines(ConnectionLimits()),
         ]
     )
+
+
+_THINKING = (
+    "## Thinking",
+    "",
+    "Clients turn thinking on and off, and bound it, in many spellings:",
+    "",
+    f"{', '.join(f'`{spelling}`' for spelling in SPELLINGS)}.",
+    "",
+    "All of them are read as one: whether to think (`true`, `enabled`; `false`, `disabled`, the effort `none`, a",
+    "budget of 0), how much (`reasoning_effort`), and with how many tokens of thoughts. `adaptive` and `auto` leave it",
+    "to the model. Two spellings that disagree get 400.",
+    "",
+    "A replica reads the model's chat template at its start and sets the switch that the template knows:",
+    "`enable_thinking`, `thinking`, or an effort. If a template knows no switch, the model answers as it always does:",
+    "a request to turn thinking off passes where nothing thinks, and a model that always thinks puts its thoughts into",
+    "`reasoning`. [models.md](models.md#tools-and-thinking) says which models think. gpt-oss answers with its lowest",
+    "effort instead. A budget needs a reasoning parser, and is dropped without one.",
+    "",
+    "Of `chat_template_kwargs` (and `chat_template_args`), only the keys in the table above are accepted, of object",
+    "*template*. A template gets none that it does not read.",
+    "",
+)
+
+
+def _refused(refused: Refused) -> str:
+    return f"{refused.why}{_like_absent('; ', refused.neutral)}"
+
+
+def _like_absent(before: str, neutral: tuple[object, ...]) -> str:
+    return f"{before}like absent: {', '.join(f'`{json.dumps(value)}`' for value in neutral)}" if neutral else ""
 
 
 def _shape_rows(name: str, shape: Shape) -> Iterator[str]:
@@ -83,7 +122,7 @@ def _shape_rows(name: str, shape: Shape) -> Iterator[str]:
     for key, why in shape.dropped.items():
         yield f"| {shown} | `{key}` | any | dropped: {why} |"
     for key, why in shape.refused.items():
-        yield f"| {shown} | `{key}` |  | refused: {why} |"
+        yield f"| {shown} | `{key}` |  | refused: {_refused(why)} |"
 
 
 def _bounds(limit: FieldLimit) -> str:
@@ -103,6 +142,10 @@ def _bounds(limit: FieldLimit) -> str:
     given = [text.format(bounds[key]) for key, text in words.items() if key in bounds]
     if limit.choices:
         given.append(f"one of {', '.join(limit.choices)}")
+    if limit.within_context:
+        given.append("more than the model's context counts as the context")
+    if limit.neutral:
+        given.append(_like_absent("", limit.neutral))
     if limit.shape or limit.item_shape:
         shape = str(limit.shape or limit.item_shape).replace("_", " ")
         given.append(f"items: {shape}" if limit.item_shape else f"keys: {shape}")
@@ -121,7 +164,9 @@ def _schema_lines(limits: SchemaLimits) -> list[str]:
     return [
         "## JSON schemas and regular expressions",
         "",
-        f"In `response_format`, `structured_outputs` ({', '.join(limits.structured_outputs)}) and `tools`:",
+        f"In `response_format`, `structured_outputs` ({', '.join(limits.structured_outputs)}), and those of `tools`",
+        "that the engine compiles because an answer must follow them: all of them with `tool_choice` required, the",
+        "named one with a named choice, otherwise those that are `strict`. Of any other tool only the depth counts:",
         "",
         f"- keywords: {_code(checked)}",
         f"- accepted without a check of the value: {_code(keywords.annotations)}, and names that begin with"
@@ -154,8 +199,8 @@ def _schema_lines(limits: SchemaLimits) -> list[str]:
         f"- a replica tries {trial.at_once} grammars at once and holds {trial.waiting}, with those that wait; the"
         f" next one gets 429, and so does one that has waited for {trial.turn_s:g} s",
         f"- a replica remembers {trial.remembered} results, so a schema that is sent again is not tried again",
-        "- all schemas of `tools` together get the CPU of one conversion; the grammar of a forced call is tried"
-        " like any other",
+        "- all schemas of `tools` that an answer must follow get the CPU of one conversion together; the grammar of a"
+        " forced call is tried like any other",
         "",
         "The process starts and ends with the replica. While the model loads, the process takes about 6 s of CPU",
         "at a lower priority. After that it holds about 400 MB of memory (torch, transformers and the model's",

@@ -32,7 +32,9 @@ CHAT_TEMPLATE = """\
 {%- for call in message['tool_calls'] or [] %}{{ call['function'] | tojson }}{% endfor %}
 {{- '<|end|>' }}
 {%- endfor %}
-{%- if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"""
+{%- if add_generation_prompt %}{{ '<|assistant|>' }}
+{%- if enable_thinking is defined and not enable_thinking %}{{ '<|quiet|>' }}{% endif %}
+{%- endif %}"""
 
 CORPUS = """
 A scheduler places the shards of a large model on many machines, and every machine answers for its own part.

@@ -46,6 +46,7 @@ class Edge:
         models: Collection[str],
         authorization: Authorization,
         limits: RequestLimits,
+        context_tokens: int | None = None,
         generations: Generations | None = None,
         logger: logging.Logger = OWN_LOGGER,
     ) -> None:
@@ -53,6 +54,7 @@ class Edge:
         self._models = models
         self._authorization = authorization
         self._limits = limits
+        self._context_tokens = context_tokens
         self._generations = generations or Generations()
         self._logger = logger
         self._body_memory = BodyMemory(limits.bodies_bytes)
@@ -109,7 +111,7 @@ class Edge:
 
     def _check(self, endpoint: Endpoint, body: bytes, models: Collection[str]) -> dict[str, Any]:
         parsed = parse_object(body, self._limits.json_bounds(endpoint))
-        return self._limits.check(endpoint, parsed, models)
+        return self._limits.check(endpoint, parsed, models, self._context_tokens)
 
     async def _pass_on(self, admitted: Scope, receive: Receive, reply: Reply) -> None:
         request = admitted.get(REQUEST)

@@ -53,6 +53,7 @@ def build(arguments: Mapping[str, Any]) -> serve.Application:
         models=serving.models,
         authorization=BearerToken(Path(serving.token_path), logger=logger),
         limits=load_limits(),
+        context_tokens=serving.engine.max_model_len,
         generations=Generations(SCOPE),
         logger=logger,
     )

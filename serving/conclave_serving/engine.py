@@ -23,6 +23,7 @@ from conclave_openai.limits.request import load_limits
 from conclave_openai.logs.content_free import place_of
 from conclave_serving.coalescing import coalesce
 from conclave_serving.grammar_gate import GrammarGate, RefusedGrammar
+from conclave_serving.template_reading import read_template
 from conclave_serving.warm_up import Rehearsal, rehearsals
 from conclave_weights.verify.adapter import check_adapter
 
@@ -53,7 +54,9 @@ class Engine(LLMServer):
         self._grammars = GrammarGate(load_limits().schema_.trial)
         await self._grammars.begin()
         await super().start()  # type: ignore[no-untyped-call]  # Ray's annotation is missing
-        await self._grammars.guard(cast(Any, self.engine)._engine_client)
+        client = cast(Any, self.engine)._engine_client
+        await self._grammars.guard(client)
+        self._template = read_template(client.vllm_config)
         first, *further = rehearsals(int(arguments["max_model_len"]))
         for model in (self._llm_config.model_id, *(adapter.name for adapter in adapters)):
             await self._rehearse(first, model)
@@ -81,6 +84,7 @@ class Engine(LLMServer):
 
     async def chat(self, request: Any, raw_request_info: Any = None) -> AsyncGenerator[Any, None]:
         """A chat completion: one object, or lists of server-sent events."""
+        self._template.fit(request)
         return await self._answers(super().chat, request, raw_request_info)
 
     async def completions(self, request: Any, raw_request_info: Any = None) -> AsyncGenerator[Any, None]:

@@ -21,6 +21,7 @@ from vllm.tokenizers import cached_tokenizer_from_config
 from vllm.v1.structured_output.backend_xgrammar import XgrammarBackend, has_xgrammar_unsupported_json_features
 from vllm.v1.structured_output.utils import choice_as_grammar, grammar_is_likely_lark
 
+from conclave_openai.grammars.schemas import is_compiled
 from conclave_openai.grammars.trials import (
     GrammarTrials,
     Kind,
@@ -90,13 +91,12 @@ class GrammarGate:
     async def check(self, request: Any) -> None:
         """Raise RefusedGrammar where a chat or completion request has a grammar that does not pass.
 
-        Tools must only stay within the limits of a conversion: most tools are never compiled, and a tool that xgrammar
-        declines works as long as its call is not forced.
+        Tools that an answer must follow have to stay within the limits of a conversion, which vLLM does before it
+        hands their grammar to `generate`. The schema of any other tool is never compiled.
         """
         _PASSED.set(frozenset())
-        tools = getattr(request, "tools", None)
-        if tools and request.tool_choice != "none":
-            await self._require("tools", [tool.function.parameters for tool in tools if tool.function.parameters])
+        if schemas := _compiled_tools(request):
+            await self._require("tools", schemas)
         await self.require(request.extract_structured_outputs())
 
     async def require(self, params: StructuredOutputsParams | None) -> None:
@@ -133,6 +133,17 @@ class GrammarGate:
             raise RefusedGrammar(REFUSALS[verdict], 429 if verdict is Verdict.LATE else 400)
         if is_text:
             _PASSED.set(_PASSED.get() | {(kind, grammar)})
+
+
+def _compiled_tools(request: Any) -> list[Any]:
+    choice = getattr(request, "tool_choice", None)
+    called = getattr(getattr(choice, "function", None), "name", None)
+    functions = [tool.function for tool in getattr(request, "tools", None) or ()]
+    return [
+        function.parameters
+        for function in functions
+        if function.parameters and is_compiled(function.name, function.strict, choice, called)
+    ]
 
 
 def _vocabulary(config: VllmConfig) -> str:

@@ -91,8 +91,8 @@ def _chat(**fields: Any) -> ChatCompletionRequest:
     )
 
 
-def _tool(parameters: object) -> dict[str, object]:
-    return {"type": "function", "function": {"name": "f", "parameters": parameters}}
+def _tool(parameters: object, name: str = "f", **fields: object) -> dict[str, object]:
+    return {"type": "function", "function": {"name": name, "parameters": parameters, **fields}}
 
 
 def _format(schema: object) -> dict[str, object]:
@@ -106,7 +106,14 @@ REQUESTS: dict[str, tuple[dict[str, Any], bool]] = {
     "a tool": ({"tools": [_tool({"type": "object"})]}, True),
     "a tool without parameters": ({"tools": [_tool(None)]}, True),
     "a tool that xgrammar declines": ({"tools": [_tool({"type": "any"})]}, True),
-    "a dear tool": ({"tools": [_tool({}), _tool({"properties": {"a": DEAR}})]}, False),
+    "a dear tool that need not be followed": ({"tools": [_tool({"properties": {"a": DEAR}})]}, True),
+    "a dear tool": ({"tools": [_tool({}), _tool({"properties": {"a": DEAR}})], "tool_choice": "required"}, False),
+    "a dear tool that is strict": ({"tools": [_tool({"properties": {"a": DEAR}}, strict=True)]}, False),
+    "a dear tool that is called": ({"tools": [_tool(DEAR)], "tool_choice": {"function": {"name": "f"}}}, False),
+    "a dear tool beside the one that is called": (
+        {"tools": [_tool(DEAR, strict=True), _tool({}, "g")], "tool_choice": {"function": {"name": "g"}}},
+        True,
+    ),
     "a dear tool of which none is called": ({"tools": [_tool(DEAR)], "tool_choice": "none"}, True),
 }
 

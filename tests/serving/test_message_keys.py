@@ -68,7 +68,7 @@ def test_a_part_with_a_key_of_media_is_refused(role: str, key: str) -> None:
             {key: value},
             {"type": None, "text": "hi", key: value},
         ):
-            if key in LIMITS.shapes["content_part"].dropped:
+            if key in LIMITS.shapes["content_part"].dropped or (role, part.get("type")) == ("assistant", "thinking"):
                 continue
             with pytest.raises(RequestError) as refused:
                 check({"role": role, "content": [{"type": "text", "text": "hi"}, part]})

@@ -40,6 +40,25 @@ class ParameterCount(_Row):
     active: int = Field(ge=1)
 
 
+class Chat(_Row):
+    """How vLLM reads a chat's answer; empty where the model's own template knows neither tools nor thoughts."""
+
+    tool_call_parser: str | None = None
+    reasoning_parser: str | None = None
+    thinking: Literal["always", "by default", "on request", "by degrees"] | None = None
+    """When the model thinks before it answers. `by degrees`: always, and a request says how much."""
+
+    @property
+    def engine_arguments(self) -> dict[str, object]:
+        """vLLM's arguments, so that tools and thoughts work for a model that nobody describes further."""
+        arguments: dict[str, object] = {}
+        if self.tool_call_parser:
+            arguments |= {"enable_auto_tool_choice": True, "tool_call_parser": self.tool_call_parser}
+        if self.reasoning_parser:
+            arguments["reasoning_parser"] = self.reasoning_parser
+        return arguments
+
+
 class ModelEntry(_Row):
     """One model of the catalogue."""
 
@@ -56,6 +75,7 @@ class ModelEntry(_Row):
     """Whether the publisher's repository asks for an account and consent."""
     multimodal: bool = False
     served: Served
+    chat: Chat = Chat()
     parameters: ParameterCount | None = None
     checkpoint_gib: float | None = None
     """Size of the published weights, where known."""

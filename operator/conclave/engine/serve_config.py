@@ -11,6 +11,7 @@ from typing import Literal
 
 from conclave.api.modeldeployment import ModelDeployment, Quantization, Speculative
 from conclave.api.modeldeployment.spec import READY_TIMEOUT
+from conclave.catalogue.models import find_model
 from conclave.engine.arguments import (
     AdapterArguments,
     AutoscalingArguments,
@@ -122,7 +123,9 @@ def _placement_strategy(role: Role) -> Literal["PACK", "STRICT_PACK", "STRICT_SP
 
 def _engine(deployment: ModelDeployment, role: Role, draft_path: str | None) -> EngineArguments:
     wanted = deployment.spec.engine
-    extra = _cpu_defaults(role) | engine_arguments(wanted.extra_args)
+    extra = _cpu_defaults(role) | _parsers(deployment.spec.model.id) | engine_arguments(wanted.extra_args)
+    if extra.get("tool_call_parser", "") is None:
+        extra["enable_auto_tool_choice"] = None
     return EngineArguments(
         tensor_parallel_size=role.tensor,
         pipeline_parallel_size=role.pipeline,
@@ -132,7 +135,7 @@ def _engine(deployment: ModelDeployment, role: Role, draft_path: str | None) -> 
         quantization=None if wanted.quantization is Quantization.NONE else wanted.quantization.value,
         kv_cache_dtype=wanted.kv_cache_dtype.value,
         speculative_config=_speculative(wanted.speculative, draft_path),
-        extra=extra,
+        extra={name: value for name, value in extra.items() if value is not None},
     )
 
 
@@ -146,6 +149,16 @@ def _speculative(wanted: Speculative | None, draft_path: str | None) -> Speculat
         prompt_lookup_min=wanted.prompt_lookup_min,
         model=draft_path if wanted.draft else None,
     )
+
+
+def _parsers(model_id: str) -> dict[str, object]:
+    """What the catalogue knows of the model's tool calls and thoughts.
+
+    Only for a model that is known by its id: a fine-tune of the same architecture may have another template, and vLLM
+    does not start where a parser misses its tokens.
+    """
+    entry = find_model(model_id)
+    return entry.chat.engine_arguments if entry else {}
 
 
 def _cpu_defaults(role: Role) -> dict[str, object]:

@@ -74,7 +74,7 @@ class Boolean(_Setting):
 
     @classmethod
     def expression(cls, settings: Mapping[str, Boolean]) -> str:
-        return _among_words(settings)
+        return _among({name: setting.words for name, setting in settings.items()})
 
 
 class Integer(_Setting):
@@ -126,25 +126,32 @@ class Choice(_Setting):
 
     type: Literal["choice"]
     choices: tuple[str | int, ...]
+    without: str | None = None
+    """The word for none of the choices, where a model of the catalogue has one by itself."""
 
     @property
     def allowed(self) -> str:
-        return f"one of {', '.join(self.words)}"
+        return f"one of {', '.join(self.spellings)}"
 
     @property
     def words(self) -> list[str]:
         """The choices as an object spells them."""
         return [str(choice) for choice in self.choices]
 
-    def accepts(self, value: str) -> bool:
-        return value in self.words
+    @property
+    def spellings(self) -> list[str]:
+        """All that an object may say."""
+        return self.words if self.without is None else [*self.words, self.without]
 
-    def typed(self, value: str) -> str | int:
-        return self.choices[self.words.index(value)]
+    def accepts(self, value: str) -> bool:
+        return value in self.spellings
+
+    def typed(self, value: str) -> str | int | None:
+        return None if value == self.without else self.choices[self.words.index(value)]
 
     @classmethod
     def expression(cls, settings: Mapping[str, Choice]) -> str:
-        return _among_words(settings)
+        return _among({name: setting.spellings for name, setting in settings.items()})
 
 
 class Pattern(_Setting):
@@ -170,8 +177,8 @@ class Pattern(_Setting):
         )
 
 
-def _among_words(settings: Mapping[str, Boolean] | Mapping[str, Choice]) -> str:
-    return f"self[key] in {cel_literal({name: setting.words for name, setting in settings.items()})}[key]"
+def _among(words: Mapping[str, list[str]]) -> str:
+    return f"self[key] in {cel_literal(words)}[key]"
 
 
 def _within_bounds(pattern: str, convert: str, settings: Mapping[str, Integer] | Mapping[str, Decimal]) -> str:

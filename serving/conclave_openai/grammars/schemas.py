@@ -56,15 +56,11 @@ class _Bill:
     def __init__(self, costs: GrammarCosts) -> None:
         self.costs = costs
         self.ms = 0.0
-        self.forced = True
-        """Whether the next schema is compiled. A tool's schema is not, unless the answer must call the tool."""
         self._lengths: set[tuple[int, int]] = set()
 
     def add_node(self, node: dict[str, Any]) -> None:
         """Add one object of a JSON schema, without its children."""
-        self.ms += self.costs.of_node(node)
-        if self.forced:
-            self.ms += self.costs.of_open_names(node)
+        self.ms += self.costs.of_node(node) + self.costs.of_open_names(node)
         lengths = (_length(node.get("minLength")), _length(node.get("maxLength")))
         if lengths not in self._lengths:
             self._lengths.add(lengths)
@@ -106,12 +102,14 @@ class SchemaLimits(BaseModel):
                     "structured_outputs",
                 )
             self._check_structured_outputs(structured, bill)
-        bill.forced = _forces_tools(request)
+        choice = request.get("tool_choice")
+        called = choice["function"]["name"] if isinstance(choice, dict) else None
         for tool in request.get("tools") or ():
-            function = tool.get("function")
-            if tool.get("type") != "function" or not isinstance(function, dict):
-                raise invalid("Each of 'tools' must be of type 'function'.", "tools")
-            self._check_schema(function.get("parameters"), "tools", bill)
+            function = tool["function"]
+            parameters = function.get("parameters")
+            self._check_depth(parameters, "tools", 0)
+            if is_compiled(function["name"], function.get("strict"), choice, called):
+                self._check_schema(parameters, "tools", bill)
 
     def _check_response_format(self, response_format: dict[str, Any], bill: _Bill) -> None:
         kind = response_format.get("type")
@@ -188,7 +186,9 @@ class SchemaLimits(BaseModel):
                 param,
             )
         if key in COUNTS and isinstance(value, int | float) and not 0 <= value <= self.count:
-            raise invalid(f"A JSON schema's '{key}' must be between 0 and {self.count}.", param)
+            raise invalid(
+                f"A JSON schema's '{key}' must be between 0 and {self.count}: more is too costly to compile.", param
+            )
         if isinstance(value, list):
             self._check_list(key, value, param)
         if key in self.keywords.named_schemas and isinstance(value, dict) and len(value) > self.properties:
@@ -216,11 +216,14 @@ class SchemaLimits(BaseModel):
             raise invalid(f"A regular expression {unread}.", param) from None
 
 
-def _forces_tools(request: dict[str, Any]) -> bool:
-    """Whether an answer must follow the schemas of the tools. The model's parser may force more; the trial sees it."""
-    functions = [tool.get("function") for tool in request.get("tools") or () if isinstance(tool, dict)]
-    strict = any(isinstance(function, dict) and function.get("strict") for function in functions)
-    return strict or request.get("tool_choice") not in (None, "auto", "none")
+def is_compiled(name: str, strict: object, choice: object, called: str | None) -> bool:
+    """Whether the engine compiles the schema of the tool of this name, because an answer must follow it.
+
+    `called` is the tool that `choice` names. A parser of tool calls may force more; the trial sees that.
+    """
+    if called is not None:
+        return name == called
+    return choice == "required" or (choice != "none" and bool(strict))
 
 
 def _patterns(node: dict[str, Any]) -> Iterator[object]:

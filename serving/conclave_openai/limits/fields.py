@@ -1,7 +1,8 @@
 """Bounds of one field of a request, and of the objects nested in the field: exact keys, types and sizes.
 
 Pure; called by `limits/request.py`. A checked object is built anew from its checked keys, so that no other key reaches
-the engine. A message names a place by our own names and by positions, never by text of the client.
+the engine. A key that is null, or has a value that changes nothing, counts as absent before anything else is judged.
+A message names a place by our own names and by positions, never by text of the client.
 """
 
 from __future__ import annotations
@@ -9,9 +10,9 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, BeforeValidator, ConfigDict
 
 from conclave_openai.errors import RequestError, invalid
 from conclave_openai.routes import Endpoint
@@ -28,10 +29,30 @@ JSON_TYPES: Mapping[JsonType, tuple[type, ...]] = {
 }
 
 
+FIELD_NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")
+"""What may be repeated to a client as the name of a parameter."""
+
+
 class Data(BaseModel):
     """A part of request_limits.yaml."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Refused(Data):
+    """A name that is refused, and why."""
+
+    why: str
+    neutral: tuple[Any, ...] = ()
+    """Values that ask for nothing: with them the name counts as absent."""
+
+
+Refusals = dict[str, Annotated[Refused, BeforeValidator(lambda said: {"why": said} if isinstance(said, str) else said)]]
+
+
+def is_neutral(value: object, neutral: tuple[Any, ...]) -> bool:
+    """Whether the value is one of these, as JSON compares: 1 and 1.0 are equal, 1 and true are not."""
+    return any(value == other and isinstance(value, bool) == isinstance(other, bool) for other in neutral)
 
 
 class FieldLimit(Data):
@@ -43,6 +64,10 @@ class FieldLimit(Data):
     types: tuple[JsonType, ...]
     endpoints: tuple[Endpoint, ...] = ("chat", "completions")
     required: bool = False
+    neutral: tuple[Any, ...] = ()
+    """Values that count as absent, because they are the default or ask for nothing."""
+    within_context: bool = False
+    """A larger number of tokens than the model's context is taken as the context."""
     choices: tuple[str, ...] = ()
     pattern: str | None = None
     minimum: int | float | None = None
@@ -100,10 +125,7 @@ class FieldLimit(Data):
 
 
 class Shape(Data):
-    """The exact keys of an object: the keys of all kinds, and the keys of the kind that the key `told_by` names.
-
-    A key whose value is null counts as absent, unless the key is required.
-    """
+    """The exact keys of an object: the keys of all kinds, and the keys of the kind that the key `told_by` names."""
 
     told_by: str | None = None
     default: str | None = None
@@ -111,7 +133,9 @@ class Shape(Data):
     keys: dict[str, FieldLimit] = {}
     kinds: dict[str, dict[str, FieldLimit]] = {}
     dropped: dict[str, str] = {}
-    refused: dict[str, str] = {}
+    refused: Refusals = {}
+    names_keys: bool = False
+    """Whether the refusal of a key repeats the key: it does where the keys are parameters, as in the request itself."""
 
     def kept(self, place: str, value: Any, shapes: Mapping[str, Shape]) -> dict[str, Any]:
         """The object without its dropped keys. Raises 400 where a key is not listed."""
@@ -120,13 +144,13 @@ class Shape(Data):
         keys = self.keys if kind is None else {**self.keys, **self.kinds[kind]}
         kept: dict[str, Any] = {} if self.told_by is None else {self.told_by: kind}
         for key, item in value.items():
-            if key == self.told_by:
+            if item is None or key == self.told_by:
                 continue
             if key in keys:
-                limit = keys[key]
-                absent = item is None and not limit.required
-                kept[key] = None if absent else limit.kept(f"{place}.{key}", item, shapes)
-            elif item is not None and key not in self.dropped:
+                checked = keys[key].kept(f"{place}.{key}", item, shapes)
+                if not is_neutral(checked, keys[key].neutral):
+                    kept[key] = checked
+            elif key not in self.dropped and not (key in self.refused and is_neutral(item, self.refused[key].neutral)):
                 raise self._unlisted(place, key, keys)
         for key, limit in keys.items():
             if limit.required and key not in kept:
@@ -145,9 +169,12 @@ class Shape(Data):
 
     def _unlisted(self, place: str, key: str, keys: Mapping[str, FieldLimit]) -> RequestError:
         if key in self.refused:
-            return refusal(f"{place}.{key}", f"is not accepted: {self.refused[key]}", "unsupported_parameter")
+            return refusal(f"{place}.{key}", f"is not accepted: {self.refused[key].why}", "unsupported_parameter")
         listed = [self.told_by, *keys] if self.told_by else keys
-        return refusal(place, f"has a key that is not accepted here; it takes {', '.join(listed)}", "unknown_parameter")
+        takes = f"it takes {', '.join(listed)}"
+        if self.names_keys and FIELD_NAME.fullmatch(key):
+            return refusal(f"{place}.{key}", f"is not accepted; {takes}", "unknown_parameter")
+        return refusal(place, f"has a key that is not accepted here; {takes}", "unknown_parameter")
 
 
 def refusal(place: str, rule: str, code: str = "invalid_value") -> RequestError:

@@ -6,7 +6,6 @@ the package come from `load_limits`. Messages name the field, never its value.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection
 from importlib.resources import files
 from typing import Any
@@ -17,11 +16,20 @@ from conclave.engine.environment import MOST_SEQUENCES
 from conclave_openai.bodies.strict_json import Bounds
 from conclave_openai.errors import invalid, unknown_model
 from conclave_openai.grammars.schemas import SchemaLimits
-from conclave_openai.limits.fields import Data, FieldLimit, Shape, check_number, refusal
+from conclave_openai.limits.content_parts import read_parts
+from conclave_openai.limits.fields import (
+    FIELD_NAME,
+    Data,
+    FieldLimit,
+    Refusals,
+    Shape,
+    check_number,
+    is_neutral,
+    refusal,
+)
+from conclave_openai.limits.thinking import read_thinking
 from conclave_openai.limits.tool_arguments import mend_arguments
 from conclave_openai.routes import Endpoint
-
-FIELD_NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")
 
 
 class Cost(Data):
@@ -48,31 +56,49 @@ class RequestLimits(Data):
     shapes: dict[str, Shape]
     schema_: SchemaLimits
     ignored: dict[str, str]
-    forbidden: dict[str, str]
+    forbidden: Refusals
 
     def json_bounds(self, endpoint: Endpoint) -> Bounds:
         """The bounds of a body, and of all tool arguments in a body together."""
         return Bounds(self.json_depth, self.json_containers, self.json_values[endpoint])
 
-    def check(self, endpoint: Endpoint, request: dict[str, Any], models: Collection[str]) -> dict[str, Any]:
-        """The request without its ignored fields. Raises 400 where a field is out of bounds, 404 for another model."""
+    def check(
+        self,
+        endpoint: Endpoint,
+        request: dict[str, Any],
+        models: Collection[str],
+        context_tokens: int | None = None,
+    ) -> dict[str, Any]:
+        """The request as the engine takes it: without what says nothing, and in one spelling of what has several.
+
+        `context_tokens` is the model's context, which bounds the length of an answer. Raises 400 where a field is out
+        of bounds, 404 for another model.
+        """
         kept: dict[str, Any] = {}
         for name, value in request.items():
-            if name not in self.ignored:
-                limit = self._limit(endpoint, name)
-                absent = value is None and not limit.required
-                kept[name] = None if absent else limit.kept(name, value, self.shapes)
+            if value is None or name in self.ignored or self._is_neutral(name, value):
+                continue
+            checked = self._limit(endpoint, name).kept(name, value, self.shapes)
+            if not self._is_neutral(name, checked):  # an object may say nothing but null
+                kept[name] = checked
         for name, limit in self.fields.items():
             if limit.required and endpoint in limit.endpoints and name not in kept:
                 raise refusal(name, "is required", "missing_required_parameter")
         if kept["model"] not in models:
             raise unknown_model()
         self._check_together(endpoint, kept)
+        for name, limit in self.fields.items():
+            if limit.within_context and context_tokens is not None and name in kept:
+                kept[name] = min(kept[name], context_tokens)
         return kept
+
+    def _is_neutral(self, name: str, value: object) -> bool:
+        known = self.forbidden.get(name) or self.fields.get(name)
+        return known is not None and is_neutral(value, known.neutral)
 
     def _limit(self, endpoint: Endpoint, name: str) -> FieldLimit:
         if name in self.forbidden:
-            raise invalid(f"'{name}' is not accepted: {self.forbidden[name]}.", name, "unsupported_parameter")
+            raise invalid(f"'{name}' is not accepted: {self.forbidden[name].why}.", name, "unsupported_parameter")
         limit = self.fields.get(name)
         if limit is None or endpoint not in limit.endpoints:
             known = name if FIELD_NAME.fullmatch(name) else None
@@ -87,7 +113,11 @@ class RequestLimits(Data):
         """Rules that concern more than one field."""
         prompts = 1
         if endpoint == "chat":
+            read_thinking(request)
+            read_parts(request["messages"])
             mend_arguments(request["messages"], self.json_bounds(endpoint))
+            if "tools" not in request and request.get("tool_choice") in ("none", "auto"):
+                del request["tool_choice"]  # without tools there is nothing to choose, and vLLM would refuse it
         else:
             prompts = _count_prompts(request["prompt"], self.fields["prompt"])
             if request.get("echo") and request.get("logprobs") is not None:

@@ -2,12 +2,15 @@
 
 Arguments that are not a JSON object become `{}`, so that the conversation can continue. vLLM does the same, but vLLM
 also logs the tool's name, and fails on numbers of thousands of digits and on halves of surrogate pairs.
+Some agents send an object instead of its text, or nothing after a call without arguments.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from typing import Any
+
+import msgspec
 
 from conclave_openai.bodies.strict_json import PAIR, Bounds, Outline, decode
 from conclave_openai.limits.fields import refusal
@@ -16,8 +19,15 @@ NOTHING = "{}"
 
 
 def mend_arguments(messages: list[dict[str, Any]], bounds: Bounds) -> None:
-    """Replaces arguments that are not a JSON object, in place. Raises 400 where the arguments exceed the bounds."""
-    calls = [(place, function, function["arguments"].encode()) for place, function in _calls(messages)]
+    """Makes all arguments the text of a JSON object, in place. Raises 400 where the arguments exceed the bounds."""
+    calls = []
+    for place, function in _calls(messages):
+        arguments = function.get("arguments", NOTHING)
+        if isinstance(arguments, str):
+            function["arguments"] = arguments
+            calls.append((place, function, arguments.encode()))
+        else:  # an object was counted with the body
+            function["arguments"] = msgspec.json.encode(arguments).decode()
     outlines = [Outline.of(text) for _, _, text in calls]
     excess = Outline(b"".join(outline.marks for outline in outlines)).excess(bounds)
     if excess is not None:

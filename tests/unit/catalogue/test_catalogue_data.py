@@ -11,6 +11,7 @@ from conclave.catalogue.models import ModelEntry, all_models, find_model, sugges
 from conclave.planning.kv_cache import kv_bytes_per_token
 from conclave.planning.parallelism import tensor_sizes
 from conclave.planning.weights import parameters
+from conclave.policy.arguments import engine_argument_list
 from conclave_models import CLASSES
 
 WITH_WEIGHTS = [entry for entry in all_models() if entry.has_weights]
@@ -95,6 +96,25 @@ def test_a_family_without_weights_says_why_and_points_only_to_models_that_are_th
         assert alternative is not None
         assert alternative.multimodal
         assert alternative.served.by == "vllm"
+
+
+def test_the_parsers_are_those_that_a_deployment_may_name() -> None:
+    """tests/unit/policy/test_allowlists.py holds the list to vLLM's registries."""
+    allowed = engine_argument_list().allowed
+    for entry in WITH_WEIGHTS:
+        for name, value in entry.chat.engine_arguments.items():
+            assert allowed[name].accepts(value if isinstance(value, str) else str(value).lower()), (entry.id, name)
+
+
+def test_a_model_that_can_leave_its_thoughts_out_has_a_parser_for_them() -> None:
+    assert [
+        entry.id for entry in WITH_WEIGHTS if (entry.chat.thinking is None) != (entry.chat.reasoning_parser is None)
+    ] == []
+
+
+@pytest.mark.parametrize("entry", [entry for entry in WITH_WEIGHTS if "Base" in entry.id], ids=lambda entry: entry.id)
+def test_a_base_model_has_no_parsers(entry: ModelEntry) -> None:
+    assert entry.chat.engine_arguments == {}
 
 
 def test_no_two_entries_answer_to_one_name() -> None:

@@ -46,6 +46,12 @@ def test_show_gives_shape_memory_and_licence() -> None:
     assert shown["config"]["d_model"] == 6144
 
 
+def test_show_gives_the_parsers_and_when_the_model_thinks() -> None:
+    shown = json.loads(run("show", "qwen3-30b", "-o", "json"))
+    assert (shown["toolCallParser"], shown["reasoningParser"], shown["thinks"]) == ("hermes", "qwen3", "by default")
+    assert "reasoningParser" not in json.loads(run("show", "dbrx-instruct", "-o", "json"))
+
+
 def test_show_gives_the_reason_where_there_are_no_weights() -> None:
     shown = run("show", "apple/MM1-7B")
     assert "never its weights" in " ".join(shown.split())

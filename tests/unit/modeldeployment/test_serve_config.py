@@ -221,6 +221,44 @@ def test_drafts_are_asked_for_in_vllms_words(wanted: dict[str, Any], given: dict
     assert config["applications"][0]["args"]["engine"]["speculative_config"] == given
 
 
+TOOLS = {"enable_auto_tool_choice": True, "tool_call_parser": "hermes"}
+THOUGHTS = {"reasoning_parser": "qwen3"}
+
+
+@pytest.mark.parametrize(
+    ("model", "extra_args", "expected"),
+    [
+        pytest.param("Qwen/Qwen3-30B-A3B", {}, TOOLS | THOUGHTS, id="tools and thoughts"),
+        pytest.param("Qwen/Qwen3-30B-A3B-Instruct-2507", {}, TOOLS, id="tools only"),
+        pytest.param("deepseek-r1", {}, {"reasoning_parser": "deepseek_r1"}, id="thoughts only, by an alias"),
+        pytest.param("meta-llama/Meta-Llama-3-8B", {}, {}, id="a model that knows neither"),
+        pytest.param("acme/own-qwen3", {}, {}, id="a model that nobody knows"),
+        pytest.param(
+            "Qwen/Qwen3-30B-A3B",
+            {"tool_call_parser": "qwen3_xml", "max_num_seqs": "8"},
+            TOOLS | THOUGHTS | {"tool_call_parser": "qwen3_xml", "max_num_seqs": 8},
+            id="the owner's parser wins",
+        ),
+        pytest.param(
+            "Qwen/Qwen3-30B-A3B",
+            {"enable_auto_tool_choice": "false"},
+            TOOLS | THOUGHTS | {"enable_auto_tool_choice": False},
+            id="the owner forbids calls",
+        ),
+        pytest.param("Qwen/Qwen3-30B-A3B", {"tool_call_parser": "none"}, THOUGHTS, id="no tools"),
+        pytest.param("Qwen/Qwen3-30B-A3B", {"reasoning_parser": "none"}, TOOLS, id="thoughts in the answer"),
+        pytest.param("acme/own-qwen3", {"reasoning_parser": "none"}, {}, id="nothing to turn off"),
+        pytest.param("acme/own-qwen3", {"reasoning_parser": "qwen3"}, THOUGHTS, id="a fine-tune with its owner's word"),
+    ],
+)
+def test_the_catalogue_names_the_parsers_of_a_known_model(
+    model: str, extra_args: dict[str, str], expected: dict[str, Any]
+) -> None:
+    source = {"persistentVolumeClaim": {"claimName": "weights"}}
+    arguments = built({"model": {"id": model, "source": source}, "engine": {"extraArgs": extra_args}})
+    assert arguments.engine.extra == expected
+
+
 def test_refused_extra_arguments_never_reach_a_config() -> None:
     with pytest.raises(InvalidInput, match="trust_remote_code"):
         built({"engine": {"extraArgs": {"trust_remote_code": "true"}}})

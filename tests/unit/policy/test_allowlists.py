@@ -69,6 +69,13 @@ def test_a_value_of_another_type_is_refused(name: str, value: str) -> None:
         engine_arguments({name: value})
 
 
+def test_a_parser_of_the_catalogue_can_be_turned_off() -> None:
+    off = {"tool_call_parser": "none", "reasoning_parser": "none"}
+    assert engine_arguments(off) == dict.fromkeys(off)
+    with pytest.raises(InvalidInput, match="expected one of"):
+        engine_arguments({"generation_config": "none"})
+
+
 REFUSED = [(allowlist, name) for allowlist in LISTS.values() for name in (*allowlist.denied, *allowlist.owned)]
 dressings = st.sampled_from(["{}", "-{}", "--{}", "{}=", "{}=true", "--{}=1", "{}_", "_{}", "{}-"])
 cases = st.sampled_from([str, str.upper, str.lower, str.title, lambda name: name.replace("_", "-")])

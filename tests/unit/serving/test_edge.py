@@ -287,7 +287,14 @@ def test_the_model_list_knows_the_model_and_its_adapter(client: Client, path: st
 def test_a_sound_request_gets_through_whole(client: Client, path: str, body: dict[str, object]) -> None:
     assert client.send("POST", path, body, chunks=7).status == 200
     assert client.application.scope is not None
-    assert client.application.scope[REQUEST] == body
+    assert client.application.scope[REQUEST] == without_nulls(body)
+
+
+def without_nulls(value: object) -> object:
+    """The value without the keys that are null, and so count as absent."""
+    if isinstance(value, dict):
+        return {key: without_nulls(item) for key, item in value.items() if item is not None}
+    return [without_nulls(item) for item in value] if isinstance(value, list) else value
 
 
 UUID = "^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$"
@@ -398,7 +405,6 @@ BAD_BODIES: dict[str, tuple[object, str | None]] = {
     "n true": (chat(n=True), "n"),
     "max_tokens -1": (chat(max_tokens=-1), "max_tokens"),
     "max_tokens 0": (chat(max_tokens=0), "max_tokens"),
-    "max_tokens 10^12": (chat(max_tokens=10**12), "max_tokens"),
     "max_tokens a string": (chat(max_tokens="5"), "max_tokens"),
     "max_tokens a fraction": (chat(max_tokens=1.5), "max_tokens"),
     "temperature 3": (chat(temperature=3), "temperature"),
@@ -434,17 +440,30 @@ BAD_BODIES: dict[str, tuple[object, str | None]] = {
     "a schema with a huge enum": (schema({"enum": list(range(2000))}), "response_format"),
     "a schema with a huge pattern": (schema({"pattern": "a" * 1000}), "response_format"),
     "a tool with a huge pattern": (
-        chat(tools=[{"type": "function", "function": {"name": "f", "parameters": {"pattern": "(a{99}){99}"}}}]),
+        chat(
+            tools=[{"type": "function", "function": {"name": "f", "parameters": {"pattern": "(a{99}){99}"}}}],
+            tool_choice="required",
+        ),
         "tools",
     ),
     **{f"a grammar of {name}": (schema(node), "response_format") for name, node in DEAR_SCHEMAS.items()},
     "tools that are dear together": (
-        chat(tools=[{"type": "function", "function": {"name": "f", "parameters": strings(40, format="email")}}] * 4),
+        chat(
+            tools=[{"type": "function", "function": {"name": "f", "parameters": strings(40, format="email")}}] * 4,
+            tool_choice="required",
+        ),
         "tools",
     ),
     "a format and tools that are dear together": (
         {
-            **chat(tools=[{"type": "function", "function": {"name": "f", "parameters": strings(70, format="uri")}}]),
+            **chat(
+                tools=[
+                    {
+                        "type": "function",
+                        "function": {"name": "f", "parameters": strings(70, format="uri"), "strict": True},
+                    }
+                ]
+            ),
             **schema(strings(70, format="uri")),
         },
         "tools",
@@ -472,7 +491,6 @@ BAD_BODIES: dict[str, tuple[object, str | None]] = {
     "priority": (chat(priority=-1), "priority"),
     "an unknown field": (chat(frobnicate=1), "frobnicate"),
     "a field name that is content": (chat(**{f"{CANARY} {CANARY}": 1}), None),
-    "a forbidden field that is null": (chat(prompt_embeds=None), "prompt_embeds"),
 }
 
 

@@ -69,13 +69,14 @@ def beside(key: bytes, items: bytes, count: int) -> bytes:
     return b'{"model":"m","messages":[{"role":"user","content":"x","%s":[%s]}]}' % (key, b",".join([items] * count))
 
 
-def called(*arguments: str) -> bytes:
+def called(*arguments: object) -> bytes:
     calls = [{"id": "1", "type": "function", "function": {"name": "f", "arguments": each}} for each in arguments]
     groups = [calls[start : start + 128] for start in range(0, len(calls), 128)]
     return compact({"model": MODEL, "messages": [{"role": "assistant", "tool_calls": group} for group in groups]})
 
 
 PARTS = [{"type": "text", "text": "x"}] * 1024
+OTHER_PARTS = [{"type": "input_text", "text": "x"}] * 1024
 COSTLIEST: dict[str, tuple[Endpoint, Callable[[], bytes]]] = {
     "8 MiB of text": ("chat", lambda: text(b"x" * SIZE)),
     "8 MiB of text, one character an emoji": ("chat", lambda: text("😀".encode() + b"x" * (SIZE - 4))),
@@ -83,6 +84,10 @@ COSTLIEST: dict[str, tuple[Endpoint, Callable[[], bytes]]] = {
     "8 MiB of escaped letters": ("chat", lambda: text(b"\\u0041" * (SIZE // 6))),
     "4096 messages": ("chat", lambda: compact({"model": MODEL, "messages": [{"role": "user", "content": "x"}] * 4096})),
     "parts": ("chat", lambda: compact({"model": MODEL, "messages": [{"role": "user", "content": PARTS}] * 25})),
+    "parts in another spelling": (
+        "chat",
+        lambda: compact({"model": MODEL, "messages": [{"role": "user", "content": OTHER_PARTS}] * 25}),
+    ),
     "calls": ("chat", lambda: called(*["{}"] * 16_000)),
     "tools of many nodes": (
         "chat",
@@ -103,6 +108,11 @@ COSTLIEST: dict[str, tuple[Endpoint, Callable[[], bytes]]] = {
     "short strings": ("chat", lambda: beside(b"id", b'"abcdefghijklm"', VALUES)),
     "arguments of objects": ("chat", lambda: called('{"a":[' + '{"":1},' * CONTAINERS + "1]}")),
     "arguments of a text with an emoji": ("chat", lambda: called('{"a":"\U0001f600' + "x" * (SIZE - 100) + '"}')),
+    "arguments that are objects": ("chat", lambda: called({"a": [{"": 1}] * (CONTAINERS // 2)})),
+    "arguments that are an object with an emoji": (
+        "chat",
+        lambda: called({"a": "\U0001f600" + "x" * (SIZE - 100)}),
+    ),
     "arrays beyond the bound": ("chat", lambda: beside(b"id", b"[]", SIZE // 3)),
     "strings of commas beyond the bound": ("chat", lambda: beside(b"id", b'","', SIZE // 4)),
     "a million tokens": ("completions", lambda: compact({"model": MODEL, "prompt": [123_456] * 1_048_576})),

@@ -142,7 +142,12 @@ def test_a_dropped_key_goes_no_further_whatever_it_holds(name: str) -> None:
 def sample_of(name: str, kind: str | None) -> dict[str, Any] | None:
     samples: dict[str, list[dict[str, Any]]] = {
         "message": WHOLE["messages"],
-        "content_part": WHOLE["messages"][3]["content"],
+        "content_part": [*WHOLE["messages"][3]["content"], *TEXTS],
+        "answer_part": [*WHOLE["messages"][3]["content"], *TEXTS, *THOUGHTS],
+        "thought": TEXTS,
+        "thinking": [{"type": kind} for kind in ("enabled", "disabled", "adaptive", "auto")],
+        "reasoning": [{"effort": "low"}],
+        "template": [{"enable_thinking": True}],
         "tool_call": [CALL],
         "called_function": [CALL["function"]],  # type: ignore[list-item]
         "tool": WHOLE["tools"],
@@ -158,6 +163,12 @@ def sample_of(name: str, kind: str | None) -> dict[str, Any] | None:
     return next((sample for sample in samples[name] if told_by is None or sample[told_by] == kind), None)
 
 
+TEXTS = [{"type": kind, "text": "x"} for kind in ("text", "input_text", "output_text")]
+THOUGHTS = [
+    {"type": "thinking", "thinking": "x"},
+    {"type": "reasoning_text", "text": "x"},
+    {"type": "redacted_thinking"},
+]
 ASSISTANT_NULLS = dict.fromkeys(
     [
         "refusal",
@@ -320,11 +331,11 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "a part without a type": (
         chat({"role": "user", "content": [{"image_url": "http://x"}]}),
-        "'messages[0].content[0].type' must be one of text, refusal.",
+        "'messages[0].content[0].type' must be one of text, input_text, output_text, refusal.",
     ),
     "a part whose type is a list": (
         chat({"role": "user", "content": [{"type": ["text"], "text": "x"}]}),
-        "'messages[0].content[0].type' must be one of text, refusal.",
+        "'messages[0].content[0].type' must be one of text, input_text, output_text, refusal.",
     ),
     "a part that is a string": (
         chat({"role": "user", "content": ["hi"]}),
@@ -332,7 +343,7 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "a text that is null": (
         chat({"role": "user", "content": [{"type": "text", "text": None}]}),
-        "'messages[0].content[0].text' must be of type string.",
+        "'messages[0].content[0].text' is required.",
     ),
     "a call by a user": (
         chat({"role": "user", "content": "x", "tool_calls": [CALL]}),

@@ -82,7 +82,7 @@ def test_a_pattern_that_the_estimate_may_misread_is_refused(pattern: str, where:
     if where == "tools":
         tool = {"type": "function", "function": {"name": "f", "parameters": {"pattern": pattern}}}
         with pytest.raises(RequestError) as refused:
-            LIMITS.schema_.check_request({"tools": [tool]})
+            LIMITS.schema_.check_request({"tools": [tool], "tool_choice": "required"})
         said = str(refused.value)
     else:
         said = refusal(schema, pattern if where == "regex" else None)
@@ -269,7 +269,8 @@ TAKEN: dict[str, object] = {
 
 @pytest.mark.parametrize("schema", TAKEN.values(), ids=TAKEN)
 def test_what_libraries_write_is_taken(schema: object) -> None:
-    LIMITS.schema_.check_request({"tools": [{"type": "function", "function": {"name": "f", "parameters": schema}}]})
+    tool = {"type": "function", "function": {"name": "f", "parameters": schema, "strict": True}}
+    LIMITS.schema_.check_request({"tools": [tool]})
 
 
 @given(
