@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict
 
 from conclave.api.plan import PlanMemory
 from conclave.catalogue.accelerators import AcceleratorMatch, find_accelerator
+from conclave.catalogue.modules import formats_in_use
 from conclave.catalogue.shapes import ModelFacts, WeightFormat
 from conclave.planning.adapters import adapter_bytes
 from conclave.planning.kernels import kernel_refusal
@@ -24,6 +25,7 @@ from conclave.planning.settings import (
     expert_tiles,
     half_precision_refusal,
     in_flight_tokens,
+    kv_cache_refusal,
     kv_entry_bytes,
     largest_graph_tokens,
     quantization_conflict,
@@ -95,6 +97,7 @@ def evaluate(facts: ModelFacts, settings: EngineSettings, device: Device, layout
     unfit = quantization_conflict(facts, settings) or half_precision_refusal(facts, settings)
     unfit = (
         unfit
+        or kv_cache_refusal(facts, settings)
         or _context_refusal(facts, settings)
         or (reasons[0] if reasons else None)
         or _device_refusal(facts, settings, device, layout, weights)
@@ -145,7 +148,8 @@ class _Budget:
         )
         self._overhead = overhead_bytes(layout, accelerator, on_cpu=device.is_cpu)
         self._limit, self._data = limit, layout.data
-        self._has_workspaces = weights is not None and weights.bits <= _BITS_WITH_WORKSPACES
+        bits = [matrices.bits for matrices in formats_in_use(facts, weights)]
+        self._has_workspaces = min(bits, default=16) <= _BITS_WITH_WORKSPACES
         self._cache: KvCache = kv_cache(
             facts,
             layout,

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from conclave_weights.errors import WeightsUnfit
-from conclave_weights.verify.soundness import check_weights, tensors_of
+from conclave_weights.verify.soundness import check_weights, read_config, tensors_of
 
 
 def safetensors(**tensors: int) -> bytes:
@@ -37,6 +37,13 @@ def weights(tmp_path: Path) -> Path:
 
 def test_sound_weights_pass(weights: Path) -> None:
     check_weights(weights)
+
+
+def test_quantization_beside_config_json_is_part_of_the_config(weights: Path) -> None:
+    beside = {"producer": {"name": "modelopt"}, "quantization": {"quant_algo": "NVFP4"}}
+    (weights / "hf_quant_config.json").write_text(json.dumps(beside))
+    check_weights(weights)
+    assert read_config(weights)["quantization_config"] == beside
 
 
 def test_links_of_a_hub_cache_are_followed(weights: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
