@@ -125,7 +125,7 @@ def _matrices(group: Fields) -> MatrixFormat:
     fields = group.required("weights")
     _check_order(fields)
     weights, given = _scheme(fields), group.nested("input_activations")
-    inputs = _scheme(given) if given else None
+    inputs = _scheme(given) if given and given.field_names() else None
     if weights.is_nvfp4:
         if inputs is not None and not inputs.is_nvfp4:
             raise group.engine_refuses(

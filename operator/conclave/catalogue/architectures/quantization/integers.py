@@ -59,8 +59,8 @@ def _gptq(quantization: Fields, given: Fields) -> MatrixFormat:
 
 def _dynamic(quantization: Fields) -> Iterator[FormatRule]:
     """GPTQModel's rules for single modules: a regular expression, and what differs (`+:`) or that it stays (`-:`)."""
-    dynamic = quantization.nested("dynamic")
-    for pattern in dynamic.field_names() if dynamic else ():
+    dynamic = quantization.nested("dynamic") or Fields({})
+    for pattern in dynamic.field_names():
         matrices = None if pattern.startswith("-:") else _gptq(quantization, dynamic.required(pattern))
         names = (f"re:{pattern.removeprefix('-:').removeprefix('+:')}",)
         yield rule(quantization, "dynamic", names, matrices)
