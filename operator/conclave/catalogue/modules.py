@@ -12,6 +12,7 @@ import re
 from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from itertools import combinations, groupby, takewhile
+from typing import NamedTuple
 
 from pydantic_core import SchemaError, SchemaValidator, core_schema
 
@@ -60,9 +61,24 @@ _SPELLINGS: Mapping[Matrix, tuple[tuple[str, ...], ...]] = {
     ),
     "head": (("lm_head",),),
 }
-_PREFIXES = ("language_model.model.layers", "model.language_model.layers", "transformer.blocks")
+_USUAL_PARTS = frozenset({"self_attn", "mlp"})
+_SPARSE_BLOCKS = frozenset({"self_attn", "block_sparse_moe"})
+_FEED_FORWARD = frozenset({"self_attn", "feed_forward"})
+_PARTS: Mapping[str, frozenset[str]] = {
+    "MixtralForCausalLM": _SPARSE_BLOCKS,
+    "PhiMoEForCausalLM": _SPARSE_BLOCKS,
+    "MiniMaxM2ForCausalLM": _SPARSE_BLOCKS | _USUAL_PARTS,  # in its checkpoints, and in vLLM
+    "Llama4ForCausalLM": _FEED_FORWARD,
+    "Llama4ForConditionalGeneration": _FEED_FORWARD,
+    "DbrxForCausalLM": frozenset({"norm_attn_norm", "ffn"}),
+    "Grok1ModelForCausalLM": frozenset({"attn", "moe_block"}),
+    "Grok1ForCausalLM": frozenset({"attn", "moe_block", "mlp"}),
+}
+"""How an architecture calls the parts of a layer, where it is not as Llama does: a pattern such as "all but the
+experts" would match names that a model does not have."""
+_MULTIMODAL = ("language_model.model.layers", "model.language_model.layers")
+_PREFIXES = (*_MULTIMODAL, "transformer.blocks")
 """Parts of a name count as it does, so that `model.layers` is among them."""
-_USUAL_PREFIX = "model.layers"
 MOST_CHARACTERS = 2**14
 """Of all globs and regular expressions of a config; published ones have less than 4000."""
 
@@ -70,14 +86,16 @@ MOST_CHARACTERS = 2**14
 class ModuleFormats:
     """The format of each module. Raises InvalidInput where a pattern of the config cannot be used."""
 
-    def __init__(self, weights: WeightFormat) -> None:
+    def __init__(self, weights: WeightFormat, architecture: str = "") -> None:
+        self._parts = _PARTS.get(architecture, _USUAL_PARTS)
+        self._prefixes = _prefixes(architecture)
         named = list(takewhile(lambda rule: rule.names, weights.rules))
         others = weights.rules[len(named) :]
         self._default = others[0].format if others else None
         """Of matrices that no name before means."""
         self._formats: list[MatrixFormat | None] = []
         self._plain: dict[str, int] = {}
-        self._patterns: list[tuple[int, SchemaValidator, tuple[str, ...]]] = []
+        self._patterns: list[tuple[int, _Pattern]] = []
         characters = 0
         for matrices, rules in groupby(named, lambda rule: rule.format):  # neighbours of one format are one rule
             names = [name for rule in rules for name in rule.names]
@@ -88,8 +106,7 @@ class ModuleFormats:
             characters += sum(map(len, patterns))
             if characters > MOST_CHARACTERS:
                 raise InvalidInput(f"its patterns have {characters} characters, expected at most {MOST_CHARACTERS}")
-            if patterns:
-                self._patterns.append((len(self._formats), _compile(patterns), _prefixes(patterns)))
+            self._patterns += [(len(self._formats), pattern) for pattern in _compile(patterns)]
             self._formats.append(matrices)
         self._known: dict[tuple[int, Matrix], MatrixFormat | None] = {}
 
@@ -106,6 +123,8 @@ class ModuleFormats:
     def _find(self, layer: int, matrix: Matrix) -> MatrixFormat | None:
         default = None if matrix == "head" else self._default
         for spelling in _SPELLINGS[matrix]:
+            if matrix != "head" and spelling[0].partition(".")[0] not in self._parts:
+                continue
             named = [self._first_rule(layer, matrix, name) for name in spelling]
             if all(index is None for index in named):
                 continue
@@ -120,11 +139,8 @@ class ModuleFormats:
 
     def _first_rule(self, layer: int, matrix: Matrix, name: str) -> int | None:
         """The number of the first rule that names the module."""
-        found = [
-            index
-            for index, pattern, prefixes in self._patterns
-            if any(pattern.isinstance_python(full) for full in _full_names(prefixes, layer, matrix, name))
-        ]
+        full_names = _full_names(self._prefixes, layer, matrix, name)
+        found = [index for index, pattern in self._patterns if any(map(pattern.matches, full_names))]
         if self._plain:
             whole = _full_names(_PREFIXES, layer, matrix, name)
             found += [self._plain[part] for full in whole for part in _parts(full) if part in self._plain]
@@ -132,29 +148,29 @@ class ModuleFormats:
 
 
 @lru_cache(maxsize=16)
-def module_formats(weights: WeightFormat) -> ModuleFormats:
+def module_formats(weights: WeightFormat, architecture: str) -> ModuleFormats:
     """The same object for equal formats, which remembers its answers."""
-    return ModuleFormats(weights)
+    return ModuleFormats(weights, architecture)
 
 
 def layer_formats(
     facts: ModelFacts, weights: WeightFormat | None
 ) -> Iterator[tuple[Layer, dict[Matrix, MatrixFormat | None]]]:
     """Each layer with the formats of its matrices."""
-    modules = None if weights is None else module_formats(weights)
+    modules = None if weights is None else module_formats(weights, facts.architecture)
     for index, layer in enumerate(facts.layers):
         yield layer, {matrix: None if modules is None else modules.of(index, matrix) for matrix in layer.matrices}
 
 
-def head_format(weights: WeightFormat | None) -> MatrixFormat | None:
+def head_format(facts: ModelFacts, weights: WeightFormat | None) -> MatrixFormat | None:
     """The format of the output head, which few checkpoints convert."""
-    return None if weights is None else module_formats(weights).of(0, "head")
+    return None if weights is None else module_formats(weights, facts.architecture).of(0, "head")
 
 
 def formats_in_use(facts: ModelFacts, weights: WeightFormat | None) -> tuple[MatrixFormat, ...]:
     """The formats that a model's matrices have, in the order of its layers."""
     found = [format_ for _, formats in layer_formats(facts, weights) for format_ in formats.values()]
-    return tuple(dict.fromkeys(format_ for format_ in (*found, head_format(weights)) if format_ is not None))
+    return tuple(dict.fromkeys(format_ for format_ in (*found, head_format(facts, weights)) if format_ is not None))
 
 
 def _is_pattern(name: str) -> bool:
@@ -165,14 +181,11 @@ def _full_names(prefixes: tuple[str, ...], layer: int, matrix: Matrix, name: str
     return [name] if matrix == "head" else [f"{prefix}.{layer}.{name}" for prefix in prefixes]
 
 
-def _prefixes(patterns: list[str]) -> tuple[str, ...]:
-    """The prefixes that patterns may mean: any star matches the usual one, so that others have to be spelled."""
-    text = "".join(patterns)
-    return (_USUAL_PREFIX, *(prefix for prefix in _PREFIXES if any(word in text for word in _words_of(prefix))))
-
-
-def _words_of(prefix: str) -> set[str]:
-    return set(prefix.split(".")) - set(_USUAL_PREFIX.split("."))
+def _prefixes(architecture: str) -> tuple[str, ...]:
+    """What stands before a layer's number in the names that vLLM matches with patterns."""
+    if architecture.endswith("ForConditionalGeneration"):
+        return _MULTIMODAL
+    return ("transformer.blocks",) if architecture == "DbrxForCausalLM" else ("model.layers",)
 
 
 def _parts(name: str) -> Iterator[str]:
@@ -181,12 +194,52 @@ def _parts(name: str) -> Iterator[str]:
     return (".".join(steps[first:end]) for first, end in combinations(range(len(steps) + 1), 2))
 
 
-def _compile(patterns: list[str]) -> SchemaValidator:
-    """One pattern of all; Rust's engine refuses look-around, back-references and what would take much memory."""
+class _Pattern(NamedTuple):
+    """Matches what one expression matches from the start of a name, and another does not."""
+
+    expression: SchemaValidator
+    but: SchemaValidator | None = None
+
+    def matches(self, name: str) -> bool:
+        return self.expression.isinstance_python(name) and not (self.but and self.but.isinstance_python(name))
+
+
+def _compile(patterns: list[str]) -> list[_Pattern]:
+    """One pattern of all, and one for each that begins with what may not follow, such as `re:^(?!.*experts).*`."""
+    split = [_without_look_ahead(pattern) for pattern in patterns]
+    plain = [_expression(pattern) for pattern, but in split if but is None]
+    compiled = [_Pattern(_validator("|".join(plain)))] if plain else []
+    return compiled + [
+        _Pattern(_validator(_expression(pattern)), _validator(f"^(?:{but})"))
+        for pattern, but in split
+        if but is not None
+    ]
+
+
+def _validator(expression: str) -> SchemaValidator:
+    """Rust's engine refuses other look-around, back-references and what would take much memory."""
     try:
-        return SchemaValidator(core_schema.str_schema(pattern="|".join(map(_expression, patterns))))
+        return SchemaValidator(core_schema.str_schema(pattern=expression))
     except (SchemaError, UnicodeError) as error:
         raise InvalidInput("one of its patterns is no regular expression of the Rust crate `regex`") from error
+
+
+def _without_look_ahead(pattern: str) -> tuple[str, str | None]:
+    """A pattern, and what a negative look-ahead at its start excludes; None where it has none."""
+    begins = re.match(r"re:\^?\(\?!", pattern)
+    if begins is None:
+        return pattern, None
+    depth, is_in_class, index = 1, False, begins.end()
+    while index < len(pattern) and depth:
+        character = pattern[index]
+        if character == "\\":
+            index += 1
+        elif character in "[]":
+            is_in_class = character == "["
+        elif character in "()" and not is_in_class:
+            depth += 1 if character == "(" else -1
+        index += 1
+    return f"re:{pattern[index:]}", pattern[begins.end() : index - 1]
 
 
 def _expression(pattern: str) -> str:

@@ -76,7 +76,7 @@ class _Sizes:
         self._dtype_bytes = dtype_bytes
         self._tiles = tiles
         self._formats = [formats for _, formats in layer_formats(facts, weights)]
-        self._head_format = head_format(weights)
+        self._head_format = head_format(facts, weights)
         self._known: dict[tuple[Layer, tuple[MatrixFormat | None, ...]], int] = {}
 
     def layer(self, index: int) -> int:

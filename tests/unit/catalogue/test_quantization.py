@@ -26,7 +26,7 @@ from tests.quantization_cases import (
 )
 
 from conclave.catalogue.facts import read_config
-from conclave.catalogue.modules import formats_in_use, head_format, module_formats
+from conclave.catalogue.modules import ModuleFormats, formats_in_use, head_format
 from conclave.catalogue.quantization_file import with_quantization
 from conclave.catalogue.shapes import Matrix, MatrixFormat, ModelFacts, WeightFormat
 from conclave.errors import InvalidInput, NotServed
@@ -58,7 +58,7 @@ def weights_of(quantization: Config) -> WeightFormat:
 
 
 def format_of(quantization: Config, layer: int, matrix: Matrix) -> MatrixFormat | None:
-    return module_formats(weights_of(quantization)).of(layer, matrix)
+    return ModuleFormats(weights_of(quantization)).of(layer, matrix)
 
 
 WHOLE: dict[str, tuple[Config, MatrixFormat]] = {
@@ -204,12 +204,6 @@ SINGLE: dict[str, tuple[Config, int, Matrix, MatrixFormat | None]] = {
         "down",
         None,
     ),
-    "a pattern inside a multimodal model": (
-        compressed(group(["Linear"], PACKED), ignore=["re:model.language_model.layers.1.*"]),
-        1,
-        "down",
-        None,
-    ),
     "GPTQ's head": (gptq(lm_head=True), 0, "head", GPTQ_FORMAT),
     "GPTQ without a head": (gptq(), 0, "head", None),
     "AWQ's exception": (awq(modules_to_not_convert=["model.layers.0.mlp.down_proj"]), 0, "down", None),
@@ -242,7 +236,7 @@ def test_the_order_of_groups_that_do_not_overlap_changes_nothing() -> None:
     )
     matrices: tuple[Matrix, ...] = ("qkv", "output", "gate_up", "down", "head")
     for matrix in matrices:
-        assert module_formats(one).of(0, matrix) == module_formats(other).of(0, matrix)
+        assert ModuleFormats(one).of(0, matrix) == ModuleFormats(other).of(0, matrix)
 
 
 def test_a_checkpoint_may_convert_the_kv_cache_alone() -> None:
@@ -251,7 +245,7 @@ def test_a_checkpoint_may_convert_the_kv_cache_alone() -> None:
     assert facts.weight_format is not None
     assert facts.weight_format.kv_cache == "fp8"
     assert formats_in_use(facts, facts.weight_format) == ()
-    assert head_format(facts.weight_format) is None
+    assert head_format(facts, facts.weight_format) is None
 
 
 @pytest.mark.parametrize(("quantization", "reason"), REFUSED_BY_VLLM.values(), ids=REFUSED_BY_VLLM)

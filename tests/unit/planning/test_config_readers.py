@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from conclave.catalogue.facts import known_architectures, read_config
-from conclave.catalogue.modules import ModuleFormats
+from conclave.catalogue.modules import ModuleFormats, layer_formats
 from conclave.catalogue.shapes import (
     FormatRule,
     GroupedAttention,
@@ -71,11 +71,11 @@ BAD = [
             "quantization_config": {
                 "quant_method": "fp8",
                 "activation_scheme": "dynamic",
-                "ignored_layers": ["re:(?!a)b"],
+                "ignored_layers": ["re:b(?!a)"],
             }
         },
         InvalidInput,
-        "ignored_layers is ['re:(?!a)b']; expected names, globs or regular expressions without look-around",
+        "ignored_layers is ['re:b(?!a)']; expected names, globs or regular expressions without look-around",
     ),
     (
         "an exception that needs much memory",
@@ -272,6 +272,11 @@ EXCLUDED = [
     ("a run of a name's parts", "5.self_attn", 5, "qkv", True),
     ("half a part", "elf_attn", 5, "qkv", False),
     ("a name inside a multimodal model", "language_model.model.layers.5.mlp", 5, "down", True),
+    ("all but the experts, which an attention is", "re:^(?!.*experts).*$", 5, "qkv", True),
+    ("all but the experts, which they are not", "re:^(?!.*experts).*$", 5, "experts", False),
+    ("all but what a class and a group name", r"re:(?!.*[(]|.*mlp\.(down|experts)).*", 5, "down", False),
+    ("all of a layer but what a group names", r"re:^(?!.*mlp\.(down|up)).*layers\.5\..*", 5, "output", True),
+    ("another layer than that", r"re:^(?!.*mlp\.(down|up)).*layers\.5\..*", 4, "output", False),
     ("nothing", "", 5, "down", False),
     ("half a character", "re:\ud800.*", 5, "down", False),
     ("a star with a dot and a dash", "model.layers.5-*.self_attn", 5, "qkv", False),
@@ -291,3 +296,12 @@ def test_modules_that_stay_unconverted(pattern: str, layer: int, module: Matrix,
     stays = FormatRule(names=(pattern,), format=None)
     formats = ModuleFormats(WeightFormat(rules=(stays, FormatRule(format=MatrixFormat(method="fp8")))))
     assert (formats.of(layer, module) is None) is expected
+
+
+def test_all_but_the_experts_means_the_names_that_the_architecture_has() -> None:
+    weights = {"num_bits": 4, "type": "int", "strategy": "group", "group_size": 128}
+    groups = {"group_0": {"targets": ["Linear"], "weights": weights}}
+    quantization = {"quant_method": "compressed-tensors", "config_groups": groups, "ignore": ["re:^(?!.*experts).*$"]}
+    facts = read_config(MIXTRAL | {"quantization_config": quantization})
+    for _, formats in layer_formats(facts, facts.weight_format):
+        assert {matrix for matrix, found in formats.items() if found is not None} == {"experts"}
