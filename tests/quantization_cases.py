@@ -54,6 +54,16 @@ QUARK_FP8 = {
     "input_tensors": {"dtype": "fp8_e4m3", "qscheme": "per_tensor", "is_dynamic": False},
 }
 
+QUARK_CACHE = QUARK_FP8 | {"output_tensors": {"dtype": "fp8_e4m3", "qscheme": "per_tensor"}}
+
+
+def quark_with_cache(scheme: Config, name: str = "*_proj") -> Config:
+    """As AMD publishes models with an fp8 KV cache."""
+    export = {"kv_cache_group": ["*k_proj", "*v_proj"], "pack_method": "reorder"}
+    layers = {name.replace("_", f"{part}_"): scheme for part in "kv"}
+    return quark(QUARK_FP8, export=export, exclude=["lm_head"], layer_quant_config=layers)
+
+
 REFUSED_BY_VLLM: dict[str, tuple[Config, str]] = {
     "asymmetric GPTQ": (gptq(sym=False), "Unsupported quantization config: bits=4, sym=False"),
     "GPTQ that does not say whether it is symmetric": (gptq(sym=...), "Cannot find any of ['sym']"),
@@ -104,6 +114,15 @@ REFUSED_BY_VLLM: dict[str, tuple[Config, str]] = {
     "Quark's config that was not exported": (
         {"quant_method": "quark", "global_quant_config": QUARK_FP8, "exclude": []},
         "The export key should be included in the configurations of Quark quantized model",
+    ),
+    "Quark's KV cache without its layers": (
+        quark_with_cache(QUARK_CACHE, "*_other"),
+        "The Quark quantized model has the kv_cache_group parameter setting, but no kv_cache quantization settings "
+        "were found",
+    ),
+    "Quark's KV cache without a type": (
+        quark_with_cache(QUARK_FP8 | {"output_tensors": None}),
+        "The kv_cache quantization configuration is empty.",
     ),
     "AutoRound of a format for llama.cpp": (
         auto_round(packing_format="auto_round:auto_other"),

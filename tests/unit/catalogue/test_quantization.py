@@ -13,6 +13,7 @@ from tests.quantization_cases import (
     MODULES,
     NVFP4,
     PACKED,
+    QUARK_CACHE,
     QUARK_FP8,
     REFUSED_BY_VLLM,
     TOKENS,
@@ -23,6 +24,7 @@ from tests.quantization_cases import (
     group,
     modelopt_file,
     quark,
+    quark_with_cache,
 )
 
 from conclave.catalogue.facts import read_config
@@ -166,6 +168,10 @@ WHOLE: dict[str, tuple[Config, MatrixFormat]] = {
         ),
         FP8_FORMAT,
     ),
+    "Quark's fp8 with a KV cache in fp8": (
+        quark_with_cache(QUARK_CACHE),
+        MatrixFormat(method="fp8", static_activations=True),
+    ),
     "Quark's integers": (
         quark({"weight": {"dtype": "int4", "qscheme": "per_group", "group_size": 128, "symmetric": True}}),
         MatrixFormat(method="packed", bits=4, group=128, zero_points=True),
@@ -302,6 +308,14 @@ REFUSED_BY_MODEL: dict[str, tuple[Config, str]] = {
     "AutoRound of asymmetric weights": (
         auto_round(sym=False),
         "INC quantization with bits=4, sym=False is not supported.",
+    ),
+    "Quark's KV cache of integers": (
+        quark_with_cache(QUARK_FP8 | {"output_tensors": {"dtype": "int8", "qscheme": "per_tensor"}}),
+        "Currently supported kv cache quantization is dtype=fp8_e4m3, however received int8",
+    ),
+    "Quark's KV cache with a scale a channel": (
+        quark_with_cache(QUARK_FP8 | {"output_tensors": {"dtype": "fp8_e4m3", "qscheme": "per_channel"}}),
+        "Only support per-tensor scaling factor for quark KV cache.",
     ),
     "Quark with converted outputs": (
         quark(QUARK_FP8 | {"output_tensors": {"dtype": "fp8_e4m3"}}),

@@ -7,11 +7,14 @@ the scales and does not change the type.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from fnmatch import fnmatchcase
 
 from conclave.catalogue.architectures.fields import Fields
 from conclave.catalogue.architectures.quantization.names import rule, unconverted
 from conclave.catalogue.shapes import FormatRule, MatrixFormat, WeightFormat
 
+_QUERIES = "*q_proj"
+"""Its outputs are let go where the keys' and values' are those of the KV cache."""
 _CHANNEL_SCHEMES = ("per_tensor", "per_channel")
 _MX = ("fp4", "fp6_e3m2", "fp6_e2m3", "mxfp4")
 
@@ -33,16 +36,42 @@ def quark(quantization: Fields) -> WeightFormat:
 
 def _layer_rules(quantization: Fields) -> Iterator[FormatRule]:
     """In the order of the file, where the first name that matches decides."""
-    for name, scheme in quantization.entries("layer_quant_config"):
-        yield rule(quantization, "layer_quant_config", (name,), _matrices(scheme) if scheme.has("weight") else None)
+    caches = quantization.required("export").texts("kv_cache_group")
+    entries = quantization.entries("layer_quant_config")
+    of_cache = {name for name, _ in entries if any(fnmatchcase(name, pattern) for pattern in caches)}
+    if caches and entries:
+        _check_cache(quantization, [scheme for name, scheme in entries if name in of_cache])
+        of_cache.add(_QUERIES)
+    for name, scheme in entries:
+        matrices = _matrices(scheme, has_cache=name in of_cache) if scheme.has("weight") else None
+        yield rule(quantization, "layer_quant_config", (name,), matrices)
 
 
-def _matrices(scheme: Fields) -> MatrixFormat:
-    for name in ("output_tensors", "bias"):
-        if scheme.has(name):
-            raise scheme.engine_refuses(
-                "Currently, Quark models with output_tensors and bias quantized are not supported"
-            )
+def _check_cache(quantization: Fields, schemes: list[Fields]) -> None:
+    """The outputs of the key and value projections are what the KV cache holds."""
+    if not schemes:
+        raise quantization.engine_refuses(
+            "The Quark quantized model has the kv_cache_group parameter setting, but no kv_cache quantization settings "
+            "were found in the quantization configuration."
+        )
+    outputs = schemes[0].nested("output_tensors")
+    if outputs is None:
+        raise schemes[0].engine_refuses("The kv_cache quantization configuration is empty.")
+    dtype, kind = outputs.text("dtype"), outputs.text("qscheme")
+    if dtype != "fp8_e4m3":
+        raise outputs.engine_refuses(
+            f"Currently supported kv cache quantization is dtype=fp8_e4m3, however received {dtype:.20}"
+        )
+    if kind != "per_tensor":
+        raise outputs.engine_refuses(
+            f"Only support per-tensor scaling factor for quark KV cache. Expected qscheme: per_tensor, found qscheme: "
+            f"{kind:.20}"
+        )
+
+
+def _matrices(scheme: Fields, *, has_cache: bool = False) -> MatrixFormat:
+    if scheme.has("bias") or (scheme.has("output_tensors") and not has_cache):
+        raise scheme.engine_refuses("Currently, Quark models with output_tensors and bias quantized are not supported")
     if scheme.is_list("weight") or scheme.is_list("input_tensors"):
         raise scheme.not_planned("Quark's schemes of several stages")
     weights, inputs = scheme.required("weight"), scheme.nested("input_tensors")
