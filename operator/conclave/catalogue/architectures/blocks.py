@@ -50,8 +50,8 @@ def windows(fields: Fields, *, default_pattern: tuple[bool, ...] = (False,)) -> 
 def rotary(fields: Fields, dim: int, *, rotated_share: float = 1.0) -> tuple[Rotary, ...]:
     """The rotary tables of a config: one, or one for each attention type (Gemma 3).
 
-    Sizes after `vllm/model_executor/layers/rotary_embedding`: YaRN holds original positions x factor, linear and
-    dynamic scaling positions x factor, LongRoPE a short and a long table. `rotated_share` is the part of a head that
+    Sizes after `vllm/model_executor/layers/rotary_embedding`: YaRN holds original positions x factor, linear scaling
+    positions x factor, LongRoPE a short and a long table. `rotated_share` is the part of a head that
     rotates where the config does not say.
     """
     share = fields.number("partial_rotary_factor", rotated_share)
