@@ -19,7 +19,8 @@ from typer.core import TyperCommand
 
 from conclave.api.modeldeployment import ModelDeployment
 from conclave.api.occurrences import Path as FieldPath
-from conclave.errors import InvalidInput
+from conclave.catalogue.quantization_file import QUANTIZATION_FILE, with_quantization
+from conclave.errors import ANOTHER_CHECKPOINT, InvalidInput, NotServed
 from conclave.policy.admission import Problem, read_deployment
 
 MAX_FILE_BYTES = 1024 * 1024
@@ -167,13 +168,23 @@ def load_deployment(file: str | Path) -> ModelDeployment:
 
 
 def read_model_config(file: str | None) -> dict[str, Any] | None:
-    """The config.json of a model, read as strictly as a manifest; None when no file is given."""
-    return None if file is None else read_object(file)[0]
+    """The config.json of a model, read as strictly as a manifest; None when no file is given.
+
+    A file beside it may describe the quantization of the weights.
+    """
+    if file is None:
+        return None
+    config, beside = read_object(file)[0], Path(file).with_name(QUANTIZATION_FILE)
+    if file == "-" or not beside.is_file():
+        return config
+    return with_quantization(config, read_object(str(beside))[0])
 
 
 def in_config(config: str, error: InvalidInput) -> str:
     """The message of a reader of config.json, with the file's name as the user gave it, and what to do."""
     said = str(error).removeprefix("config.json: ")
+    if isinstance(error, NotServed):
+        return f"{config}: {said}; {ANOTHER_CHECKPOINT}"
     return f"{config}: {said}. Correct the file, or give the config.json of a model that Conclave plans."
 
 

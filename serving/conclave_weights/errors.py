@@ -6,7 +6,7 @@ WeightsUnfit            the directory cannot be served as it is; names the file 
     DownloadFailed      an object store or a hub did not send the weights, or the disk has no room
     ConfigMissing       there is no config.json
     ConfigInvalid       config.json does not describe a model that can be planned
-    ArchitectureUnknown config.json names an architecture that is not served
+    ArchitectureUnknown config.json describes a model that is not served
 """
 
 from __future__ import annotations
@@ -41,4 +41,4 @@ class ConfigInvalid(WeightsUnfit):
 
 
 class ArchitectureUnknown(WeightsUnfit):
-    """config.json names an architecture that Conclave does not serve."""
+    """config.json describes a model that Conclave or its engine does not serve."""

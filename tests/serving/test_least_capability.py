@@ -15,7 +15,6 @@ SCHEMES = f"{LAYERS}.compressed_tensors.schemes"
 CLASSES = {
     ("", "fp8"): f"{LAYERS}.online.base.OnlineQuantizationConfig",
     ("fp8", "fp8"): f"{LAYERS}.fp8.Fp8Config",
-    ("fbgemm_fp8", "fp8"): f"{LAYERS}.fbgemm_fp8.FBGEMMFp8Config",
     ("modelopt", "fp8"): f"{LAYERS}.modelopt.ModelOptFp8Config",
     ("compressed-tensors", "fp8"): f"{SCHEMES}.CompressedTensorsW8A16Fp8",  # what older cards fall back to
     ("awq", "awq"): f"{LAYERS}.auto_awq.AutoAWQConfig",
@@ -24,7 +23,19 @@ CLASSES = {
     ("compressed-tensors", "int8"): f"{SCHEMES}.CompressedTensorsW8A8Int8",
     ("mxfp4", "mxfp4"): f"{LAYERS}.mxfp4.Mxfp4Config",
     ("modelopt", "nvfp4"): f"{LAYERS}.modelopt.ModelOptNvFp4Config",
+    ("modelopt", "mxfp8"): f"{LAYERS}.modelopt.ModelOptMxFp8Config",
+    ("mxfp8", "mxfp8"): f"{LAYERS}.modelopt.ModelOptMxFp8Config",
+    ("modelopt_mixed", "fp8"): f"{LAYERS}.modelopt.ModelOptMixedPrecisionConfig",
+    ("modelopt_mixed", "nvfp4"): f"{LAYERS}.modelopt.ModelOptMixedPrecisionConfig",
+    ("modelopt_mixed", "mxfp8"): f"{LAYERS}.modelopt.ModelOptMixedPrecisionConfig",
     ("compressed-tensors", "nvfp4"): f"{SCHEMES}.CompressedTensorsW4A4Fp4",
+    ("compressed-tensors", "mxfp4"): f"{SCHEMES}.CompressedTensorsW4A4Mxfp4",
+    ("compressed-tensors", "mxfp8"): f"{SCHEMES}.CompressedTensorsW8A8Mxfp8",
+    ("quark", "fp8"): f"{LAYERS}.quark.schemes.QuarkW8A8Fp8",
+    ("quark", "int8"): f"{LAYERS}.quark.schemes.QuarkW8A8Int8",
+    ("quark", "packed"): f"{LAYERS}.quark.schemes.QuarkW4A16Int4",
+    ("auto-round", "gptq"): f"{LAYERS}.inc.INCConfig",
+    ("auto-round", "awq"): f"{LAYERS}.inc.INCConfig",
 }
 
 

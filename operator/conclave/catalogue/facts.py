@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from conclave.catalogue.architectures import deepseek, dense, grok, llama4, mixture
 from conclave.catalogue.architectures.defaults import with_defaults
 from conclave.catalogue.architectures.fields import Fields
+from conclave.catalogue.modules import formats_in_use
 from conclave.catalogue.shapes import ModelFacts
 from conclave.errors import InvalidInput, UnknownModel
 
@@ -34,7 +35,8 @@ def known_architectures() -> tuple[str, ...]:
 def read_config(config: Mapping[str, object]) -> ModelFacts:
     """Facts from a parsed `config.json`; an absent field is what Transformers takes it for.
 
-    Raises UnknownModel for an architecture that no reader knows, InvalidInput naming the field for nonsense.
+    Raises UnknownModel for an architecture that no reader knows, InvalidInput naming the field for nonsense, and
+    NotServed for a checkpoint that vLLM refuses or the planner cannot size.
     """
     fields = Fields(config)
     architecture = fields.architecture()
@@ -44,8 +46,10 @@ def read_config(config: Mapping[str, object]) -> ModelFacts:
             f"config.json: architectures is {architecture!r}, expected one of {', '.join(known_architectures())}"
         )
     try:
-        return reader(Fields(with_defaults(config)))
+        facts = reader(Fields(with_defaults(config)))
     except ValidationError as error:  # what only the shape as a whole can tell
         first = error.errors()[0]
         name = ".".join(map(str, first["loc"]))
         raise InvalidInput(f"config.json: {name} is {first['input']!r:.80}; expected: {first['msg']}") from error
+    formats_in_use(facts, facts.weight_format)  # refuses a matrix of which only some parts are converted
+    return facts

@@ -10,7 +10,23 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+ENGINE = "vLLM 0.32"
+"""The engine whose classes the readers follow, as messages name it."""
 FloatType = Literal["bfloat16", "float16", "float32"]
+Matrix = Literal[
+    "qkv",
+    "output",
+    "latent_down",
+    "query_up",
+    "latent_up",
+    "gate_up",
+    "down",
+    "experts",
+    "shared_gate_up",
+    "shared_down",
+    "head",
+]
+"""What vLLM builds as one matrix. `experts` are all of a layer's; `head` is the model's output head."""
 
 
 class _Facts(BaseModel):
@@ -82,6 +98,19 @@ class Layer(_Facts):
     """Norm vectors of `hidden` elements."""
     norm_bias: bool = False
 
+    @property
+    def matrices(self) -> tuple[Matrix, ...]:
+        """The matrices of this layer that a checkpoint may have converted. vLLM never converts a router."""
+        found: list[Matrix] = ["qkv", "output"]
+        if isinstance(self.attention, LatentAttention):
+            found = ["latent_down", "query_up", "latent_up", "output"]
+        if self.dense is not None:
+            found += ["gate_up", "down"]
+        if self.moe is not None:
+            found.append("experts")
+            found += ["shared_gate_up", "shared_down"] if self.moe.shared_intermediate else []
+        return tuple(found)
+
 
 class Rotary(_Facts):
     """One table of rotary cosines and sines, which vLLM keeps whole on every GPU."""
@@ -108,10 +137,10 @@ class VisionTower(_Facts):
     pixel_shuffle_ratio: float = Field(default=0.5, gt=0, le=1)
 
 
-class WeightFormat(_Facts):
-    """How a checkpoint (or vLLM at load) stores the converted weights."""
+class MatrixFormat(_Facts):
+    """How the elements and scales of a converted matrix are stored."""
 
-    method: Literal["fp8", "awq", "gptq", "packed", "mxfp4", "int8", "nvfp4"]
+    method: Literal["fp8", "mxfp8", "awq", "gptq", "packed", "mxfp4", "int8", "nvfp4"]
     bits: int = Field(default=8, ge=2, le=8)
     group: int | None = Field(default=None, ge=1)
     """Weights along the input dimension that share a scale (AWQ, GPTQ, mxfp4); None is one a column."""
@@ -122,16 +151,34 @@ class WeightFormat(_Facts):
     static_activations: bool = False
     """Whether input scales are stored."""
     zero_points: bool = False
-    activation_order: bool = False
-    """GPTQ's desc_act: an index for each input."""
     online: bool = False
     """Whether vLLM converts a 16-bit checkpoint while it loads."""
-    excluded: tuple[str, ...] = ()
-    """Modules that stay unconverted, as the checkpoint's config names them."""
+
+
+class FormatRule(_Facts):
+    """Some matrices of a checkpoint, and their format."""
+
+    names: tuple[str, ...] = ()
+    """Modules as the checkpoint's config names them (`catalogue.modules`). Empty: every matrix of the layers, and not
+    the output head."""
+    format: MatrixFormat | None
+    """None: these matrices stay unconverted."""
+
+
+class WeightFormat(_Facts):
+    """How a checkpoint (or vLLM at load) stores its matrices, module by module."""
+
+    rules: tuple[FormatRule, ...]
+    """The first rule that names a module decides. A module that no rule names stays unconverted."""
     declared: str = ""
     """`quant_method` of the checkpoint; empty for what vLLM converts."""
-    fp8_kv_cache: bool = False
-    """Whether the checkpoint asks for an fp8 KV cache."""
+    kv_cache: Literal["auto", "fp8", "nvfp4"] = "auto"
+    """Type of the KV cache that the checkpoint asks for; auto is the model's own type."""
+
+    @classmethod
+    def whole(cls, matrices: MatrixFormat, *, declared: str = "") -> WeightFormat:
+        """All matrices of the layers in one format."""
+        return cls(rules=(FormatRule(format=matrices),), declared=declared)
 
 
 class ModelFacts(_Facts):

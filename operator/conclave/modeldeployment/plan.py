@@ -6,7 +6,8 @@ import json
 
 from conclave.api.reasons import Reason
 from conclave.catalogue.facts import ModelFacts
-from conclave.errors import InvalidInput, UnknownModel
+from conclave.catalogue.quantization_file import QUANTIZATION_FILE, with_quantization
+from conclave.errors import ANOTHER_CHECKPOINT, InvalidInput, NotServed, UnknownModel
 from conclave.finding import Finding
 from conclave.kubernetes.shapes import is_shallow
 from conclave.modeldeployment.inspection.source import files_of
@@ -82,6 +83,8 @@ def _facts(scene: PartScene) -> ModelFacts | Finding | None:
         return refusal_of(scene, check_shape(scene.deployment, facts)) or facts
     except UnknownModel as error:
         return scene.refuse(Reason.MODEL_REFUSED, str(error))
+    except NotServed as error:
+        return scene.refuse(Reason.MODEL_REFUSED, str(error), ANOTHER_CHECKPOINT)
     except InvalidInput as error:
         return scene.refuse(Reason.CONFIG_INVALID, str(error))
 
@@ -93,27 +96,33 @@ def _given_config(scene: PartScene) -> dict[str, object] | Finding | None:
         return None
     name = reference.name
     where = f"ConfigMap {namespace}/{name}"
-    text = scene.observed.config_maps.get(name, {}).get("config.json")
-    if text is None:
+    data = scene.observed.config_maps.get(name, {})
+    if "config.json" not in data:
         seen = "has no key config.json" if name in scene.observed.config_maps else "does not exist"
         return scene.refuse(
             Reason.CONFIG_MISSING,
             f"{where}: spec.model.configRef names this ConfigMap, and it {seen}",
             f"create it with `kubectl -n {namespace} create configmap {name} --from-file=config.json`",
         )
+    config = _read_object(scene, where, "config.json", data["config.json"])
+    if isinstance(config, Finding) or QUANTIZATION_FILE not in data:
+        return config
+    beside = _read_object(scene, where, QUANTIZATION_FILE, data[QUANTIZATION_FILE])
+    return beside if isinstance(beside, Finding) else with_quantization(config, beside)
+
+
+def _read_object(scene: PartScene, where: str, key: str, text: str) -> dict[str, object] | Finding:
     try:
-        config: object = json.loads(text)
-        is_too_deep = not is_shallow(config)
+        value: object = json.loads(text)
+        is_too_deep = not is_shallow(value)
     except RecursionError:
         is_too_deep = True
     except ValueError as error:
-        return scene.refuse(Reason.CONFIG_INVALID, f"{where}: config.json is not valid JSON: {error}")
+        return scene.refuse(Reason.CONFIG_INVALID, f"{where}: {key} is not valid JSON: {error}")
     if is_too_deep:
         return scene.refuse(
-            Reason.CONFIG_INVALID, f"{where}: config.json is nested too deeply, expected the config.json of a model"
+            Reason.CONFIG_INVALID, f"{where}: {key} is nested too deeply, expected the {key} of a model"
         )
-    if not isinstance(config, dict):
-        return scene.refuse(
-            Reason.CONFIG_INVALID, f"{where}: config.json is a {type(config).__name__}, expected an object"
-        )
-    return config
+    if not isinstance(value, dict):
+        return scene.refuse(Reason.CONFIG_INVALID, f"{where}: {key} is a {type(value).__name__}, expected an object")
+    return value

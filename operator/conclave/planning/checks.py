@@ -15,7 +15,7 @@ from conclave.catalogue.shapes import ModelFacts
 from conclave.planning.layout import Layout
 from conclave.planning.parallelism import refusals, tensor_sizes
 from conclave.planning.request import engine_settings
-from conclave.planning.settings import quantization_conflict, weight_format
+from conclave.planning.settings import kv_cache_refusal, quantization_conflict, weight_format
 from conclave.planning.speculation import speculation_refusals
 from conclave.policy.admission import Path, Problem
 from conclave.policy.data_classes import DataClasses
@@ -91,6 +91,8 @@ def _check_shape(deployment: ModelDeployment, facts: ModelFacts) -> Iterator[Unf
     settings = engine_settings(engine, model.adapters)
     if problem := quantization_conflict(facts, settings):
         yield Unfit(Reason.INVALID_SPEC, ("spec", "engine", "quantization"), f"spec.{problem}")
+    if problem := kv_cache_refusal(facts, settings):
+        yield Unfit(Reason.INVALID_SPEC, ("spec", "engine", "kvCacheDtype"), f"spec.{problem}")
     if engine.max_model_len is not None and engine.max_model_len > facts.context_tokens:
         yield Unfit(
             Reason.INVALID_SPEC,

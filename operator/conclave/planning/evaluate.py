@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from conclave.api.plan import MOST_LABEL_VALUES, PlanMemory
 from conclave.catalogue.accelerators import AcceleratorMatch, find_accelerator, is_shared, mig_profile
+from conclave.catalogue.modules import formats_in_use
 from conclave.catalogue.shapes import ModelFacts, WeightFormat
 from conclave.planning.adapters import adapter_bytes
 from conclave.planning.inventory import Node, Sharing
@@ -37,6 +38,7 @@ from conclave.planning.settings import (
     expert_tiles,
     half_precision_refusal,
     in_flight_tokens,
+    kv_cache_refusal,
     kv_entry_bytes,
     largest_graph_tokens,
     quantization_conflict,
@@ -144,6 +146,7 @@ def evaluate(facts: ModelFacts, settings: EngineSettings, device: Device, layout
     unfit = quantization_conflict(facts, settings) or half_precision_refusal(facts, settings)
     unfit = (
         unfit
+        or kv_cache_refusal(facts, settings)
         or _context_refusal(facts, settings)
         or next(speculation_refusals(facts, layout, settings.speculation), None)
         or (reasons[0] if reasons else None)
@@ -201,7 +204,8 @@ class _Budget:
         if not device.is_cpu:
             self._activations[-1] += self._kept_for_sampling(dtype_bytes)
         self._overhead = overhead_bytes(layout, accelerator, on_cpu=device.is_cpu)
-        self._has_workspaces = weights is not None and weights.bits <= _BITS_WITH_WORKSPACES
+        bits = [matrices.bits for matrices in formats_in_use(facts, weights)]
+        self._has_workspaces = min(bits, default=16) <= _BITS_WITH_WORKSPACES
         self._cache: KvCache = kv_cache(
             facts,
             layout,

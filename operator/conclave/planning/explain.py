@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 from conclave.api.modeldeployment import METHODS_WITH_DRAFT
 from conclave.api.plan import RejectedOption
-from conclave.catalogue.shapes import GroupedAttention, LatentAttention, ModelFacts, WeightFormat
+from conclave.catalogue.modules import formats_in_use
+from conclave.catalogue.shapes import GroupedAttention, LatentAttention, MatrixFormat, ModelFacts, WeightFormat
 from conclave.planning.evaluate import Device, Fit
 from conclave.planning.inventory import Inventory, Node, Sharing, node_names
 from conclave.planning.layout import Layout
@@ -100,7 +101,7 @@ def because(
 ) -> tuple[str, ...]:
     """The reasons for the chosen option. `fixed` are the sizes that the spec sets, in words."""
     reasons = ["the recorded plan is still valid and is kept"] if kept else []
-    reasons.append(_size(weights, settings, device, fit))
+    reasons.append(_size(formats_in_use(facts, weights), settings, device, fit))
     if not kept:
         reasons.append(f"the spec sets {' and '.join(fixed)}" if fixed else _choice(layout, device))
     reasons.extend(_parallelism(facts, layout, placement))
@@ -109,8 +110,9 @@ def because(
     return tuple(reasons)
 
 
-def _size(weights: WeightFormat | None, settings: EngineSettings, device: Device, fit: Fit) -> str:
-    kind = "unquantized" if weights is None else f"{weights.method}{' made at load' if weights.online else ''}"
+def _size(formats: Sequence[MatrixFormat], settings: EngineSettings, device: Device, fit: Fit) -> str:
+    kinds = [f"{matrices.method}{' made at load' if matrices.online else ''}" for matrices in formats]
+    kind = " and ".join(dict.fromkeys(kinds)) or "unquantized"
     if settings.adapters:
         kind += f", with room for {settings.adapters} adapters of rank {settings.adapter_rank}"
     unit = "rank" if device.is_cpu else "GPU"

@@ -1,4 +1,4 @@
-"""Bytes of one matrix in each weight format, as vLLM's quantization methods register its parameters.
+"""Bytes of one matrix in each format, as vLLM's quantization methods register its parameters.
 
 Sizes are those of one rank: sliced outputs and inputs. Sources: `vllm/model_executor/layers/quantization/`
 {fp8,auto_awq,auto_gptq,mxfp4}.py, `compressed_tensors/schemes/` and `online/`. Called by `weights.py` only.
@@ -11,7 +11,7 @@ from math import ceil
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from conclave.catalogue.shapes import WeightFormat
+from conclave.catalogue.shapes import MatrixFormat
 
 _SCALE_BYTES = 4
 _WORD_BITS = 32
@@ -31,10 +31,10 @@ class ExpertTiles(BaseModel):
 NO_TILES = ExpertTiles()
 
 
-def linear_bytes(outputs: Sequence[int], inputs: int, dtype_bytes: int, weights: WeightFormat | None) -> int:
+def linear_bytes(outputs: Sequence[int], inputs: int, dtype_bytes: int, weights: MatrixFormat | None) -> int:
     """One linear layer; `outputs` are the sizes of the matrices fused into it (q, k, v or gate, up)."""
     width = sum(outputs)
-    if weights is None or weights.method == "mxfp4":  # vLLM converts only experts to mxfp4
+    if weights is None:
         return width * inputs * dtype_bytes
     groups = inputs // weights.group if weights.group else 1
     if weights.method in ("fp8", "int8"):
@@ -51,6 +51,8 @@ def linear_bytes(outputs: Sequence[int], inputs: int, dtype_bytes: int, weights:
         return width * inputs + (scales + static) * _SCALE_BYTES
     if weights.method == "nvfp4":
         return width * inputs // 2 + width * groups + 2 * len(outputs) * _SCALE_BYTES
+    if weights.method in ("mxfp8", "mxfp4"):  # a scale of 8 bits a group
+        return width * inputs * weights.bits // 8 + width * groups
     return _packed_bytes(width, inputs, groups, dtype_bytes, weights)
 
 
@@ -59,7 +61,7 @@ def expert_bytes(
     hidden: int,
     intermediate: int,
     dtype_bytes: int,
-    weights: WeightFormat | None,
+    weights: MatrixFormat | None,
     *,
     bias: bool,
     tiles: ExpertTiles = NO_TILES,
@@ -80,6 +82,8 @@ def expert_bytes(
             scales = 2 * intermediate + hidden if weights.per_channel else 2 if weights.online else 3
         static = 2 if weights.static_activations else 0
         return experts * (elements + (scales + static) * _SCALE_BYTES + biases)
+    if weights.method == "mxfp8":
+        return experts * (elements + elements // (weights.group or 32) + biases)
     if weights.method == "nvfp4":
         return experts * (elements // 2 + elements // (weights.group or 16) + 6 * _SCALE_BYTES + biases)
     if weights.method == "gptq":  # the method registers biases whether or not the model has them
@@ -92,7 +96,7 @@ def expert_bytes(
 
 
 def _mxfp4_expert_bytes(
-    hidden: int, intermediate: int, dtype_bytes: int, weights: WeightFormat, *, bias: bool, tiles: ExpertTiles
+    hidden: int, intermediate: int, dtype_bytes: int, weights: MatrixFormat, *, bias: bool, tiles: ExpertTiles
 ) -> int:
     """4-bit values and an 8-bit scale for each group of inputs, all rounded up to the kernel's tiles."""
     hidden, intermediate = _round_up(hidden, tiles.hidden), _round_up(intermediate, tiles.intermediate)
@@ -106,7 +110,7 @@ def _round_up(value: int, multiple: int) -> int:
     return ceil(value / multiple) * multiple
 
 
-def _packed_bytes(width: int, inputs: int, groups: int, dtype_bytes: int, weights: WeightFormat) -> int:
+def _packed_bytes(width: int, inputs: int, groups: int, dtype_bytes: int, weights: MatrixFormat) -> int:
     """Integers packed into 32-bit words, a scale for each group and output, and zero points where there are."""
     per_word = _WORD_BITS // weights.bits
     words = width * inputs // per_word

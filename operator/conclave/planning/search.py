@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from conclave.api.plan import RejectedOption
+from conclave.catalogue.modules import layer_formats
 from conclave.planning.evaluate import Device, Fit, Misfit, evaluate
 from conclave.planning.explain import option_name, too_few_gpus, too_many_gpus
 from conclave.planning.inventory import Node
@@ -93,8 +94,9 @@ def _needs_expert_parallel(request: PlanRequest, layout: Layout) -> bool:
     whole = layout.model_copy(update={"expert_parallel": True})
     if refusals(request.facts, whole, weights):
         return False
-    block = weights.block[0] if weights is not None and weights.block else 1
-    cuts_blocks = moe.intermediate // layout.expert_slices % block != 0
+    share = moe.intermediate // layout.expert_slices
+    experts = {formats.get("experts") for _, formats in layer_formats(request.facts, weights)}
+    cuts_blocks = any(matrices.block and share % matrices.block[0] for matrices in experts if matrices is not None)
     return cuts_blocks or bool(refusals(request.facts, layout, weights))
 
 

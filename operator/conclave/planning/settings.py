@@ -6,11 +6,13 @@ Sources: `vllm/engine/arg_utils.py:get_batch_defaults`, `vllm/config/model.py`, 
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import BaseModel, ConfigDict, Field
 
 from conclave.api.modeldeployment import Dtype, KvCacheDtype, Quantization, SpeculativeMethod
 from conclave.catalogue.accelerators import Accelerator
-from conclave.catalogue.shapes import FloatType, LatentAttention, ModelFacts, WeightFormat
+from conclave.catalogue.shapes import ENGINE, FloatType, LatentAttention, MatrixFormat, ModelFacts, WeightFormat
 from conclave.planning.matrices import ExpertTiles
 
 CPU = "cpu"
@@ -22,9 +24,9 @@ NO_FLOAT16 = frozenset({"gemma2", "gemma3", "gemma3_text", "glm4"})
 _GIB = 2**30
 _AMPERE = 8.0
 _HOPPER = 9.0
-_FP8_ONLINE = WeightFormat(method="fp8", online=True)
-_AWQ_USUAL = WeightFormat(method="awq", bits=4, group=128, zero_points=True)
-_GPTQ_USUAL = WeightFormat(method="gptq", bits=4, group=128, zero_points=True)
+_FP8_ONLINE = WeightFormat.whole(MatrixFormat(method="fp8", online=True))
+_AWQ_USUAL = WeightFormat.whole(MatrixFormat(method="awq", bits=4, group=128, zero_points=True))
+_GPTQ_USUAL = WeightFormat.whole(MatrixFormat(method="gptq", bits=4, group=128, zero_points=True))
 
 
 class Speculation(BaseModel):
@@ -123,10 +125,32 @@ def quantization_conflict(facts: ModelFacts, settings: EngineSettings) -> str | 
     )
 
 
+def kv_cache_type(facts: ModelFacts, settings: EngineSettings) -> Literal["auto", "fp8", "nvfp4"]:
+    """What the spec says, else what the checkpoint asks for; auto is the type of the weights.
+
+    vLLM's latent attention takes no type from compressed-tensors (`layers/attention/mla_attention.py`).
+    """
+    stored = facts.weight_format
+    if settings.kv_cache_dtype is KvCacheDtype.FP8:
+        return "fp8"
+    if stored is None or (stored.declared == "compressed-tensors" and isinstance(facts.attention, LatentAttention)):
+        return "auto"
+    return stored.kv_cache
+
+
+def kv_cache_refusal(facts: ModelFacts, settings: EngineSettings) -> str | None:
+    """The type of a KV cache that the planner cannot size."""
+    if kv_cache_type(facts, settings) != "nvfp4":
+        return None
+    return (
+        f"engine.kvCacheDtype is {settings.kv_cache_dtype.value}, and the checkpoint asks for an nvfp4 KV cache; "
+        f"{ENGINE} serves it; this release of Conclave does not plan it yet; set engine.kvCacheDtype to fp8"
+    )
+
+
 def kv_entry_bytes(facts: ModelFacts, settings: EngineSettings, accelerator: Accelerator | None = None) -> int:
     """Bytes of one number in the KV cache."""
-    by_checkpoint = facts.weight_format is not None and facts.weight_format.fp8_kv_cache
-    if settings.kv_cache_dtype is KvCacheDtype.FP8 or by_checkpoint:
+    if kv_cache_type(facts, settings) == "fp8":
         return 1
     return 4 if weight_dtype(facts, settings, accelerator) == "float32" else 2
 

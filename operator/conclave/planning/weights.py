@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from math import ceil
 
-from conclave.catalogue.excluded import excluded_modules
+from conclave.catalogue.modules import head_format, layer_formats
 from conclave.catalogue.shapes import (
     DenseMlp,
     ExpertMlp,
@@ -16,6 +16,8 @@ from conclave.catalogue.shapes import (
     GroupedAttention,
     LatentAttention,
     Layer,
+    Matrix,
+    MatrixFormat,
     ModelFacts,
     VisionTower,
     WeightFormat,
@@ -26,6 +28,8 @@ from conclave.planning.matrices import NO_TILES, ExpertTiles, expert_bytes, line
 DTYPE_BYTES: dict[FloatType, int] = {"bfloat16": 2, "float16": 2, "float32": 4}
 _FLOAT32_BYTES = 4
 _VOCABULARY_PADDING = 64
+_Formats = dict[Matrix, MatrixFormat | None]
+"""The formats of a layer's matrices; None is unconverted."""
 
 
 def padded_vocabulary(vocab: int) -> int:
@@ -83,107 +87,105 @@ class _Sizes:
         self._facts = facts
         self._layout = layout
         self._dtype_bytes = dtype_bytes
-        self._weights = weights
         self._tiles = tiles
-        self._excluded = excluded_modules(weights.excluded if weights else ())
-        self._known: dict[tuple[Layer, tuple[bool, ...]], int] = {}
+        self._formats = [formats for _, formats in layer_formats(facts, weights)]
+        self._head_format = head_format(facts, weights)
+        self._known: dict[tuple[Layer, tuple[MatrixFormat | None, ...]], int] = {}
 
     def layer(self, index: int) -> int:
         """One decoder layer."""
-        layer = self._facts.layers[index]
-        converted = tuple(self._weights is not None and not self._excluded.has(index, module) for module in _MODULES)
-        key = (layer, converted)
+        layer, formats = self._facts.layers[index], self._formats[index]
+        key = (layer, tuple(formats.values()))
         if key not in self._known:
-            self._known[key] = self._layer(layer, dict(zip(_MODULES, converted, strict=True)))
+            self._known[key] = self._layer(layer, formats)
         return self._known[key]
 
     def ends(self, *, first: bool, last: bool) -> int:
         """Embedding, output head, last norm and vision encoder on one stage."""
         facts = self._facts
         everywhere = facts.ends_on_every_stage
-        table = padded_vocabulary(facts.vocab) // self._layout.tensor * facts.hidden * self._dtype_bytes
+        rows = padded_vocabulary(facts.vocab) // self._layout.tensor
+        table = rows * facts.hidden * self._dtype_bytes
         has_head = last or everywhere
         has_embedding = first or everywhere or (facts.tied_embeddings and last)
         total = table if has_embedding else 0
         if has_head:
-            total += 0 if facts.tied_embeddings else table
+            total += 0 if facts.tied_embeddings else self._linear([rows], facts.hidden, self._head_format)
             total += facts.hidden * (2 if facts.final_norm_bias else 1) * self._dtype_bytes
             if facts.head_bias:
-                total += padded_vocabulary(facts.vocab) // self._layout.tensor * self._dtype_bytes
+                total += rows * self._dtype_bytes
         if facts.vision is not None:
             total += self._vision(facts.vision)
         return total
 
-    def _linear(self, outputs: list[int], inputs: int, *, converted: bool, bias: bool = False) -> int:
-        weights = self._weights if converted else None
-        size = linear_bytes(outputs, inputs, self._dtype_bytes, weights)
+    def _linear(self, outputs: list[int], inputs: int, matrices: MatrixFormat | None, *, bias: bool = False) -> int:
+        size = linear_bytes(outputs, inputs, self._dtype_bytes, matrices)
         return size + (sum(outputs) * self._dtype_bytes if bias else 0)
 
-    def _layer(self, layer: Layer, converted: dict[str, bool]) -> int:
+    def _layer(self, layer: Layer, formats: _Formats) -> int:
         hidden = self._facts.hidden
         total = layer.norms * hidden * (2 if layer.norm_bias else 1) * self._dtype_bytes
         if isinstance(layer.attention, LatentAttention):
-            total += self._latent_attention(layer.attention, converted)
+            total += self._latent_attention(layer.attention, formats)
         else:
-            total += self._grouped_attention(layer.attention, converted)
+            total += self._grouped_attention(layer.attention, formats)
         if layer.dense is not None:
-            total += self._mlp(layer.dense, converted["gate_up"], converted["down"])
+            total += self._mlp(layer.dense, formats["gate_up"], formats["down"])
         if layer.moe is not None:
-            total += self._experts(layer.moe, converted)
+            total += self._experts(layer.moe, formats)
         return total
 
-    def _grouped_attention(self, attention: GroupedAttention, converted: dict[str, bool]) -> int:
+    def _grouped_attention(self, attention: GroupedAttention, formats: _Formats) -> int:
         hidden, tensor, head_dim = self._facts.hidden, self._layout.tensor, attention.head_dim
         query = attention.heads // tensor * head_dim
         key_value = max(1, attention.kv_heads // tensor) * head_dim
-        total = self._linear([query, key_value, key_value], hidden, converted=converted["qkv"], bias=attention.qkv_bias)
-        total += self._linear([hidden], query, converted=converted["output"])
+        total = self._linear([query, key_value, key_value], hidden, formats["qkv"], bias=attention.qkv_bias)
+        total += self._linear([hidden], query, formats["output"])
         total += hidden * self._dtype_bytes if attention.output_bias else 0
         norms = {"none": 0, "per_head": 2 * head_dim, "all_heads": query + key_value}[attention.qk_norm]
         sinks = attention.heads // tensor if attention.sinks else 0
         return total + (norms + sinks) * self._dtype_bytes
 
-    def _latent_attention(self, attention: LatentAttention, converted: dict[str, bool]) -> int:
+    def _latent_attention(self, attention: LatentAttention, formats: _Formats) -> int:
         hidden, heads = self._facts.hidden, attention.heads // self._layout.tensor
         query = heads * (attention.nope_head_dim + attention.rope_head_dim)
         compressed = attention.kv_rank + attention.rope_head_dim
         total = attention.kv_rank * self._dtype_bytes  # norm of the compressed entry
         if attention.query_rank is None:
-            total += self._linear([compressed], hidden, converted=converted["latent_down"])
-            total += self._linear([query], hidden, converted=converted["query_up"])
+            total += self._linear([compressed], hidden, formats["latent_down"])
+            total += self._linear([query], hidden, formats["query_up"])
         else:
             # The down-projections are whole on every rank.
-            total += self._linear([attention.query_rank, compressed], hidden, converted=converted["latent_down"])
-            total += self._linear([query], attention.query_rank, converted=converted["query_up"])
+            total += self._linear([attention.query_rank, compressed], hidden, formats["latent_down"])
+            total += self._linear([query], attention.query_rank, formats["query_up"])
             total += attention.query_rank * self._dtype_bytes
         expanded = heads * (attention.nope_head_dim + attention.value_head_dim)
-        total += self._linear([expanded], attention.kv_rank, converted=converted["latent_up"])
-        return total + self._linear([hidden], heads * attention.value_head_dim, converted=converted["output"])
+        total += self._linear([expanded], attention.kv_rank, formats["latent_up"])
+        return total + self._linear([hidden], heads * attention.value_head_dim, formats["output"])
 
-    def _mlp(self, mlp: DenseMlp, gate_up: bool, down: bool) -> int:
+    def _mlp(self, mlp: DenseMlp, gate_up: MatrixFormat | None, down: MatrixFormat | None) -> int:
         hidden, share = self._facts.hidden, mlp.intermediate // self._layout.tensor
-        total = self._linear([share, share], hidden, converted=gate_up, bias=mlp.bias)
-        return total + self._linear([hidden], share, converted=down, bias=mlp.bias)
+        total = self._linear([share, share], hidden, gate_up, bias=mlp.bias)
+        return total + self._linear([hidden], share, down, bias=mlp.bias)
 
-    def _experts(self, moe: ExpertMlp, converted: dict[str, bool]) -> int:
+    def _experts(self, moe: ExpertMlp, formats: _Formats) -> int:
         facts, layout = self._facts, self._layout
         router_bytes = DTYPE_BYTES[moe.router_dtype] if moe.router_dtype else self._dtype_bytes
         total = moe.experts * facts.hidden * router_bytes
         total += moe.experts * self._dtype_bytes if moe.router_bias else 0
         total += moe.experts * _FLOAT32_BYTES if moe.correction_bias else 0
-        weights = self._weights if converted["experts"] else None
         total += expert_bytes(
             layout.local_experts(moe.experts),
             facts.hidden,
             moe.intermediate // layout.expert_slices,
             self._dtype_bytes,
-            weights,
+            formats["experts"],
             bias=moe.bias,
             tiles=self._tiles,
         )
         if moe.shared_intermediate:
             shared = DenseMlp(intermediate=moe.shared_intermediate)
-            total += self._mlp(shared, converted["shared_gate_up"], converted["shared_down"])
+            total += self._mlp(shared, formats["shared_gate_up"], formats["shared_down"])
         if moe.shared_gate:
             total += facts.hidden * self._dtype_bytes
         return total
@@ -201,17 +203,3 @@ class _Sizes:
         adapter = vision.intermediate * adapter_width + adapter_width * vision.adapter_output
         projector = vision.output * (self._facts.hidden // tensor)
         return (layers + embeddings + adapter + projector) * self._dtype_bytes
-
-
-_MODULES = (
-    "qkv",
-    "output",
-    "latent_down",
-    "query_up",
-    "latent_up",
-    "gate_up",
-    "down",
-    "experts",
-    "shared_gate_up",
-    "shared_down",
-)

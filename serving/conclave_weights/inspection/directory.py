@@ -13,7 +13,7 @@ from itertools import chain
 from pathlib import Path
 
 from conclave.catalogue.facts import known_architectures, read_config
-from conclave.errors import InvalidInput
+from conclave.errors import ANOTHER_CHECKPOINT, InvalidInput, NotPlanned, NotServed
 from conclave_weights.errors import WeightsUnfit
 from conclave_weights.files.headers import REMEDY, TensorHeader, read_header
 from conclave_weights.files.regular_files import check_directory, entries_below
@@ -188,8 +188,13 @@ def _compare(
     try:
         facts = read_config(config)
         expected = expected_tensors(architecture, config, facts)
+    except NotPlanned as error:
+        inspection.compared_with = "nothing: no reader knows the quantization of these weights"
+        inspection.notes.append(str(error))
+        return
     except (InvalidInput, WeightsUnfit) as error:
-        inspection.problems.append(str(error))
+        remedy = f"; {ANOTHER_CHECKPOINT}" if isinstance(error, NotServed) else ""
+        inspection.problems.append(f"{error}{remedy}")
         return
     if facts.weight_format is not None:
         inspection.compared_with = (

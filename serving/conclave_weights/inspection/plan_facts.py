@@ -11,7 +11,8 @@ from pathlib import Path
 
 from conclave.catalogue.facts import read_config
 from conclave.catalogue.inspected import LONGEST_CONFIG_BYTES, InspectedWeights, write_report
-from conclave.errors import InvalidInput, UnknownModel
+from conclave.catalogue.quantization_file import QUANTIZATION_FILE, with_quantization
+from conclave.errors import ANOTHER_CHECKPOINT, InvalidInput, NotServed, UnknownModel
 from conclave_weights.errors import ArchitectureUnknown, ConfigInvalid, ConfigMissing, WeightsUnfit, WeightsUnreadable
 from conclave_weights.files.headers import DTYPE_BITS
 from conclave_weights.files.regular_files import open_to_read
@@ -58,24 +59,29 @@ def plan_facts(root: Path, longest_bytes: int) -> InspectedWeights:
 
 
 def _read_config(root: Path) -> dict[str, object]:
-    path = root / CONFIG_NAME
-    if not path.exists():
+    if not (root / CONFIG_NAME).exists():
         raise ConfigMissing(f"no {CONFIG_NAME}, expected one beside the weights; the directory holds {_listed(root)}")
+    config = _read_object(root / CONFIG_NAME)
+    if (root / QUANTIZATION_FILE).exists():
+        config = with_quantization(config, _read_object(root / QUANTIZATION_FILE))
+    return config
+
+
+def _read_object(path: Path) -> dict[str, object]:
+    name = path.name
     if not path.is_file():
-        raise ConfigInvalid(f"{CONFIG_NAME}: is not a file; copy the model's config.json there, {_OWN}")
+        raise ConfigInvalid(f"{name}: is not a file; copy the model's {name} there, {_OWN}")
     with open_to_read(path) as file:
         text = file.read(LONGEST_CONFIG_BYTES + 1)
     if len(text) > LONGEST_CONFIG_BYTES:
-        raise ConfigInvalid(
-            f"{CONFIG_NAME}: has more than {LONGEST_CONFIG_BYTES} bytes, which no model needs; copy it again"
-        )
+        raise ConfigInvalid(f"{name}: has more than {LONGEST_CONFIG_BYTES} bytes, which no model needs; copy it again")
     try:
-        config = json.loads(text)
+        content = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise ConfigInvalid(f"{CONFIG_NAME}: is not valid JSON: {error}; copy it again, {_OWN}") from error
-    if not isinstance(config, dict):
-        raise ConfigInvalid(f"{CONFIG_NAME}: has a JSON {type(config).__name__}, expected an object; copy it again")
-    return config
+        raise ConfigInvalid(f"{name}: is not valid JSON: {error}; copy it again, {_OWN}") from error
+    if not isinstance(content, dict):
+        raise ConfigInvalid(f"{name}: has a JSON {type(content).__name__}, expected an object; copy it again")
+    return content
 
 
 def _check_config(config: dict[str, object]) -> None:
@@ -83,6 +89,8 @@ def _check_config(config: dict[str, object]) -> None:
         facts = read_config(config)
     except UnknownModel as error:
         raise ArchitectureUnknown(f"{error}; use a model of one of these architectures") from error
+    except NotServed as error:
+        raise ArchitectureUnknown(f"{error}; {ANOTHER_CHECKPOINT}") from error
     except InvalidInput as error:
         raise ConfigInvalid(f"{error}; correct it, {_OWN}") from error
     architectures = config["architectures"]

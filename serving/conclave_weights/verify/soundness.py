@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from fnmatch import fnmatchcase
 from pathlib import Path
 
+from conclave.catalogue.quantization_file import QUANTIZATION_FILE, with_quantization
 from conclave_weights.errors import WeightsUnfit, WeightsUnreadable
 from conclave_weights.files.headers import REMEDY, read_header
 from conclave_weights.files.regular_files import LONGEST_JSON_BYTES, check_directory, read_at_most
@@ -54,8 +55,10 @@ def check_weights(root: Path) -> None:
 
 
 def read_config(root: Path) -> dict[str, object]:
-    """`config.json` as an object."""
+    """`config.json` as an object, with the quantization that a file beside it may describe."""
     config = read_json_object(root / "config.json")
+    if (root / QUANTIZATION_FILE).exists():
+        config = with_quantization(config, read_json_object(root / QUANTIZATION_FILE))
     if not config.get("architectures"):
         raise WeightsUnfit(f"{root / 'config.json'}: no `architectures`, expected the name of the model's class")
     return config

@@ -269,6 +269,7 @@ def test_a_deleted_token_is_made_again_for_pods_that_wait_for_it() -> None:
 CONFIG = find_model("mistralai/Mixtral-8x7B-Instruct-v0.1")
 assert CONFIG is not None
 OWN = {"model": {"id": "acme/own-mixtral", "configRef": {"name": "own"}}}
+FBGEMM = {"quant_method": "fbgemm_fp8"}
 REFUSED: dict[str, tuple[dict[str, Any], dict[str, Any], Reason, str]] = {
     "no ConfigMap": (
         OWN,
@@ -289,6 +290,18 @@ REFUSED: dict[str, tuple[dict[str, Any], dict[str, Any], Reason, str]] = {
         {"config_maps": {"own": {"config.json": '{"architectures": ["Nobody"]}'}}},
         Reason.MODEL_REFUSED,
         "Nobody",
+    ),
+    "a checkpoint that vLLM refuses": (
+        OWN,
+        {"config_maps": {"own": {"config.json": json.dumps({**CONFIG.config, "quantization_config": FBGEMM})}}},
+        Reason.MODEL_REFUSED,
+        "quantization_config: vLLM 0.32 refuses this checkpoint: The quantization method fbgemm_fp8 is deprecated",
+    ),
+    "quantization beside config.json that is no JSON": (
+        OWN,
+        {"config_maps": {"own": {"config.json": json.dumps(CONFIG.config), "hf_quant_config.json": "{"}}},
+        Reason.CONFIG_INVALID,
+        "hf_quant_config.json is not valid JSON",
     ),
     "a model without weights": (
         {"model": {"id": "openai/gpt-4o"}},
@@ -322,6 +335,20 @@ def test_a_model_of_ones_own_is_planned_from_its_config() -> None:
     decision = Cluster(config_maps=config_maps).reconcile(make_deployment(OWN))
     assert decision.refusal is None
     assert decision.plan is not None
+
+
+def test_a_model_of_ones_own_is_planned_from_the_quantization_beside_its_config() -> None:
+    assert CONFIG is not None
+    beside = {"producer": {"name": "modelopt"}, "quantization": {"quant_algo": "FP8", "kv_cache_quant_algo": "FP8"}}
+    data = {"config.json": json.dumps(CONFIG.config)}
+    plain, quantized = (
+        Cluster(config_maps={"own": keys}).reconcile(make_deployment(OWN)).plan
+        for keys in (data, data | {"hf_quant_config.json": json.dumps(beside)})
+    )
+    assert plain is not None
+    assert quantized is not None
+    assert "weights (fp8)" in quantized.because[0]
+    assert quantized.role.gpus_per_replica < plain.role.gpus_per_replica
 
 
 def test_a_default_that_is_written_out_changes_no_hash() -> None:

@@ -8,9 +8,16 @@ from typing import Any
 import pytest
 import yaml
 
-from conclave.catalogue.excluded import excluded_modules
 from conclave.catalogue.facts import known_architectures, read_config
-from conclave.catalogue.shapes import GroupedAttention, LatentAttention, WeightFormat
+from conclave.catalogue.modules import ModuleFormats, layer_formats
+from conclave.catalogue.shapes import (
+    FormatRule,
+    GroupedAttention,
+    LatentAttention,
+    Matrix,
+    MatrixFormat,
+    WeightFormat,
+)
 from conclave.errors import ConclaveError, InvalidInput, UnknownModel
 
 TINY: dict[str, dict[str, Any]] = yaml.safe_load(
@@ -47,24 +54,6 @@ BAD = [
     ("a text for a flag", {"tie_word_embeddings": "no"}, InvalidInput, "tie_word_embeddings is 'no'; expected true"),
     ("a list for an object", {"rope_scaling": [1]}, InvalidInput, "rope_scaling is [1]; expected an object"),
     (
-        "a quantization that the planner cannot size",
-        {"quantization_config": {"quant_method": "hqq"}},
-        InvalidInput,
-        "hqq",
-    ),
-    (
-        "GPTQ of a width without a kernel",
-        {"quantization_config": {"quant_method": "gptq", "bits": 3}},
-        InvalidInput,
-        "bits is 3; expected 4 or 8",
-    ),
-    (
-        "AWQ of a width without a kernel",
-        {"quantization_config": {"quant_method": "awq", "w_bit": 17}},
-        InvalidInput,
-        "w_bit is 17; expected 4",
-    ),
-    (
         "a scaling that leaves no position",
         {"rope_scaling": {"rope_type": "linear", "factor": 1e-9}},
         InvalidInput,
@@ -78,31 +67,49 @@ BAD = [
     ),
     (
         "an exception of Python's own regular expressions",
-        {"quantization_config": {"quant_method": "fp8", "ignored_layers": ["re:(?!a)b"]}},
+        {
+            "quantization_config": {
+                "quant_method": "fp8",
+                "activation_scheme": "dynamic",
+                "ignored_layers": ["re:b(?!a)"],
+            }
+        },
         InvalidInput,
-        "ignored_layers is ['re:(?!a)b']; expected names, globs or regular expressions without look-around",
+        "ignored_layers is ['re:b(?!a)']; expected names, globs or regular expressions without look-around",
     ),
     (
         "an exception that needs much memory",
-        {"quantization_config": {"quant_method": "fp8", "ignored_layers": [r"re:(\w{100}){100}"]}},
+        {
+            "quantization_config": {
+                "quant_method": "fp8",
+                "activation_scheme": "dynamic",
+                "ignored_layers": [r"re:(\w{100}){100}"],
+            }
+        },
         InvalidInput,
         "expected names, globs or regular expressions",
     ),
     (
         "exceptions beyond measure",
-        {"quantization_config": {"quant_method": "fp8", "ignored_layers": ["*a"] * 10_000}},
+        {
+            "quantization_config": {
+                "quant_method": "fp8",
+                "activation_scheme": "dynamic",
+                "ignored_layers": ["*a"] * 10_000,
+            }
+        },
         InvalidInput,
         "its patterns have 20000 characters, expected at most 16384",
     ),
     (
         "an exception that is no regular expression",
-        {"quantization_config": {"quant_method": "fp8", "ignored_layers": ["re:("]}},
+        {"quantization_config": {"quant_method": "fp8", "activation_scheme": "dynamic", "ignored_layers": ["re:("]}},
         InvalidInput,
         "ignored_layers is ['re:(']",
     ),
     (
         "fp8 blocks of one size",
-        {"quantization_config": {"quant_method": "fp8", "weight_block_size": [128]}},
+        {"quantization_config": {"quant_method": "fp8", "activation_scheme": "dynamic", "weight_block_size": [128]}},
         InvalidInput,
         "weight_block_size is [128]; expected two sizes",
     ),
@@ -220,63 +227,35 @@ def test_longrope_holds_a_short_and_a_long_table() -> None:
 
 
 SCALED_CONTEXTS = [
-    ("linear scaling comes on top", {"rope_type": "linear", "factor": 4.0}, 2048),
-    ("Llama 3's scaling is in the positions already", {"rope_type": "llama3", "factor": 8.0}, 512),
-    ("YaRN is in the positions already", {"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 128}, 512),
+    ("linear scaling comes on top", {"rope_scaling": {"rope_type": "linear", "factor": 4.0}}, 2048),
+    ("dynamic scaling as well", {"rope_scaling": {"type": "dynamic", "factor": 2.0}}, 1024),
+    ("a factor of null is none", {"rope_scaling": {"type": "dynamic", "factor": None}}, 512),
+    ("Llama 3's scaling is in the positions already", {"rope_scaling": {"rope_type": "llama3", "factor": 8.0}}, 512),
+    ("YaRN is in the positions already", {"rope_scaling": {"type": "yarn", "factor": 4.0}}, 512),
+    ("LongRoPE is in the positions already", {"rope_scaling": {"type": "longrope", "factor": 4.0}}, 512),
+    (
+        "scaling of one of several tables counts",
+        {"rope_parameters": {"full": {"rope_type": "linear", "factor": 4.0}, "sliding": {"rope_type": "default"}}},
+        2048,
+    ),
+    ("the smallest of several fields", {"max_sequence_length": 128}, 128),
+    ("a larger field changes nothing", {"seq_length": 1024}, 512),
+    ("scaling counts for the smallest", {"seq_len": 128, "rope_scaling": {"type": "linear", "factor": 2.0}}, 256),
+    ("model_max_length is above the others, larger or smaller", {"model_max_length": 1024, "seq_length": 128}, 1024),
+    ("null is no limit", {"max_seq_len": None}, 512),
 ]
 
 
 @pytest.mark.parametrize(
-    ("scaling", "expected"), [row[1:] for row in SCALED_CONTEXTS], ids=[row[0] for row in SCALED_CONTEXTS]
+    ("given", "expected"), [row[1:] for row in SCALED_CONTEXTS], ids=[row[0] for row in SCALED_CONTEXTS]
 )
-def test_context_is_what_vllm_allows(scaling: dict[str, Any], expected: int) -> None:
-    assert read_config(LLAMA | {"rope_scaling": scaling}).context_tokens == expected
+def test_context_is_what_vllm_allows(given: dict[str, Any], expected: int) -> None:
+    assert read_config(LLAMA | given).context_tokens == expected
 
 
-FORMATS = [
-    ("fp8 a tensor", {"quant_method": "fp8", "activation_scheme": "dynamic"}, WeightFormat(method="fp8")),
-    (
-        "fp8 in blocks",
-        {"quant_method": "fp8", "weight_block_size": [128, 128]},
-        WeightFormat(method="fp8", block=(128, 128)),
-    ),
-    ("fbgemm's fp8", {"quant_method": "fbgemm_fp8"}, WeightFormat(method="fp8", per_channel=True)),
-    (
-        "AWQ",
-        {"quant_method": "awq", "bits": 4, "group_size": 64},
-        WeightFormat(method="awq", bits=4, group=64, zero_points=True),
-    ),
-    (
-        "GPTQ with one group",
-        {"quant_method": "gptq", "bits": 8, "group_size": -1, "desc_act": True},
-        WeightFormat(method="gptq", bits=8, activation_order=True, zero_points=True),
-    ),
-    (
-        "compressed-tensors' fp8 with an fp8 KV cache",
-        {
-            "quant_method": "compressed-tensors",
-            "config_groups": {
-                "group_0": {
-                    "weights": {"num_bits": 8, "type": "float", "strategy": "channel"},
-                    "input_activations": {"num_bits": 8, "type": "float", "dynamic": True},
-                }
-            },
-            "kv_cache_scheme": {"num_bits": 8, "type": "float"},
-        },
-        WeightFormat(method="fp8", per_channel=True, fp8_kv_cache=True),
-    ),
-    (
-        "mxfp4 with exceptions",
-        {"quant_method": "mxfp4", "modules_to_not_convert": ["lm_head"]},
-        WeightFormat(method="mxfp4", bits=4, group=32, excluded=("lm_head",)),
-    ),
-]
-
-
-@pytest.mark.parametrize(("config", "expected"), [row[1:] for row in FORMATS], ids=[row[0] for row in FORMATS])
-def test_weight_formats(config: dict[str, Any], expected: WeightFormat) -> None:
-    declared = expected.model_copy(update={"declared": config["quant_method"]})
-    assert read_config(LLAMA | {"quantization_config": config}).weight_format == declared
+def test_gemmas_scaling_is_in_its_positions() -> None:
+    scaled = TINY["gemma3"] | {"rope_scaling": {"rope_type": "linear", "factor": 8.0}}
+    assert read_config(scaled).context_tokens == TINY["gemma3"]["max_position_embeddings"]
 
 
 EXCLUDED = [
@@ -289,10 +268,15 @@ EXCLUDED = [
     ("a pattern", "re:.*self_attn.*", 5, "output", True),
     ("a router is not an expert", "re:.*mlp.gate$", 5, "experts", False),
     ("a star", "model.layers.*.self_attn", 5, "qkv", True),
-    ("a name as weights have it", "model.layers.5.self_attn.q_proj.weight", 5, "qkv", True),
+    ("a name as weights have it", "model.layers.5.self_attn.o_proj.weight", 5, "output", True),
     ("a run of a name's parts", "5.self_attn", 5, "qkv", True),
     ("half a part", "elf_attn", 5, "qkv", False),
     ("a name inside a multimodal model", "language_model.model.layers.5.mlp", 5, "down", True),
+    ("all but the experts, which an attention is", "re:^(?!.*experts).*$", 5, "qkv", True),
+    ("all but the experts, which they are not", "re:^(?!.*experts).*$", 5, "experts", False),
+    ("all but what a class and a group name", r"re:(?!.*[(]|.*mlp\.(down|experts)).*", 5, "down", False),
+    ("all of a layer but what a group names", r"re:^(?!.*mlp\.(down|up)).*layers\.5\..*", 5, "output", True),
+    ("another layer than that", r"re:^(?!.*mlp\.(down|up)).*layers\.5\..*", 4, "output", False),
     ("nothing", "", 5, "down", False),
     ("half a character", "re:\ud800.*", 5, "down", False),
     ("a star with a dot and a dash", "model.layers.5-*.self_attn", 5, "qkv", False),
@@ -308,5 +292,16 @@ EXCLUDED = [
 @pytest.mark.parametrize(
     ("pattern", "layer", "module", "expected"), [row[1:] for row in EXCLUDED], ids=[row[0] for row in EXCLUDED]
 )
-def test_modules_that_stay_unconverted(pattern: str, layer: int, module: str, expected: bool) -> None:
-    assert excluded_modules((pattern,)).has(layer, module) is expected
+def test_modules_that_stay_unconverted(pattern: str, layer: int, module: Matrix, expected: bool) -> None:
+    stays = FormatRule(names=(pattern,), format=None)
+    formats = ModuleFormats(WeightFormat(rules=(stays, FormatRule(format=MatrixFormat(method="fp8")))))
+    assert (formats.of(layer, module) is None) is expected
+
+
+def test_all_but_the_experts_means_the_names_that_the_architecture_has() -> None:
+    weights = {"num_bits": 4, "type": "int", "strategy": "group", "group_size": 128}
+    groups = {"group_0": {"targets": ["Linear"], "weights": weights}}
+    quantization = {"quant_method": "compressed-tensors", "config_groups": groups, "ignore": ["re:^(?!.*experts).*$"]}
+    facts = read_config(MIXTRAL | {"quantization_config": quantization})
+    for _, formats in layer_formats(facts, facts.weight_format):
+        assert {matrix for matrix, found in formats.items() if found is not None} == {"experts"}

@@ -290,6 +290,82 @@ def test_a_file_with_a_config_reference_is_planned_with_its_config(tmp_path: Pat
     assert json.loads(run(*arguments, "--config", config).stdout)["tensor"] == 1
 
 
+MODELOPT_FILE = {
+    "producer": {"name": "modelopt", "version": "0.23.0"},
+    "quantization": {"quant_algo": "FP8", "kv_cache_quant_algo": "FP8", "exclude_modules": ["lm_head"]},
+}
+
+
+def test_quantization_beside_the_config_is_planned(tmp_path: Path) -> None:
+    config = write(tmp_path, "config.json", OWN_CONFIG)
+    arguments = ("--config", config, "--accelerator", "H100", "-o", "json")
+    plain = json.loads(run(*arguments).stdout)
+    write(tmp_path, "hf_quant_config.json", MODELOPT_FILE)
+    quantized = json.loads(run(*arguments).stdout)
+    assert "weights (fp8)" in quantized["because"][0]
+    assert quantized["memory"]["weights"] < 0.6 * plain["memory"]["weights"]
+
+
+REFUSED_CONFIGS = {
+    "what vLLM refuses, with its reason": (
+        {"quantization_config": {"quant_method": "fbgemm_fp8"}},
+        "quantization_config: vLLM 0.32 refuses this checkpoint: The quantization method fbgemm_fp8 is deprecated and "
+        "will be removed in future versions of vLLM.; use another checkpoint of the model, such as the unquantized one",
+    ),
+    "what vLLM serves and this release does not": (
+        {"quantization_config": {"quant_method": "torchao"}},
+        "quantization_config: vLLM 0.32 serves quantization method torchao; this release of Conclave does not plan it "
+        "yet; use another checkpoint of the model, such as the unquantized one",
+    ),
+    "a mistake in the file": (
+        {"quantization_config": {"quant_method": ["fp8"]}},
+        "quantization_config: quant_method is ['fp8']; expected a string. Correct the file, or give",
+    ),
+}
+
+
+@pytest.mark.parametrize(("changes", "words"), REFUSED_CONFIGS.values(), ids=REFUSED_CONFIGS)
+def test_a_refused_quantization_is_named_with_what_to_do(
+    tmp_path: Path, changes: dict[str, object], words: str
+) -> None:
+    config = write(tmp_path, "config.json", OWN_CONFIG | changes)
+    result = run("--config", config, "--accelerator", "H100")
+    assert isinstance(result.exception, ConclaveError)
+    assert f"{config}: {words}" in str(result.exception)
+
+
+CACHES = {
+    "fp8 on a GPU that has none": (
+        "FP8",
+        ("--accelerator", "T4"),
+        "T4 has no fp8 KV cache, which the checkpoint asks for",
+    ),
+    "nvfp4, which is not planned": (
+        "NVFP4",
+        ("--accelerator", "B200"),
+        "the checkpoint asks for an nvfp4 KV cache; vLLM 0.32 serves it; this release of Conclave does not plan it "
+        "yet; set engine.kvCacheDtype to fp8",
+    ),
+}
+
+
+@pytest.mark.parametrize(("algorithm", "hardware", "words"), CACHES.values(), ids=CACHES)
+def test_a_kv_cache_that_the_checkpoint_asks_for(
+    tmp_path: Path, algorithm: str, hardware: tuple[str, str], words: str
+) -> None:
+    quantization = {"quant_method": "modelopt", "quant_algo": "NVFP4", "kv_cache_quant_algo": algorithm}
+    config = write(tmp_path, "config.json", OWN_CONFIG | {"quantization_config": quantization})
+    arguments = ("--config", config, *hardware, "--max-model-len", "1024")
+    assert words in str(run(*arguments).exception)
+
+
+def test_the_spec_is_above_the_kv_cache_that_the_checkpoint_asks_for(tmp_path: Path) -> None:
+    quantization = {"quant_method": "modelopt", "quant_algo": "NVFP4", "kv_cache_quant_algo": "NVFP4"}
+    config = write(tmp_path, "config.json", OWN_CONFIG | {"quantization_config": quantization})
+    result = run("--config", config, "--accelerator", "B200", "--kv-cache-dtype", "fp8", "-o", "json")
+    assert json.loads(result.stdout)["tensor"] == 1
+
+
 @pytest.mark.parametrize(
     ("field", "value", "words"),
     [

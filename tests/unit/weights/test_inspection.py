@@ -61,6 +61,7 @@ def test_a_checkpoint_as_transformers_writes_it_is_sound(architecture: str, tmp_
 
 
 EXPERTS, HIDDEN, WIDTH = 4, 64, 96
+MODELOPT_FILE = {"producer": {"name": "modelopt", "version": "0.23.0"}, "quantization": {"quant_algo": "FP8"}}
 CONFIG = {
     "architectures": ["MixtralForCausalLM"],
     "model_type": "mixtral",
@@ -336,9 +337,19 @@ def test_a_note_is_no_problem(weights: Path, change: Callable[[Path], None], mes
             config(architectures=["MyModel"]), "nothing: Conclave does not know MyModel", id="an unknown architecture"
         ),
         pytest.param(
-            config(quantization_config={"quant_method": "fp8"}),
+            config(quantization_config={"quant_method": "fp8", "activation_scheme": "dynamic"}),
             "nothing: weights quantised by fp8",
             id="quantised weights",
+        ),
+        pytest.param(
+            text("hf_quant_config.json", json.dumps(MODELOPT_FILE)),
+            "nothing: weights quantised by modelopt",
+            id="weights quantised as a file beside config.json says",
+        ),
+        pytest.param(
+            config(quantization_config={"quant_method": "torchao"}),
+            "nothing: no reader knows the quantization of these weights",
+            id="quantised weights that no reader knows",
         ),
     ],
 )
@@ -347,6 +358,25 @@ def test_what_is_not_compared_is_said(weights: Path, change: Callable[[Path], No
     inspection = inspect_weights(weights)
     assert inspection.compared_with.startswith(reason)
     assert inspection.problems == []
+
+
+def test_weights_whose_tensors_only_the_file_beside_config_json_explains_are_sound(weights: Path) -> None:
+    scale = "model.layers.0.self_attn.q_proj.weight_scale"
+    shard = json.loads((weights / "model.safetensors.index.json").read_text())["weight_map"]
+    shapes = dict(FIRST) | {scale: ()}
+    write_shard(weights / shard["model.embed_tokens.weight"], shapes)
+    write_index(weights, **{scale: shard["model.embed_tokens.weight"]})
+    unexplained = inspect_weights(weights).problems
+    assert any("1 tensors are unexpected" in problem for problem in unexplained), unexplained
+    (weights / "hf_quant_config.json").write_text(json.dumps(MODELOPT_FILE))
+    assert inspect_weights(weights).problems == []
+
+
+def test_weights_that_the_engine_refuses_are_not_sound(weights: Path) -> None:
+    config(quantization_config={"quant_method": "fbgemm_fp8"})(weights)
+    (problem,) = inspect_weights(weights).problems
+    assert problem.startswith("config.json: quantization_config: vLLM 0.32 refuses this checkpoint: ")
+    assert problem.endswith("; use another checkpoint of the model, such as the unquantized one")
 
 
 def test_hidden_files_are_no_part_of_the_weights(weights: Path) -> None:

@@ -139,6 +139,27 @@ SPOILED: dict[str, tuple[Callable[[Path], None], type[WeightsUnfit], str]] = {
         "tensors are missing: model.layers.2",
     ),
     "another hidden size than the files have": (edit(hidden_size=256), WeightsUnfit, "shapes differ from config.json"),
+    "a checkpoint that vLLM refuses": (
+        edit(quantization_config={"quant_method": "fbgemm_fp8"}),
+        ArchitectureUnknown,
+        "config.json: quantization_config: vLLM 0.32 refuses this checkpoint: The quantization method fbgemm_fp8 is",
+    ),
+    "a checkpoint that this release does not plan": (
+        edit(quantization_config={"quant_method": "torchao"}),
+        ArchitectureUnknown,
+        "vLLM 0.32 serves quantization method torchao; this release of Conclave does not plan it yet; use another "
+        "checkpoint of the model",
+    ),
+    "quantization beside config.json that is no JSON": (
+        write("hf_quant_config.json", b"{"),
+        ConfigInvalid,
+        "hf_quant_config.json: is not valid JSON: ",
+    ),
+    "quantization beside config.json of a megabyte": (
+        write("hf_quant_config.json", b" " * 2**20),
+        ConfigInvalid,
+        "hf_quant_config.json: has more than 262144 bytes",
+    ),
     "no tokenizer": (remove("tokenizer.json"), WeightsUnfit, "no tokenizer"),
     "no tensors": (remove("model.safetensors"), WeightsUnfit, "no *.safetensors files"),
     "code": (write("modeling.py", b"print()"), WeightsUnfit, "modeling.py: Python code among the weights"),
@@ -159,6 +180,15 @@ def test_what_cannot_be_served_is_told_by_kind(
         plan_facts(weights, ROOM_BYTES)
     assert type(refused.value) is kind
     assert words in str(refused.value)
+
+
+def test_the_report_has_the_quantization_that_lies_beside_config_json(weights: Path) -> None:
+    beside = {"producer": {"name": "modelopt"}, "quantization": {"quant_algo": "FP8", "kv_cache_quant_algo": "FP8"}}
+    (weights / "hf_quant_config.json").write_text(json.dumps(beside))
+    told = read_report(write_report(plan_facts(weights, ROOM_BYTES)))
+    stored = read_config(told.config).weight_format
+    assert stored is not None
+    assert (stored.declared, stored.kv_cache) == ("modelopt", "fp8")
 
 
 def test_a_failure_is_written_as_its_kind_and_its_words(weights: Path, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from conclave_weights.errors import WeightsUnfit
-from conclave_weights.verify.soundness import check_weights, tensors_of
+from conclave_weights.verify.soundness import check_weights, read_config, tensors_of
 
 
 def safetensors(**tensors: int) -> bytes:
@@ -48,6 +48,13 @@ def test_only_a_head_that_drafts_needs_no_tokenizer(tmp_path: Path, tensor: str,
     else:
         with pytest.raises(WeightsUnfit, match="no tokenizer"):
             check_weights(tmp_path)
+
+
+def test_quantization_beside_config_json_is_part_of_the_config(weights: Path) -> None:
+    beside = {"producer": {"name": "modelopt"}, "quantization": {"quant_algo": "NVFP4"}}
+    (weights / "hf_quant_config.json").write_text(json.dumps(beside))
+    check_weights(weights)
+    assert read_config(weights)["quantization_config"] == beside
 
 
 def test_links_of_a_hub_cache_are_followed(weights: Path, tmp_path_factory: pytest.TempPathFactory) -> None:

@@ -13,7 +13,8 @@ from conclave.api.rules import Message, Rule
 
 
 class ConfigReference(ApiModel):
-    """A ConfigMap of the same namespace. Its key `config.json` has the model's config.json."""
+    """A ConfigMap of the same namespace. Its key `config.json` has the model's config.json, and its key
+    `hf_quant_config.json` the file of that name, if there is one."""
 
     name: DnsName
 
@@ -92,7 +93,8 @@ class Model(ApiModel):
     of the model or of an adapter, and refused with other sources."""
     config_ref: ConfigReference | None = None
     """The config.json of a fine-tuned model, or of a model that the catalogue does not know. With it, the operator does
-    not need to read the config.json beside the weights."""
+    not need to read the config.json beside the weights. If the weights have a file hf_quant_config.json, the ConfigMap
+    must have it under that key."""
     digest: Sha256Digest | None = None
     """Digest of the weights' files, as `conclave weights digest` prints it. It is checked before the engine starts."""
     licence: Licence | None = None

@@ -50,21 +50,29 @@ def windows(fields: Fields, *, default_pattern: tuple[bool, ...] = (False,)) -> 
 def rotary(fields: Fields, dim: int, *, rotated_share: float = 1.0) -> tuple[Rotary, ...]:
     """The rotary tables of a config: one, or one for each attention type (Gemma 3).
 
-    Sizes after `vllm/model_executor/layers/rotary_embedding`: YaRN holds original positions x factor, linear and
-    dynamic scaling positions x factor, LongRoPE a short and a long table. `rotated_share` is the part of a head that
+    Sizes after `vllm/model_executor/layers/rotary_embedding`: YaRN holds original positions x factor, linear scaling
+    positions x factor, LongRoPE a short and a long table. `rotated_share` is the part of a head that
     rotates where the config does not say.
     """
-    nested = fields.nested("rope_parameters") or fields.nested("rope_scaling")
     share = fields.number("partial_rotary_factor", rotated_share)
+    return tuple(_rotary_table(fields, table, dim, share) for table in _rope_tables(fields) or (Fields({}),))
+
+
+def _rope_tables(fields: Fields) -> tuple[Fields, ...]:
+    """The parameters of the rotary tables: none, one, or one for each attention type."""
+    nested = fields.nested("rope_parameters") or fields.nested("rope_scaling")
     if nested is None:
-        return (_rotary_table(fields, Fields({}), dim, share),)
+        return ()
     is_one = any(map(nested.has, ("rope_type", "type", "rope_theta")))
-    by_type = () if is_one else fields.objects("rope_parameters")
-    return tuple(_rotary_table(fields, parameters, dim, share) for parameters in by_type or (nested,))
+    return (() if is_one else fields.objects("rope_parameters")) or (nested,)
+
+
+def _rope_kind(table: Fields) -> str:
+    return table.text("rope_type") or table.text("type", "default")
 
 
 def _rotary_table(fields: Fields, parameters: Fields, dim: int, share: float) -> Rotary:
-    kind = parameters.text("rope_type") or parameters.text("type", "default")
+    kind = _rope_kind(parameters)
     positions = fields.size("max_position_embeddings", 8192)
     if kind in ("longrope", "su"):
         original = parameters.size("original_max_position_embeddings", positions)
@@ -95,7 +103,7 @@ def decoder(
             "hidden": fields.size("hidden_size"),
             "vocab": fields.size("vocab_size"),
             "layers": layers,
-            "context_tokens": _context_tokens(fields),
+            "context_tokens": context_tokens(fields),
             "dtype": fields.dtype(),
             "tied_embeddings": fields.flag("tie_word_embeddings"),
             "weight_format": read_weight_format(weights or fields),
@@ -104,14 +112,30 @@ def decoder(
     )
 
 
-def _context_tokens(fields: Fields) -> int:
-    """Longest sequence that vLLM allows: some rotary scalings come on top of max_position_embeddings.
+CONTEXT_FIELDS = (
+    "max_position_embeddings",
+    "n_positions",
+    "max_seq_len",
+    "seq_length",
+    "model_max_length",
+    "max_target_positions",
+    "max_sequence_length",
+    "max_seq_length",
+    "seq_len",
+)
+_CONTEXT_WITHOUT_FIELD = 2048
+_SCALED_ALREADY = frozenset({"su", "longrope", "llama3", "yarn", "deepseek_yarn", "deepseek_llama_scaling"})
+"""Rotary scalings whose factor the positions contain already."""
 
-    `vllm/config/model.py:_get_and_verify_max_len`; Gemma 3's is scaled already.
+
+def context_tokens(fields: Fields) -> int:
+    """Longest sequence that vLLM allows: the smallest of the fields that may say it, times the rotary scaling.
+
+    `vllm/transformers_utils/model_arch_config_convertor.py:derive_max_model_len_and_key`, where model_max_length stands
+    above all others, and `vllm/config/model.py:_get_and_verify_max_len`; Gemma 3's is scaled already.
     """
-    positions = fields.size("max_position_embeddings", 8192)
-    scaling = fields.nested("rope_parameters") or fields.nested("rope_scaling")
-    if scaling is None or "gemma3" in fields.text("model_type"):
-        return positions
-    kind = scaling.text("rope_type") or scaling.text("type", "default")
-    return _stretched(positions, scaling) if kind in ("linear", "dynamic", "ntk") else positions
+    given = {name: fields.size(name) for name in CONTEXT_FIELDS if fields.has(name)}
+    tokens = given.get("model_max_length") or min(given.values(), default=_CONTEXT_WITHOUT_FIELD)
+    tables = [] if "gemma3" in fields.text("model_type") else _rope_tables(fields)
+    scaled = [table for table in tables if _rope_kind(table) not in _SCALED_ALREADY and table.has("factor")]
+    return _stretched(tokens, scaled[-1]) if scaled else tokens

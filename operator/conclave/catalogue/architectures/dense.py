@@ -98,7 +98,8 @@ def _gemma3(fields: Fields) -> ModelFacts:
     if len(facts.rotary) > 1:
         return facts
     # Before Transformers 5 the unscaled table of the sliding layers was written as rope_local_base_freq.
-    local = Rotary(positions=facts.context_tokens, dim=facts.rotary[0].dim)
+    positions = fields.size("max_position_embeddings", facts.context_tokens)
+    local = Rotary(positions=positions, dim=facts.rotary[0].dim)
     return facts.model_copy(update={"rotary": (*facts.rotary, local)})
 
 

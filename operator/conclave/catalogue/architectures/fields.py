@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import cast, get_args
 
-from conclave.catalogue.shapes import FloatType
-from conclave.errors import InvalidInput
+from conclave.catalogue.shapes import ENGINE, FloatType
+from conclave.errors import InvalidInput, NotPlanned, NotServed
 
 _LARGEST_SIZE = 2**27
 _FLOATS = {"bf16": "bfloat16", "fp16": "float16", "half": "float16", "fp32": "float32", "float": "float32"}
@@ -24,14 +24,34 @@ class Fields:
         self._values = values
         self._path = path
 
+    def of_file(self, path: str) -> Fields:
+        """The same fields, whose errors name another file."""
+        return Fields(self._values, path)
+
     def has(self, name: str) -> bool:
         """Whether the field is there and not null."""
         return self._values.get(name) is not None
+
+    def mentions(self, name: str) -> bool:
+        """Whether the field is there, be it null."""
+        return name in self._values
+
+    def field_names(self) -> tuple[str, ...]:
+        """The names of all fields, as the file has them."""
+        return tuple(map(str, self._values))
 
     def refuse(self, name: str, expected: str) -> InvalidInput:
         """The error that says what the field holds and what it should hold."""
         seen = repr(self._values[name])[:80] if name in self._values else "missing"
         return InvalidInput(f"{self._path}: {name} is {seen}; expected {expected}")
+
+    def engine_refuses(self, reason: str) -> NotServed:
+        """The error for what is well-formed and what vLLM does not start with; `reason` is vLLM's own."""
+        return NotServed(f"{self._path}: {ENGINE} refuses this checkpoint: {reason}")
+
+    def not_planned(self, what: str) -> NotPlanned:
+        """The error for what vLLM serves and what the planner cannot size yet."""
+        return NotPlanned(f"{self._path}: {ENGINE} serves {what}; this release of Conclave does not plan it yet")
 
     def size(self, name: str, default: int | None = None, *, least: int = 1) -> int:
         """A whole number; the field is required without a default."""
@@ -74,6 +94,21 @@ class Fields:
             raise self.refuse(name, "a string")
         return value
 
+    def is_text(self, name: str) -> bool:
+        """Whether the field holds a string, where it may hold something else."""
+        return isinstance(self._values.get(name), str)
+
+    def is_list(self, name: str) -> bool:
+        """Whether the field holds a list, where it may hold something else."""
+        return isinstance(self._values.get(name), list | tuple)
+
+    def choice(self, name: str, choices: tuple[str, ...], default: str) -> str:
+        """One of these words, in any case."""
+        value = self.text(name, default).lower()
+        if value not in choices:
+            raise self.refuse(name, f"one of {', '.join(choices)}")
+        return value
+
     def texts(self, name: str) -> tuple[str, ...]:
         """A list of strings; empty if the field is missing."""
         value = self._values.get(name)
@@ -82,6 +117,14 @@ class Fields:
         if not isinstance(value, list | tuple) or not all(isinstance(item, str) for item in value):
             raise self.refuse(name, "a list of strings")
         return tuple(value)
+
+    def flat_texts(self, name: str) -> tuple[str, ...]:
+        """A list of strings, or of lists of strings, as one list; empty if the field is missing."""
+        value = self._values.get(name)
+        if not isinstance(value, list | tuple):
+            return self.texts(name)
+        parts = [Fields({name: part if isinstance(part, list | tuple) else [part]}, self._path) for part in value]
+        return tuple(text for part in parts for text in part.texts(name))
 
     def sizes(self, name: str) -> tuple[int, ...]:
         """A list of whole numbers; empty if the field is missing."""
@@ -107,6 +150,11 @@ class Fields:
         """The values of a nested object of objects, in order of their keys."""
         nested = self.nested(name)
         return () if nested is None else tuple(f for key in sorted(nested._values) if (f := nested.nested(key)))
+
+    def entries(self, name: str) -> tuple[tuple[str, Fields], ...]:
+        """The names and values of a nested object of objects, as the file has them; empty if the field is missing."""
+        nested = self.nested(name)
+        return () if nested is None else tuple((key, nested.required(key)) for key in nested.field_names())
 
     def required(self, name: str) -> Fields:
         """A nested object that must be there."""

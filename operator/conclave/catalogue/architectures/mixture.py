@@ -8,7 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from conclave.catalogue.architectures.blocks import decoder, grouped_attention, layer_count, rotary, windows
+from conclave.catalogue.architectures.blocks import (
+    context_tokens,
+    decoder,
+    grouped_attention,
+    layer_count,
+    rotary,
+    windows,
+)
 from conclave.catalogue.architectures.fields import Fields
 from conclave.catalogue.architectures.weight_format import read_weight_format
 from conclave.catalogue.shapes import DenseMlp, ExpertMlp, GroupedAttention, Layer, ModelFacts, Rotary
@@ -71,7 +78,7 @@ def _dbrx(fields: Fields) -> ModelFacts:
     experts, top_k = ffn.size("moe_num_experts"), ffn.size("moe_top_k")
     if top_k > experts:
         raise ffn.refuse("moe_top_k", f"at most moe_num_experts ({experts})")
-    head_dim, context = fields.divided("d_model", "n_heads"), fields.size("max_seq_len")
+    head_dim, positions = fields.divided("d_model", "n_heads"), fields.size("max_seq_len")
     layer = Layer(
         attention=GroupedAttention(heads=heads, kv_heads=kv_heads, head_dim=head_dim),
         moe=ExpertMlp(experts=experts, top_k=top_k, intermediate=ffn.size("ffn_hidden_size")),
@@ -82,9 +89,9 @@ def _dbrx(fields: Fields) -> ModelFacts:
         hidden=fields.size("d_model"),
         vocab=fields.size("vocab_size"),
         layers=(layer,) * layer_count(fields, "n_layers"),
-        context_tokens=context,
+        context_tokens=context_tokens(fields),
         dtype=fields.dtype(),
-        rotary=(Rotary(positions=context, dim=head_dim),),
+        rotary=(Rotary(positions=positions, dim=head_dim),),
         weight_format=read_weight_format(fields),
     )
 

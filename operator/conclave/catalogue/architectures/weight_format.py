@@ -1,140 +1,87 @@
-"""Reads `quantization_config`: how a checkpoint stores its converted weights.
+"""Reads `quantization_config`: how a checkpoint stores its converted weights, or why nothing here serves it.
 
-Covers fp8 (per tensor, channel and block; DeepSeek's, fbgemm's, compressed-tensors', ModelOpt's), AWQ, GPTQ,
-mxfp4 and compressed-tensors' packed integers and nvfp4. Used by the readers only.
+What vLLM 0.32 refuses is refused with vLLM's reason; what it serves and the planner cannot size is named as that.
+Used by the readers only; `quantization/` has one module for each tool that writes such configs.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable, Mapping
 
 from conclave.catalogue.architectures.fields import Fields
-from conclave.catalogue.excluded import excluded_modules
+from conclave.catalogue.architectures.quantization.auto_round import auto_round
+from conclave.catalogue.architectures.quantization.compressed_tensors import compressed_tensors
+from conclave.catalogue.architectures.quantization.floats import fp8, mxfp4, mxfp8
+from conclave.catalogue.architectures.quantization.integers import awq, gptq
+from conclave.catalogue.architectures.quantization.modelopt import is_older, modelopt
+from conclave.catalogue.architectures.quantization.quark import quark
 from conclave.catalogue.shapes import WeightFormat
-from conclave.errors import InvalidInput
 
-_KNOWN = "fp8, fbgemm_fp8, awq, gptq, mxfp4, compressed-tensors or modelopt"
+READERS: Mapping[str, Callable[[Fields], WeightFormat | None]] = {
+    "fp8": fp8,
+    "awq": awq,
+    "awq_marlin": awq,
+    "auto_awq": awq,
+    "gptq": gptq,
+    "gptq_marlin": gptq,
+    "auto_gptq": gptq,
+    "mxfp4": mxfp4,
+    "gpt_oss_mxfp4": mxfp4,
+    "mxfp8": mxfp8,
+    "compressed-tensors": compressed_tensors,
+    "modelopt": modelopt,
+    "modelopt_fp4": modelopt,
+    "modelopt_mxfp8": modelopt,
+    "modelopt_mixed": modelopt,
+    "quark": quark,
+    "auto-round": auto_round,
+    "inc": auto_round,
+}
+"""`quant_method` of the checkpoints that can be planned."""
+NOT_PLANNED = (
+    "deepseek_v4_fp8",
+    "experts_int8",
+    "fp8_per_block",
+    "fp8_per_channel",
+    "fp8_per_tensor",
+    "humming",
+    "int8_per_channel_weight_only",
+    "moe_wna16",
+    "nvfp4_per_token",
+    "online",
+    "torchao",
+)
+"""Methods that vLLM serves and no reader knows."""
+DEPRECATED = ("fbgemm_fp8", "fp_quant")
+"""Methods that vLLM starts only with --allow-deprecated-quantization, which is not on the list of arguments."""
 
 
 def read_weight_format(fields: Fields) -> WeightFormat | None:
     """The checkpoint's format, or None for plain weights.
 
-    Raises InvalidInput for a method that the planner cannot size.
+    Raises InvalidInput for nonsense, and NotServed for what vLLM refuses or the planner cannot size.
     """
     for name in ("quantization_config", "compression_config"):
         nested = fields.nested(name)
         if nested is not None:
-            return _read(nested).model_copy(update={"declared": nested.text("quant_method").lower()})
+            return _read(nested)
     return None
 
 
-def _read(quantization: Fields) -> WeightFormat:
-    method = quantization.text("quant_method").lower()
-    excluded = _excluded(quantization)
-    if method == "fp8":
-        return _fp8(quantization, excluded)
-    if method == "fbgemm_fp8":
-        return WeightFormat(method="fp8", per_channel=True, excluded=excluded)
-    if method in ("awq", "awq_marlin"):
-        bits = _bits(quantization, "bits" if quantization.has("bits") else "w_bit", (4,))
-        group = quantization.size("group_size" if quantization.has("group_size") else "q_group_size", 128)
-        return WeightFormat(method="awq", bits=bits, group=group, zero_points=True, excluded=excluded)
-    if method in ("gptq", "gptq_marlin"):
-        bits, group = _bits(quantization, "bits", (4, 8)), quantization.size("group_size", 128, least=-1)
-        return WeightFormat(
-            method="gptq",
-            bits=bits,
-            group=group if group > 0 else None,
-            activation_order=quantization.flag("desc_act"),
-            zero_points=True,
-            excluded=excluded,
+def _read(quantization: Fields) -> WeightFormat | None:
+    if is_older(quantization):
+        return modelopt(quantization.of_file("hf_quant_config.json"))
+    method = quantization.text("quant_method").lower().replace("compressed_tensors", "compressed-tensors")
+    if not method:
+        raise quantization.engine_refuses("quant_method is missing, so that the weights are taken for unquantized")
+    if method in DEPRECATED:
+        raise quantization.engine_refuses(
+            f"The quantization method {method} is deprecated and will be removed in future versions of vLLM."
         )
-    if method == "mxfp4":
-        return WeightFormat(method="mxfp4", bits=4, group=32, excluded=excluded)
-    if method == "compressed-tensors":
-        return _compressed(quantization, excluded)
-    if method == "modelopt":
-        return _modelopt(quantization, excluded)
-    raise quantization.refuse("quant_method", _KNOWN)
-
-
-def _bits(quantization: Fields, name: str, kernels: tuple[int, ...]) -> int:
-    """Width of a weight, one of those that vLLM has a kernel for."""
-    bits = quantization.size(name, 4)
-    if bits not in kernels:
-        raise quantization.refuse(name, " or ".join(map(str, kernels)))
-    return bits
-
-
-def _excluded(quantization: Fields) -> tuple[str, ...]:
-    for name in ("modules_to_not_convert", "ignored_layers", "ignore", "exclude_modules"):
-        if quantization.has(name):
-            named = quantization.texts(name)
-            try:
-                excluded_modules(named)
-            except InvalidInput as error:
-                expected = f"names, globs or regular expressions without look-around and back-references: {error}"
-                raise quantization.refuse(name, expected) from error
-            return named
-    return ()
-
-
-def _fp8(quantization: Fields, excluded: tuple[str, ...]) -> WeightFormat:
-    block = quantization.sizes("weight_block_size")
-    if block and (len(block) != 2 or 0 in block):
-        raise quantization.refuse("weight_block_size", "two sizes, for instance [128, 128]")
-    return WeightFormat(
-        method="fp8",
-        block=(block[0], block[1]) if block else None,
-        static_activations=quantization.text("activation_scheme", "dynamic") == "static",
-        excluded=excluded,
-    )
-
-
-def _compressed(quantization: Fields, excluded: tuple[str, ...]) -> WeightFormat:
-    groups = quantization.objects("config_groups")
-    if not groups:
-        raise quantization.refuse("config_groups", "an object with at least one group")
-    weights = groups[0].required("weights")
-    bits, kind, strategy = weights.size("num_bits"), weights.text("type"), weights.text("strategy", "tensor")
-    inputs = groups[0].nested("input_activations")
-    traits: dict[str, Any] = {
-        "excluded": excluded,
-        "static_activations": inputs is not None and not inputs.flag("dynamic"),
-        "fp8_kv_cache": quantization.has("kv_cache_scheme")
-        and quantization.required("kv_cache_scheme").size("num_bits") == 8,
-    }
-    if kind == "float" and bits == 8:
-        block = weights.sizes("block_structure")
-        if len(block) == 2:
-            return WeightFormat(method="fp8", block=(block[0], block[1]), **traits)
-        return WeightFormat(method="fp8", per_channel=strategy == "channel", **traits)
-    if kind == "float" and bits == 4:
-        return WeightFormat(method="nvfp4", bits=4, group=weights.size("group_size", 16), **traits)
-    if kind == "int" and inputs is not None and bits == 8:
-        return WeightFormat(method="int8", per_channel=strategy == "channel", **traits)
-    if kind == "int" and bits in (4, 8):
-        group = weights.size("group_size", least=-1) if weights.has("group_size") else -1
-        return WeightFormat(
-            method="packed",
-            bits=bits,
-            group=group if group > 0 else None,
-            zero_points=not weights.flag("symmetric", True),
-            excluded=excluded,
-            fp8_kv_cache=traits["fp8_kv_cache"],
-        )
-    raise weights.refuse("num_bits", f"8-bit or 4-bit weights of type int or float, not {bits}-bit {kind!r}")
-
-
-def _modelopt(quantization: Fields, excluded: tuple[str, ...]) -> WeightFormat:
-    algorithm = quantization.text("quant_algo").upper()
-    traits: dict[str, Any] = {
-        "excluded": excluded,
-        "static_activations": True,
-        "fp8_kv_cache": quantization.text("kv_cache_quant_algo").upper() == "FP8",
-    }
-    if algorithm == "FP8":
-        return WeightFormat(method="fp8", **traits)
-    if algorithm in ("NVFP4", "W4A16_NVFP4"):
-        return WeightFormat(method="nvfp4", bits=4, group=quantization.size("group_size", 16), **traits)
-    raise quantization.refuse("quant_algo", "FP8 or NVFP4")
+    if method in NOT_PLANNED:
+        raise quantization.not_planned(f"quantization method {method}")
+    reader = READERS.get(method)
+    if reader is None:
+        raise quantization.engine_refuses(f"Unknown quantization method: {method:.40}")
+    weights = reader(quantization)
+    return weights if weights is None or weights.declared else weights.model_copy(update={"declared": method})

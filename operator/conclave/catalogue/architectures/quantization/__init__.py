@@ -1,0 +1,1 @@
+"""Readers of `quantization_config`, one module for each tool that writes it. Called by `weight_format` only."""
