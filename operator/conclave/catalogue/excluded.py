@@ -54,6 +54,14 @@ _NAMES = {
         "mlp.shared_expert.down_proj",
         "feed_forward.shared_expert.down_proj",
     ),
+    "recurrence": (
+        "linear_attn.in_proj_qkvz",
+        "linear_attn.in_proj_qkv",
+        "linear_attn.out_proj",
+        "mixer.in_proj",
+        "mamba.in_proj",
+        "conv.in_proj",
+    ),
 }
 _PREFIXES = ("language_model.model.layers", "transformer.blocks")
 """Parts of a name count as it does, so that `model.layers` is among them."""

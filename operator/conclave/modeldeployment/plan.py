@@ -6,6 +6,7 @@ import json
 
 from conclave.api.reasons import Reason
 from conclave.catalogue.facts import ModelFacts
+from conclave.catalogue.measured import MeasuredWeights
 from conclave.errors import InvalidInput, UnknownModel
 from conclave.finding import Finding
 from conclave.kubernetes.shapes import is_shallow
@@ -69,16 +70,17 @@ def _with_source(scene: PartScene, plan: Plan) -> Plan:
 
 def _facts(scene: PartScene) -> ModelFacts | Finding | None:
     config: dict[str, object] | Finding | None
+    weights: MeasuredWeights | None = None
     if scene.needs_inspection:
         if scene.inspected.weights is None:
             return scene.inspected.refusal
-        config = scene.inspected.weights.config
+        config, weights = scene.inspected.weights.config, scene.inspected.weights.tensors
     else:
         config = _given_config(scene)
     if isinstance(config, Finding):
         return config
     try:
-        facts = facts_for(scene.deployment.spec.model.id, config)
+        facts = facts_for(scene.deployment.spec.model.id, config, weights)
         return refusal_of(scene, check_shape(scene.deployment, facts)) or facts
     except UnknownModel as error:
         return scene.refuse(Reason.MODEL_REFUSED, str(error))

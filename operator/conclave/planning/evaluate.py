@@ -14,7 +14,14 @@ from conclave.planning.adapters import adapter_bytes
 from conclave.planning.kernels import kernel_refusal
 from conclave.planning.kv_cache import KvCache, kv_cache
 from conclave.planning.layout import Layout
-from conclave.planning.memory import UNCERTAIN_SHARE, activation_bytes, graph_bytes, overhead_bytes, rotary_bytes
+from conclave.planning.memory import (
+    UNCERTAIN_SHARE,
+    activation_bytes,
+    encoder_activation_bytes,
+    graph_bytes,
+    overhead_bytes,
+    rotary_bytes,
+)
 from conclave.planning.parallelism import refusals
 from conclave.planning.settings import (
     CPU,
@@ -34,7 +41,8 @@ from conclave.planning.weights import DTYPE_BYTES, weight_bytes
 
 _GIB = 2**30
 _BITS_WITH_WORKSPACES = 4
-"""Kernels of such weights take memory that is not counted, so that a tight plan of them is refused."""
+"""Kernels of such weights take memory that is not counted, so that a tight plan of them is refused; so is a tight plan
+of an architecture that no reader knows."""
 _CPU_REQUESTS = 8
 """Requests of max_model_len that a CPU's KV cache is sized for, where there is room."""
 
@@ -142,10 +150,12 @@ class _Budget:
         self._graphs = [0 if eager else graph_bytes(len(stage), largest) for stage in stages]
         self._activations = activation_bytes(
             facts, layout, dtype_bytes, tokens=tokens, sequences=sequences, graphs=min(self._graphs)
-        )
+        ) + encoder_activation_bytes(facts, dtype_bytes, tokens=tokens)
         self._overhead = overhead_bytes(layout, accelerator, on_cpu=device.is_cpu)
         self._limit, self._data = limit, layout.data
-        self._has_workspaces = weights is not None and weights.bits <= _BITS_WITH_WORKSPACES
+        self._needs_margin = facts.evidence is not None or (
+            weights is not None and weights.bits <= _BITS_WITH_WORKSPACES
+        )
         self._cache: KvCache = kv_cache(
             facts,
             layout,
@@ -182,7 +192,7 @@ class _Budget:
         certain = self._cache.longest_request(careful, self._facts.context_tokens)
         length = self._settings.max_model_len or _rounded_down(certain, self._facts.context_tokens)
         tight = not length or not self._cache.holds(length, careful)
-        if not length or not self._cache.holds(length, blocks) or (tight and self._has_workspaces):
+        if not length or not self._cache.holds(length, blocks) or (tight and self._needs_margin):
             room = [pool - margin for pool in left] if tight and longest >= (length or 1) else left
             reason = self._too_long(length or self._limit, tightest, room)
             if room is not left:
@@ -204,7 +214,9 @@ class _Budget:
         """Bytes that the KV cache may come out smaller; none where its size is given, or not taken of the rest."""
         if self._device.is_cpu or self._settings.kv_cache_memory_bytes is not None:
             return 0
-        return int(UNCERTAIN_SHARE * self._device.memory_bytes)
+        evidence = self._facts.evidence
+        of_weights = evidence.uncertain_share * max(self._weights) if evidence is not None else 0
+        return int(UNCERTAIN_SHARE * self._device.memory_bytes + of_weights)
 
     def _pool(self, stage: int, room: int) -> int:
         if self._settings.kv_cache_memory_bytes is not None:

@@ -29,17 +29,25 @@ def tensor_sizes(facts: ModelFacts, largest: int = _LARGEST_SHOWN) -> tuple[int,
 
 def _refusals(facts: ModelFacts, layout: Layout, weights: WeightFormat | None) -> Iterator[str]:
     tensor = layout.tensor
-    yield from _heads(facts.attention, tensor, weights)
+    for attention in dict.fromkeys(layer.attention for layer in facts.layers):
+        if attention is not None:
+            yield from _heads(attention, tensor, weights)
     vocabulary = padded_vocabulary(facts.vocab)
     if vocabulary % tensor:
         yield f"the vocabulary, padded to {vocabulary}, does not divide by {tensor}"
     for layer in dict.fromkeys(facts.layers):
+        if layer.recurrence is not None and any(size % tensor for size in layer.recurrence.sliced):
+            sizes = " or ".join(map(str, dict.fromkeys(layer.recurrence.sliced)))
+            yield f"heads or groups of a layer that keeps a state, {sizes}, do not divide by {tensor}"
         if layer.dense is not None:
             yield from _mlp(layer.dense.intermediate, "feed-forward", tensor, weights)
         if layer.moe is not None:
             yield from _experts(layer.moe, layout, weights)
     if facts.vision is not None and facts.vision.heads % tensor:
         yield f"{facts.vision.heads} attention heads of the vision encoder do not divide by {tensor}"
+    for encoder in facts.encoders:
+        if encoder.heads is not None and encoder.heads % tensor:
+            yield f"{encoder.heads} attention heads of the encoder in {encoder.name} do not divide by {tensor}"
     if facts.tensor_divides_intermediate and facts.moe is not None and facts.moe.intermediate % layout.gpus:
         yield f"the experts' width of {facts.moe.intermediate} does not divide by {layout.gpus} GPUs"
     if facts.tensor_within_experts and facts.moe is not None and tensor > facts.moe.experts:

@@ -17,15 +17,18 @@ from conclave.catalogue.shapes import (
     LatentAttention,
     Layer,
     ModelFacts,
+    Recurrence,
     VisionTower,
     WeightFormat,
 )
 from conclave.planning.layout import Layout
 from conclave.planning.matrices import NO_TILES, ExpertTiles, expert_bytes, linear_bytes
+from conclave.planning.measured_weights import measured_bytes
 
 DTYPE_BYTES: dict[FloatType, int] = {"bfloat16": 2, "float16": 2, "float32": 4}
 _FLOAT32_BYTES = 4
 _VOCABULARY_PADDING = 64
+_FOUR_BITS = WeightFormat(method="mxfp4", bits=4, group=32)
 
 
 def padded_vocabulary(vocab: int) -> int:
@@ -41,6 +44,19 @@ def weight_bytes(
     tiles: ExpertTiles = NO_TILES,
 ) -> tuple[int, ...]:
     """Bytes for each pipeline stage on its fullest rank."""
+    evidence = facts.evidence
+    if evidence is not None and evidence.measured is not None:
+        return measured_bytes(facts, evidence.measured, layout, DTYPE_BYTES[dtype], weights)
+    counted = _counted_bytes(facts, layout, dtype, weights, tiles)
+    if evidence is None or evidence.total_bytes is None:
+        return counted
+    stored = _counted_bytes(facts, Layout(), facts.dtype, facts.weight_format, tiles)[0]
+    return tuple(ceil(size * evidence.total_bytes / stored) for size in counted)
+
+
+def _counted_bytes(
+    facts: ModelFacts, layout: Layout, dtype: FloatType, weights: WeightFormat | None, tiles: ExpertTiles
+) -> tuple[int, ...]:
     sizes = _Sizes(facts, layout, DTYPE_BYTES[dtype], weights, tiles)
     stages = layout.stages(len(facts.layers))
     return tuple(
@@ -99,7 +115,8 @@ class _Sizes:
                 total += padded_vocabulary(facts.vocab) // self._layout.tensor * self._dtype_bytes
         if facts.vision is not None:
             total += self._vision(facts.vision)
-        return total
+        further = facts.further_parameters + sum(encoder.parameters for encoder in facts.encoders)
+        return total + further * self._dtype_bytes
 
     def _linear(self, outputs: list[int], inputs: int, *, converted: bool, bias: bool = False) -> int:
         weights = self._weights if converted else None
@@ -111,8 +128,10 @@ class _Sizes:
         total = layer.norms * hidden * (2 if layer.norm_bias else 1) * self._dtype_bytes
         if isinstance(layer.attention, LatentAttention):
             total += self._latent_attention(layer.attention, converted)
-        else:
+        elif layer.attention is not None:
             total += self._grouped_attention(layer.attention, converted)
+        if layer.recurrence is not None:
+            total += self._recurrence(layer.recurrence, converted)
         if layer.dense is not None:
             total += self._mlp(layer.dense, converted["gate_up"], converted["down"])
         if layer.moe is not None:
@@ -123,8 +142,11 @@ class _Sizes:
         hidden, tensor, head_dim = self._facts.hidden, self._layout.tensor, attention.head_dim
         query = attention.heads // tensor * head_dim
         key_value = max(1, attention.kv_heads // tensor) * head_dim
-        total = self._linear([query, key_value, key_value], hidden, converted=converted["qkv"], bias=attention.qkv_bias)
-        total += self._linear([hidden], query, converted=converted["output"])
+        value_dim = attention.value_head_dim or head_dim
+        value = max(1, attention.kv_heads // tensor) * value_dim
+        queries = [query, query] if attention.output_gate else [query]
+        total = self._linear([*queries, key_value, value], hidden, converted=converted["qkv"], bias=attention.qkv_bias)
+        total += self._linear([hidden], attention.heads // tensor * value_dim, converted=converted["output"])
         total += hidden * self._dtype_bytes if attention.output_bias else 0
         norms = {"none": 0, "per_head": 2 * head_dim, "all_heads": query + key_value}[attention.qk_norm]
         sinks = attention.heads // tensor if attention.sinks else 0
@@ -145,11 +167,21 @@ class _Sizes:
             total += attention.query_rank * self._dtype_bytes
         expanded = heads * (attention.nope_head_dim + attention.value_head_dim)
         total += self._linear([expanded], attention.kv_rank, converted=converted["latent_up"])
+        if attention.index_heads:  # whole on every rank
+            queries = attention.index_heads * attention.index_head_dim
+            total += self._linear([queries], attention.query_rank or hidden, converted=converted["latent_down"])
+            total += (attention.index_head_dim + attention.index_heads) * hidden * self._dtype_bytes
         return total + self._linear([hidden], heads * attention.value_head_dim, converted=converted["output"])
+
+    def _recurrence(self, recurrence: Recurrence, converted: dict[str, bool]) -> int:
+        hidden, tensor = self._facts.hidden, self._layout.tensor
+        inner = ceil(recurrence.inner / tensor)
+        total = self._linear([ceil(recurrence.projected / tensor)], hidden, converted=converted["recurrence"])
+        return total + self._linear([hidden], inner, converted=converted["recurrence"])
 
     def _mlp(self, mlp: DenseMlp, gate_up: bool, down: bool) -> int:
         hidden, share = self._facts.hidden, mlp.intermediate // self._layout.tensor
-        total = self._linear([share, share], hidden, converted=gate_up, bias=mlp.bias)
+        total = self._linear([share, share] if mlp.gated else [share], hidden, converted=gate_up, bias=mlp.bias)
         return total + self._linear([hidden], share, converted=down, bias=mlp.bias)
 
     def _experts(self, moe: ExpertMlp, converted: dict[str, bool]) -> int:
@@ -158,18 +190,21 @@ class _Sizes:
         total = moe.experts * facts.hidden * router_bytes
         total += moe.experts * self._dtype_bytes if moe.router_bias else 0
         total += moe.experts * _FLOAT32_BYTES if moe.correction_bias else 0
-        weights = self._weights if converted["experts"] else None
+        weights = _FOUR_BITS if moe.four_bits else self._weights if converted["experts"] else None
+        share = moe.intermediate // layout.expert_slices
         total += expert_bytes(
             layout.local_experts(moe.experts),
-            facts.hidden,
-            moe.intermediate // layout.expert_slices,
+            moe.latent or facts.hidden,
+            share if moe.gated else 2 * share // 3,  # two matrices instead of three
             self._dtype_bytes,
             weights,
             bias=moe.bias,
             tiles=self._tiles,
         )
+        if moe.latent is not None:  # into it and out of it, whole on every rank
+            total += 2 * moe.latent * facts.hidden * self._dtype_bytes
         if moe.shared_intermediate:
-            shared = DenseMlp(intermediate=moe.shared_intermediate)
+            shared = DenseMlp(intermediate=moe.shared_intermediate, gated=moe.gated)
             total += self._mlp(shared, converted["shared_gate_up"], converted["shared_down"])
         if moe.shared_gate:
             total += facts.hidden * self._dtype_bytes
@@ -201,4 +236,5 @@ _MODULES = (
     "experts",
     "shared_gate_up",
     "shared_down",
+    "recurrence",
 )
