@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import ast
 import json
-import os
 import sys
 import warnings
 from collections.abc import Iterator, Mapping
@@ -18,8 +17,6 @@ from types import SimpleNamespace
 from typing import Any
 
 from conclave.catalogue.architectures.general_names import EXPERTS, HEADS, HIDDEN, LAYERS
-
-os.environ["HF_HUB_OFFLINE"] = "1"  # some config classes ask a hub for more
 
 ROOT = Path(__file__).resolve().parents[1]
 TABLE = ROOT / "operator/conclave/catalogue/data/engine_classes.json"
@@ -44,7 +41,10 @@ def table() -> dict[str, Any]:
     """The whole table, in an order that does not depend on the machine."""
     import transformers
     import vllm
+    from huggingface_hub import constants
+    from vllm.transformers_utils.config import _ARCHITECTURE_TO_MODEL_TYPE
 
+    constants.HF_HUB_OFFLINE = True  # some config classes ask a hub for more
     kinds, removed, plugins = classes()
     return {
         "vllm": vllm.__version__,
@@ -55,6 +55,7 @@ def table() -> dict[str, Any]:
         "plugins": dict(sorted(plugins.items())),
         "pooling": pooling_suffixes(),
         "latent": sorted(_latent_types()),
+        "typed": dict(sorted(_ARCHITECTURE_TO_MODEL_TYPE.items())),
         "configs": dict(sorted(_configs())),
     }
 

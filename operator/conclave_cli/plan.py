@@ -155,7 +155,8 @@ def plan(
     """Plan a model: accelerator, GPUs, parallel sizes, memory of each GPU, context and concurrency, and why.
 
     Give a ModelDeployment with -f, or a model with --model, --config or --weights; and the hardware with --inventory,
-    or with --accelerator, --gpus-per-node and --nodes. If no layout fits, the command exits 2 and says why, and what would fit.
+    or with --accelerator, --gpus-per-node and --nodes. If no layout fits, the command exits 2 and says why, and what
+    would fit.
     """
     file = only_file(files, "plan") if files else None
     for first, second, is_double in (

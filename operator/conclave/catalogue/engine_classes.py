@@ -46,6 +46,7 @@ class _Table(BaseModel):
     plugins: dict[str, str]
     pooling: dict[str, str]
     latent: frozenset[str]
+    typed: dict[str, str]
     configs: dict[str, _Config]
 
 
@@ -80,6 +81,11 @@ def engine_class(config: Mapping[str, object], architecture: str) -> EngineClass
             raise UnknownModel(problem)
         return EngineClass(name=architecture, kind=kind, pipeline=architecture not in known.without_pipeline)
     raise UnknownModel(f"config.json: architectures is {architecture!r}: {_why_not(config, architecture, kind)}")
+
+
+def model_type_of(config: Mapping[str, object], architecture: str) -> object:
+    """That of the config; vLLM knows it of some architectures whose configs leave it out."""
+    return config.get("model_type") or table().typed.get(architecture)
 
 
 @cache
@@ -119,14 +125,12 @@ def _why_not(config: Mapping[str, object], architecture: str, kind: Kind | None)
 def _needs_code(config: Mapping[str, object], architecture: str) -> str | None:
     """Why the config cannot be read without code of the repository; None where it can."""
     known = table()
-    model_type = config.get("model_type")
+    model_type = model_type_of(config, architecture)
     if model_type in known.configs or (model_type is None and not config.get("auto_map")):
-        return None
-    if model_type is None and architecture in ("LongcatFlashForCausalLM", "LongcatFlashNgramForCausalLM"):
         return None
     where = "auto_map names" if config.get("auto_map") else "the model's repository has"
     return (
-        f"config.json: model_type is {model_type!r:.80}: {vllm_name()} has the class {architecture}, and neither it nor "
-        f"Transformers {known.transformers} can read this type of config without the code that {where}; that code "
+        f"config.json: model_type is {model_type!r:.80}: {vllm_name()} has the class {architecture}, and neither it "
+        f"nor Transformers {known.transformers} can read this type of config without the code that {where}; that code "
         "would have to be trusted, and it is never run"
     )

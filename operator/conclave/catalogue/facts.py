@@ -29,7 +29,7 @@ _READERS: dict[str, Callable[[Fields], ModelFacts]] = {
     **grok.READERS,
 }
 _UNCERTAIN_OF_HEADERS = 0.03
-"""What a class pads, repeats or converts beside what the headers tell (docs/unknown-models.md has the measurements)."""
+"""What a class pads, repeats or converts beside what the headers tell (docs/weights.md has the measurements)."""
 _UNCERTAIN_OF_INDEX = 0.08
 _UNCERTAIN_OF_CONFIG = 0.15
 

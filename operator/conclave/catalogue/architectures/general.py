@@ -12,10 +12,10 @@ from conclave.catalogue.architectures.blocks import rotary
 from conclave.catalogue.architectures.defaults import with_defaults
 from conclave.catalogue.architectures.fields import Fields
 from conclave.catalogue.architectures.general_encoders import TEXT_CONFIGS, encoders
-from conclave.catalogue.architectures.general_layers import layers_of
+from conclave.catalogue.architectures.general_layers import is_doubled, layers_of
 from conclave.catalogue.architectures.general_names import CONTEXT, HIDDEN, PER_LAYER_EMBEDDING, VOCABULARY
 from conclave.catalogue.architectures.weight_format import read_weight_format
-from conclave.catalogue.engine_classes import EngineClass
+from conclave.catalogue.engine_classes import EngineClass, model_type_of
 from conclave.catalogue.shapes import GroupedAttention, LatentAttention, ModelFacts
 
 _USUAL_CONTEXT = 2048
@@ -23,7 +23,8 @@ _USUAL_CONTEXT = 2048
 
 def read_general(config: Mapping[str, object], engine_class: EngineClass) -> ModelFacts:
     """Facts of a config, without evidence of its weights. Raises InvalidInput naming the field."""
-    fields = Fields(with_defaults(config))
+    model_type = model_type_of(config, engine_class.name)
+    fields = Fields(with_defaults({**config, "model_type": model_type} if model_type else config))
     text = _text_config(fields)
     layers = layers_of(text)
     hidden = text.size(text.spelled(HIDDEN))
@@ -41,7 +42,7 @@ def read_general(config: Mapping[str, object], engine_class: EngineClass) -> Mod
         weight_format=read_weight_format(fields) or read_weight_format(text),
         encoders=encoders(fields, hidden, is_multimodal=engine_class.kind == "multimodal"),
         further_parameters=_per_layer_embedding(text, len(layers)),
-        pipeline=engine_class.pipeline,
+        pipeline=engine_class.pipeline and not is_doubled(text),
         tensor_within_experts=True,
     )
     return facts.model_copy(update={"rotary": rotary(text, _rotated_dim(facts))})

@@ -38,9 +38,18 @@ _PARALLEL_TYPES = frozenset({"gemma4", "gemma4_text"})
 def layers_of(text: Fields) -> tuple[Layer, ...]:
     """Every decoder layer. Raises InvalidInput naming the field."""
     count = _count(text)
+    if is_doubled(text):
+        attention, dense = _attention(text, 0, is_sliding=False), _dense(text, 0)
+        first = Layer(attention=attention, dense=dense, moe=_experts(text, 0))
+        return (first, Layer(attention=attention, dense=dense)) * count
     kinds = _kinds(text, count)
     sparse = _sparse_layers(text, count)
     return tuple(_layer(text, index, kind, is_sparse=sparse[index]) for index, kind in enumerate(kinds))
+
+
+def is_doubled(text: Fields) -> bool:
+    """Whether each layer has two attentions and two dense networks beside its experts (LongCat-Flash)."""
+    return text.text("model_type") == "longcat_flash"
 
 
 def _count(text: Fields) -> int:
