@@ -19,7 +19,7 @@ from typer.core import TyperCommand
 
 from conclave.api.modeldeployment import ModelDeployment
 from conclave.api.occurrences import Path as FieldPath
-from conclave.errors import InvalidInput
+from conclave.errors import InvalidInput, UnknownModel
 from conclave.policy.admission import Problem, read_deployment
 
 MAX_FILE_BYTES = 1024 * 1024
@@ -174,6 +174,8 @@ def read_model_config(file: str | None) -> dict[str, Any] | None:
 def in_config(config: str, error: InvalidInput) -> str:
     """The message of a reader of config.json, with the file's name as the user gave it, and what to do."""
     said = str(error).removeprefix("config.json: ")
+    if isinstance(error, UnknownModel):  # no correction makes the engine serve it
+        return f"{config}: {said}"
     return f"{config}: {said}. Correct the file, or give the config.json of a model that Conclave plans."
 
 

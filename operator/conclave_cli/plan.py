@@ -21,7 +21,7 @@ from conclave.catalogue.facts import ModelFacts
 from conclave.catalogue.measured import MeasuredWeights, StoredTotal, measure
 from conclave.catalogue.models import find_model
 from conclave.catalogue.servable import check_servable, not_yet_served
-from conclave.errors import InvalidInput, NothingFits, UnknownModel
+from conclave.errors import InvalidInput, NothingFits
 from conclave.planning.inventory import Inventory, Node
 from conclave.planning.plan import PlanOutcome, make_plan, plan_deployment
 from conclave.planning.request import PlanRequest, engine_settings, facts_for
@@ -280,10 +280,6 @@ def _read_facts(model_id: str, config: str | None, weights: Path | None) -> Mode
         if content is None or facts.evidence is None:
             return facts
         return facts_for(model_id, content, _known_weights(facts, str(config), weights))
-    except UnknownModel as error:
-        if config is None:
-            raise
-        raise UnknownModel(f"{config}: {str(error).removeprefix('config.json: ')}") from error
     except InvalidInput as error:
         if config is None:
             raise

@@ -23,7 +23,7 @@ _KINDS: Mapping[str, str] = {
     "classification": f"a classification, reranking or reward model{_LATER.format('an endpoint for scores')}",
     "draft": "a draft model, which speculates for another model and answers nobody by itself",
 }
-_CONVERTED = {"embed": "embedding", "classify": "classification"}
+_CONVERTED: Mapping[str, Kind] = {"embed": "embedding", "classify": "classification"}
 
 
 class _Config(BaseModel):
