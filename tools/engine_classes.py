@@ -50,7 +50,8 @@ def table() -> dict[str, Any]:
         "vllm": vllm.__version__,
         "transformers": transformers.__version__,
         "kinds": {kind: sorted(names) for kind, names in sorted(kinds.items())},
-        "without_pipeline": sorted(_without_pipeline(kinds["text"] | kinds["multimodal"])),
+        "without_pipeline": sorted({*_without_pipeline(kinds["text"] | kinds["multimodal"]), *_without_plan("pp")}),
+        "without_tensor": sorted(_without_plan("tp")),
         "removed": dict(sorted(removed.items())),
         "plugins": dict(sorted(plugins.items())),
         "pooling": pooling_suffixes(),
@@ -99,6 +100,17 @@ def _without_pipeline(names: set[str]) -> Iterator[str]:
         module, class_name = _VLLM_MODELS[name]
         path = module if module.startswith("vllm.") else f"vllm.model_executor.models.{module}"
         if not _has_base(path, class_name, "SupportsPP"):
+            yield name
+
+
+def _without_plan(way: str) -> Iterator[str]:
+    """Classes of Transformers that vLLM runs, and that do not say how they are cut over ranks (tp) or stages (pp)."""
+    import transformers
+    from vllm.model_executor.models.registry import _TRANSFORMERS_SUPPORTED_MODELS
+
+    for name in _TRANSFORMERS_SUPPORTED_MODELS:
+        config_class = getattr(getattr(transformers, name, None), "config_class", None)
+        if not getattr(config_class, f"base_model_{way}_plan", None):
             yield name
 
 

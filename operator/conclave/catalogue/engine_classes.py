@@ -42,6 +42,7 @@ class _Table(BaseModel):
     transformers: str
     kinds: dict[Kind, tuple[str, ...]]
     without_pipeline: frozenset[str]
+    without_tensor: frozenset[str]
     removed: dict[str, str]
     plugins: dict[str, str]
     pooling: dict[str, str]
@@ -59,6 +60,8 @@ class EngineClass(BaseModel):
     kind: Literal["text", "multimodal"]
     pipeline: bool
     """Whether it supports pipeline parallelism."""
+    tensor: bool
+    """Whether it supports tensor parallelism."""
 
 
 @cache
@@ -79,7 +82,12 @@ def engine_class(config: Mapping[str, object], architecture: str) -> EngineClass
     if kind in ("text", "multimodal"):
         if problem := _needs_code(config, architecture):
             raise UnknownModel(problem)
-        return EngineClass(name=architecture, kind=kind, pipeline=architecture not in known.without_pipeline)
+        return EngineClass(
+            name=architecture,
+            kind=kind,
+            pipeline=architecture not in known.without_pipeline,
+            tensor=architecture not in known.without_tensor,
+        )
     raise UnknownModel(f"config.json: architectures is {architecture!r}: {_why_not(config, architecture, kind)}")
 
 

@@ -225,6 +225,10 @@ class ModelFacts(_Facts):
     """None: a reader knows the architecture, and the plan counts every parameter."""
     pipeline: bool = True
     """Whether vLLM's class supports pipeline parallelism."""
+    tensor: bool = True
+    """Whether vLLM's class supports tensor parallelism."""
+    sliced: tuple[int, ...] = ()
+    """Further numbers that vLLM divides by the tensor-parallel size (DeepSeek-V4's groups of output heads)."""
     tensor_divides_intermediate: bool = False
     """Whether vLLM refuses a world size that does not divide the experts' width (gpt-oss)."""
     tensor_within_experts: bool = False

@@ -32,6 +32,11 @@ def _refusals(facts: ModelFacts, layout: Layout, weights: WeightFormat | None) -
     for attention in dict.fromkeys(layer.attention for layer in facts.layers):
         if attention is not None:
             yield from _heads(attention, tensor, weights)
+    if tensor > 1 and not facts.tensor:
+        yield f"vLLM's {facts.architecture} has no tensor parallelism"
+    for size in facts.sliced:
+        if size % tensor:
+            yield f"{size} groups of attention heads do not divide by {tensor}"
     vocabulary = padded_vocabulary(facts.vocab)
     if vocabulary % tensor:
         yield f"the vocabulary, padded to {vocabulary}, does not divide by {tensor}"

@@ -127,6 +127,12 @@ def test_a_class_without_pipeline_parallelism_is_told() -> None:
     assert engine_class({"model_type": "cohere"}, "CohereForCausalLM").pipeline
 
 
+def test_a_class_of_transformers_that_does_not_say_how_it_is_cut_gets_one_rank() -> None:
+    facts = read_config(DECODER | {"architectures": ["HunYuanDenseV1ForCausalLM"], "model_type": "hunyuan_v1_dense"})
+    assert tensor_sizes(facts) == (1,)
+    assert not facts.pipeline
+
+
 ODD: list[tuple[str, dict[str, Any], str]] = [
     ("a width that is a word", {"hidden_size": "wide"}, "hidden_size is 'wide'"),
     ("a boolean width", {"hidden_size": True}, "hidden_size is True"),

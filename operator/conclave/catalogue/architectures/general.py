@@ -13,7 +13,7 @@ from conclave.catalogue.architectures.defaults import with_defaults
 from conclave.catalogue.architectures.fields import Fields
 from conclave.catalogue.architectures.general_encoders import TEXT_CONFIGS, encoders
 from conclave.catalogue.architectures.general_layers import is_doubled, layers_of
-from conclave.catalogue.architectures.general_names import CONTEXT, HIDDEN, PER_LAYER_EMBEDDING, VOCABULARY
+from conclave.catalogue.architectures.general_names import CONTEXT, HIDDEN, PER_LAYER_EMBEDDING, SLICED, VOCABULARY
 from conclave.catalogue.architectures.weight_format import read_weight_format
 from conclave.catalogue.engine_classes import EngineClass, model_type_of
 from conclave.catalogue.shapes import GroupedAttention, LatentAttention, ModelFacts
@@ -43,6 +43,8 @@ def read_general(config: Mapping[str, object], engine_class: EngineClass) -> Mod
         encoders=encoders(fields, hidden, is_multimodal=engine_class.kind == "multimodal"),
         further_parameters=_per_layer_embedding(text, len(layers)),
         pipeline=engine_class.pipeline and not is_doubled(text),
+        tensor=engine_class.tensor,
+        sliced=tuple(text.size(name) for name in SLICED if text.has(name)),
         tensor_within_experts=True,
     )
     return facts.model_copy(update={"rotary": rotary(text, _rotated_dim(facts))})

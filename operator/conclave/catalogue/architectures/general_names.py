@@ -98,6 +98,7 @@ STATES = (
     "layer_group_size",
     "short_conv_kernel_size",
 )
+SLICED = ("o_groups",)
 PER_LAYER_EMBEDDING = ("vocab_size_per_layer_input", "hidden_size_per_layer_input")
 _OTHERS = (
     "attn_layer_offset",
@@ -189,6 +190,7 @@ GENERAL_FIELDS = frozenset(
         *ACTIVATION,
         *LAYER_KINDS,
         *STATES,
+        *SLICED,
         *PER_LAYER_EMBEDDING,
         *_OTHERS,
         *ENCODER_HIDDEN,

@@ -14,6 +14,8 @@ _HEAD_DIM = ("mamba_head_dim", "mamba_d_head", "mamba_headdim", "head_dim")
 _STATE = ("ssm_state_size", "mamba_d_state", "state_size")
 _GROUPS = ("n_groups", "mamba_n_groups", "mamba_ngroups")
 _KERNEL = ("conv_kernel", "mamba_d_conv", "linear_conv_kernel_dim", "short_conv_kernel_size")
+_MOST_COPIES = 16
+"""Ranks that may each hold a single group of Mamba 2; the group is a small part of what a convolution keeps."""
 _EXPAND = ("mamba_expand", "expand")
 
 
@@ -104,10 +106,11 @@ def _mamba2(text: Fields, hidden: int, state: int, kernel: int) -> Recurrence:
     )
     inner = text.size("mamba_d_ssm", heads * text.size(head_dim_name) if is_given else expanded)
     mixed = inner + 2 * groups * state
+    kept = inner + 2 * state * (groups if groups > 1 else _MOST_COPIES)
     return Recurrence(
         projected=inner + mixed + heads,
         inner=inner,
         state_elements=inner * state,
-        convolution_elements=mixed * max(1, kernel - 1),
+        convolution_elements=kept * max(1, kernel - 1),
         sliced=(heads, *((groups,) if groups > 1 else ())),
     )
