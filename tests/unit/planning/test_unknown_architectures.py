@@ -191,6 +191,22 @@ def test_layers_of_unequal_heads_share_pages_of_the_largest_size() -> None:
     assert cache.stage_block_bytes == (9 * 16 * 2 * 8 * 192 * 2,)
 
 
+WINDOWS = [
+    ("a list", {"layer_types": ["sliding_attention", "full_attention"] * 4}, 4),
+    ("every so many layers", {"sliding_window_pattern": 8}, 7),
+    ("the default of the class, three of four", {}, 6),
+    ("a word that nobody knows counts as full attention", {"layer_types": ["new_attention"] * 8}, 0),
+]
+
+
+@pytest.mark.parametrize(("changed", "sliding"), [row[1:] for row in WINDOWS], ids=[row[0] for row in WINDOWS])
+def test_layers_slide_where_the_config_or_its_class_says_so(changed: dict[str, Any], sliding: int) -> None:
+    cohere2 = DENSE | {"architectures": ["Cohere2ForCausalLM"], "model_type": "cohere2", "num_hidden_layers": 8}
+    facts = read_config(cohere2 | {"sliding_window": 4096} | changed)
+    windows = [getattr(layer.attention, "window_tokens", None) for layer in facts.layers]
+    assert windows.count(4096) == sliding
+
+
 def test_every_layer_that_keeps_whole_requests_is_in_one_group_whatever_its_size() -> None:
     config = DENSE | {"architectures": ["OpenELM"], "num_key_value_heads": [1, 1, 2, 2]}
     cache = cache_of(read_config(config | {"architectures": ["SeedOssForCausalLM"], "model_type": "seed_oss"}))

@@ -11,7 +11,7 @@ from functools import cache
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from conclave.catalogue.architectures.general_names import LAYERS, SYNONYMS
+from conclave.catalogue.architectures.general_names import KINDS_OTHERWISE, LAYER_KINDS, LAYERS, SYNONYMS
 from conclave.catalogue.datafiles import read_rows
 from conclave.catalogue.engine_classes import table
 from conclave.catalogue.measured import MOST_LAYERS
@@ -42,7 +42,12 @@ def with_defaults(config: Mapping[str, object]) -> Mapping[str, object]:
         if any(given.get(name) is not None for name in names):
             defaults = {name: value for name, value in defaults.items() if name not in names or name in given}
     merged = _merged(defaults, given)
-    return merged | {name: _repeated(cycle, merged) for name, cycle in known.cycles.items() if given.get(name) is None}
+    says_otherwise = any(given.get(name) is not None for name in KINDS_OTHERWISE)
+    return merged | {
+        name: _repeated(cycle, merged)
+        for name, cycle in known.cycles.items()
+        if given.get(name) is None and not (says_otherwise and name in LAYER_KINDS)
+    }
 
 
 def _repeated(cycle: tuple[object, ...], config: Mapping[str, object]) -> list[object]:

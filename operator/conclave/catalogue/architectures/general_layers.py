@@ -102,6 +102,9 @@ def _kinds(text: Fields, count: int) -> tuple[str, ...]:
     period, offset = _attention_period(text)
     if period:
         return tuple("attention" if index % period == offset else "linear_attention" for index in range(count))
+    if text.has("sliding_window_pattern") and isinstance(text.values["sliding_window_pattern"], int):
+        period = text.size("sliding_window_pattern")
+        return tuple("attention" if index % period == period - 1 else "sliding_attention" for index in range(count))
     if not any(map(text.has, names.HEADS)) and any(map(text.has, ("state_size", "ssm_state_size"))):
         return ("mamba",) * count
     return ("attention",) * count

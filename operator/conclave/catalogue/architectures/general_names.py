@@ -63,6 +63,17 @@ CONTEXT = (
 )
 ACTIVATION = ("hidden_act", "mlp_hidden_act", "activation_function", "activation", "hidden_activation")
 LAYER_KINDS = ("layer_types", "layers_block_type")
+KINDS_OTHERWISE = (
+    "hybrid_override_pattern",
+    "hybrid_layer_pattern",
+    "linear_attn_config",
+    "full_attn_idxs",
+    "attn_layer_period",
+    "full_attention_interval",
+    "layer_group_size",
+    "sliding_window_pattern",
+)
+"""Other ways to say what the layers are; a config that uses one of them means it, and not the default of a list."""
 STATES = (
     "linear_num_key_heads",
     "linear_num_value_heads",
