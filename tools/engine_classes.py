@@ -153,7 +153,7 @@ def _source(module: str) -> tuple[Path, ast.Module] | None:
 
 
 def _config_classes() -> dict[str, Any]:
-    """Config classes by `model_type`; vLLM's own come before those of Transformers."""
+    """Config classes by `model_type`; vLLM's own come before those of Transformers, and nobody else's are there."""
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING
     from vllm.transformers_utils.config import _CONFIG_REGISTRY
 
@@ -164,7 +164,7 @@ def _config_classes() -> dict[str, Any]:
                 found[model_type] = mapping[model_type]
             except Exception as error:  # noqa: BLE001 - an optional dependency of one model
                 print(f"{model_type}: {error}", file=sys.stderr)
-    return found
+    return {name: known for name, known in found.items() if known.__module__.split(".")[0] in ("transformers", "vllm")}
 
 
 def _configs() -> Iterator[tuple[str, dict[str, Any]]]:
