@@ -193,7 +193,7 @@ class _Budget:
         length = self._settings.max_model_len or _rounded_down(certain, self._facts.context_tokens)
         tight = not length or not self._cache.holds(length, careful)
         if not length or not self._cache.holds(length, blocks) or (tight and self._needs_margin):
-            room = [pool - margin for pool in left] if tight and longest >= (length or 1) else left
+            room = [max(0, pool - margin) for pool in left] if tight and longest >= (length or 1) else left
             reason = self._too_long(length or self._limit, tightest, room)
             if room is not left:
                 reason = f"tight: {reason}, and the estimate may be wrong by {_gib(margin)} GiB"
