@@ -20,7 +20,7 @@ from typer.core import TyperCommand
 from conclave.api.modeldeployment import ModelDeployment
 from conclave.api.occurrences import Path as FieldPath
 from conclave.catalogue.quantization_file import QUANTIZATION_FILE, with_quantization
-from conclave.errors import ANOTHER_CHECKPOINT, InvalidInput, NotServed
+from conclave.errors import ANOTHER_CHECKPOINT, InvalidInput, NotServed, UnknownModel
 from conclave.policy.admission import Problem, read_deployment
 
 MAX_FILE_BYTES = 1024 * 1024
@@ -185,6 +185,8 @@ def in_config(config: str, error: InvalidInput) -> str:
     said = str(error).removeprefix("config.json: ")
     if isinstance(error, NotServed):
         return f"{config}: {said}; {ANOTHER_CHECKPOINT}"
+    if isinstance(error, UnknownModel):  # no correction makes the engine serve it
+        return f"{config}: {said}"
     return f"{config}: {said}. Correct the file, or give the config.json of a model that Conclave plans."
 
 

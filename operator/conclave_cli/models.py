@@ -170,7 +170,7 @@ def _shape(facts: ModelFacts) -> dict[str, object]:
     return {
         "layers": len(facts.layers),
         "hidden": facts.hidden,
-        "heads": facts.attention.heads,
+        "heads": facts.attention and facts.attention.heads,
         "experts": facts.moe and f"{facts.moe.experts}, {facts.moe.top_k} active",
         "contextTokens": facts.context_tokens,
         "kvBytesPerToken": kv_bytes_per_token(facts),

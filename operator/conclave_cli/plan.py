@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -17,6 +18,7 @@ from rich.text import Text
 from conclave.api.modeldeployment import Dtype, Engine, KvCacheDtype, ModelDeployment, Quantization
 from conclave.api.plan import Plan, PlanMemory
 from conclave.catalogue.facts import ModelFacts
+from conclave.catalogue.measured import MeasuredWeights, StoredTotal, measure
 from conclave.catalogue.models import find_model
 from conclave.catalogue.servable import check_servable, not_yet_served
 from conclave.errors import InvalidInput, NothingFits
@@ -29,7 +31,10 @@ from conclave.policy.arguments import engine_arguments
 from conclave_cli.inventory_file import MOST_MEMORY_GIB, product_memory, read_inventory
 from conclave_cli.manifest_files import in_config, load_deployment, only_file, read_model_config
 from conclave_cli.terminal import say, say_data, say_styled, say_table, styled
+from conclave_weights.inspection.headers import read_headers, read_total
+from conclave_weights.verify.soundness import INDEX_NAME
 
+CONFIG_NAME = "config.json"
 _GIB = 2**30
 _GPUS_PER_NODE = 8
 _BAR_WIDTH = 48
@@ -74,7 +79,17 @@ def plan(
     model: Annotated[str | None, typer.Option(help="Id of a catalogue model, instead of a file.")] = None,
     config: Annotated[
         str | None,
-        typer.Option(help="config.json of a model that is not in the catalogue, or that spec.model.configRef names."),
+        typer.Option(
+            help="config.json of a model that is not in the catalogue, or that spec.model.configRef names. "
+            "model.safetensors.index.json beside it tells the size of the weights."
+        ),
+    ] = None,
+    weights: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Directory of the model's weights: their headers, and config.json if --config is not given, are read.",
+        ),
     ] = None,
     accelerator: Annotated[
         str | None,
@@ -139,8 +154,9 @@ def plan(
 ) -> None:
     """Plan a model: accelerator, GPUs, parallel sizes, memory of each GPU, context and concurrency, and why.
 
-    Give a ModelDeployment with -f, or a model with --model or --config; and the hardware with --inventory, or with
-    --accelerator, --gpus-per-node and --nodes. If no layout fits, the command exits 2 and says why, and what would fit.
+    Give a ModelDeployment with -f, or a model with --model, --config or --weights; and the hardware with --inventory,
+    or with --accelerator, --gpus-per-node and --nodes. If no layout fits, the command exits 2 and says why, and what
+    would fit.
     """
     file = only_file(files, "plan") if files else None
     for first, second, is_double in (
@@ -149,11 +165,13 @@ def plan(
     ):
         if is_double:
             raise InvalidInput(f"{first} and {second} are both given, expected one: leave one out")
-    if not (file or model or config):
+    if not (file or model or config or weights):
         raise InvalidInput(
-            "give the model with -f FILE, with --model ID or with --config FILE (-f and --config "
+            "give the model with -f FILE, with --model ID, with --config FILE or with --weights DIR (-f and --config "
             "together for a configRef)"
         )
+    if weights is not None and config is None:
+        config = str(weights / CONFIG_NAME)
     if inventory is None and accelerator is None:
         raise InvalidInput(
             "give the hardware with --inventory FILE, or with --accelerator PRODUCT (and --gpus-per-node, --nodes)"
@@ -190,12 +208,12 @@ def plan(
             raise InvalidInput(
                 f"--{(given or ['data'])[0].replace('_', '-')} with -f: change the value in {file} instead"
             )
-        facts = _facts_of(deployment, config)
+        facts = _facts_of(deployment, config, weights)
         name = deployment.spec.model.id
         outcome = plan_deployment(deployment, facts, hardware)
     else:
         name = model or str(config)
-        facts = _facts(model, config)
+        facts = _facts(model, config, weights)
         outcome = make_plan(
             PlanRequest(
                 facts=facts,
@@ -240,29 +258,40 @@ def _hardware(accelerator: str | None, gpus: int, nodes: int, memory_gib: float 
     )
 
 
-def _facts(model: str | None, config: str | None) -> ModelFacts:
+def _facts(model: str | None, config: str | None, weights: Path | None) -> ModelFacts:
     if config is None and model is not None:
         entry = find_model(model)
         terms = entry.terms if entry else None
         _refuse(check_servable(model, terms.id if terms else None, has_config=False))
-    return _read_facts(model or "", config)
+    return _read_facts(model or "", config, weights)
 
 
-def _facts_of(deployment: ModelDeployment, config: str | None) -> ModelFacts:
+def _facts_of(deployment: ModelDeployment, config: str | None, weights: Path | None) -> ModelFacts:
     wanted = deployment.spec.model
     accepted = wanted.licence.accepted if wanted.licence else None
     _refuse(check_servable(wanted.id, accepted, has_config=config is not None))
-    return _read_facts(wanted.id, config)
+    return _read_facts(wanted.id, config, weights)
 
 
-def _read_facts(model_id: str, config: str | None) -> ModelFacts:
+def _read_facts(model_id: str, config: str | None, weights: Path | None) -> ModelFacts:
     content = read_model_config(config)
     try:
-        return facts_for(model_id, content)
+        facts = facts_for(model_id, content)
+        if content is None or facts.evidence is None:
+            return facts
+        return facts_for(model_id, content, _known_weights(facts, str(config), weights))
     except InvalidInput as error:
         if config is None:
             raise
         raise type(error)(in_config(config, error)) from error
+
+
+def _known_weights(facts: ModelFacts, config: str, weights: Path | None) -> MeasuredWeights | StoredTotal | None:
+    """What lies at hand of the weights of an architecture that no reader knows."""
+    if weights is not None:
+        return measure(read_headers(weights), len(facts.layers))
+    index = Path(config).with_name(INDEX_NAME)
+    return read_total(index) if config != "-" and index.is_file() else None
 
 
 def _refuse(problems: tuple[str, ...]) -> None:

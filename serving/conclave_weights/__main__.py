@@ -143,7 +143,7 @@ def _inspect(arguments: argparse.Namespace) -> dict[str, object]:
 
     facts = plan_facts(arguments.path, _LONGEST_REPORT)
     _say(f"{arguments.path}: {facts.summary}")
-    return facts.model_dump(mode="json", by_alias=True)
+    return facts.model_dump(mode="json", by_alias=True, exclude_none=True)
 
 
 def _state(done: Download) -> str:

@@ -14,6 +14,7 @@ from typing import Annotated
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, ValidationError
 from pydantic.alias_generators import to_camel
 
+from conclave.catalogue.measured import MeasuredWeights
 from conclave.errors import InvalidInput
 from conclave.kubernetes.reports import LONGEST_REPORT_BYTES
 
@@ -21,8 +22,9 @@ LONGEST_CONFIG_BYTES = 2**18
 _EXPECTED = "expected a JSON object, compressed by zlib, in base64"
 
 
-def _pack(config: dict[str, object]) -> str:
-    text = json.dumps(config, separators=(",", ":")).encode()
+def _pack(content: dict[str, object] | MeasuredWeights) -> str:
+    plain = content.model_dump(exclude_defaults=True) if isinstance(content, MeasuredWeights) else content
+    text = json.dumps(plain, separators=(",", ":")).encode()
     return base64.b64encode(zlib.compress(text, 9)).decode()
 
 
@@ -40,6 +42,18 @@ def _unpack(packed: object) -> object:
 
 
 PackedConfig = Annotated[dict[str, object], BeforeValidator(_unpack), PlainSerializer(_pack, when_used="json")]
+
+
+def _unpack_weights(packed: object) -> object:
+    if not isinstance(packed, str):
+        return packed
+    try:
+        return MeasuredWeights.model_validate(_unpack(packed))
+    except ValidationError as error:
+        raise ValueError(f"no measured weights: {error.errors(include_url=False)[0]['msg']}") from error
+
+
+PackedWeights = Annotated[MeasuredWeights, BeforeValidator(_unpack_weights), PlainSerializer(_pack, when_used="json")]
 
 
 class InspectedWeights(BaseModel):
@@ -61,6 +75,8 @@ class InspectedWeights(BaseModel):
     parameters: int = Field(ge=1, le=2**60)
     """Elements of all tensors; packed weights count as their containers."""
     size_bytes: int = Field(ge=1, le=2**60)
+    tensors: PackedWeights | None = None
+    """For an architecture that no reader knows: the bytes of its layers. Reports of earlier images have none."""
     dtypes: tuple[Annotated[str, Field(pattern="^[A-Z0-9_]{1,16}$")], ...] = Field(min_length=1, max_length=32)
     """As safetensors spells them, that of the most bytes first."""
 
@@ -74,7 +90,7 @@ class InspectedWeights(BaseModel):
 
 def write_report(weights: InspectedWeights) -> str:
     """As the termination message has it."""
-    return json.dumps(weights.model_dump(mode="json", by_alias=True))
+    return json.dumps(weights.model_dump(mode="json", by_alias=True, exclude_none=True))
 
 
 def read_report(text: str) -> InspectedWeights:

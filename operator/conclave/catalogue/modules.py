@@ -59,6 +59,14 @@ _SPELLINGS: Mapping[Matrix, tuple[tuple[str, ...], ...]] = {
         ("mlp.shared_expert.down_proj",),
         ("feed_forward.shared_expert.down_proj",),
     ),
+    "recurrence": (
+        ("linear_attn.in_proj_qkvz",),
+        ("linear_attn.in_proj_qkv",),
+        ("linear_attn.out_proj",),
+        ("mixer.in_proj",),
+        ("mamba.in_proj",),
+        ("conv.in_proj",),
+    ),
     "head": (("lm_head",),),
 }
 _USUAL_PARTS = frozenset({"self_attn", "mlp"})
@@ -123,7 +131,7 @@ class ModuleFormats:
     def _find(self, layer: int, matrix: Matrix) -> MatrixFormat | None:
         default = None if matrix == "head" else self._default
         for spelling in _SPELLINGS[matrix]:
-            if matrix != "head" and spelling[0].partition(".")[0] not in self._parts:
+            if matrix not in ("head", "recurrence") and spelling[0].partition(".")[0] not in self._parts:
                 continue
             named = [self._first_rule(layer, matrix, name) for name in spelling]
             if all(index is None for index in named):

@@ -10,6 +10,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from conclave.catalogue.measured import MeasuredWeights
+
 ENGINE = "vLLM 0.32"
 """The engine whose classes the readers follow, as messages name it."""
 FloatType = Literal["bfloat16", "float16", "float32"]
@@ -24,6 +26,7 @@ Matrix = Literal[
     "experts",
     "shared_gate_up",
     "shared_down",
+    "recurrence",
     "head",
 ]
 """What vLLM builds as one matrix. `experts` are all of a layer's; `head` is the model's output head."""
@@ -49,6 +52,10 @@ class GroupedAttention(_Facts):
     """Tokens that a query sees; None is full attention."""
     chunked: bool = False
     """Whether the window is a fixed chunk (Llama 4) rather than sliding."""
+    value_head_dim: int | None = Field(default=None, ge=1)
+    """Where a value is not as wide as a key (MiMo-V2); the cache counts both as wide as the wider one."""
+    output_gate: bool = False
+    """Whether the query's projection makes a gate as well (Qwen3-Next)."""
 
 
 class LatentAttention(_Facts):
@@ -61,6 +68,26 @@ class LatentAttention(_Facts):
     nope_head_dim: int = Field(ge=1)
     rope_head_dim: int = Field(ge=1)
     value_head_dim: int = Field(ge=1)
+    caches_heads: bool = False
+    """Whether vLLM's class caches the keys and values of all heads instead (MiniCPM3)."""
+    index_heads: int = Field(default=0, ge=0)
+    """Heads of the indexer that chooses the tokens to attend to (DeepSeek-V3.2); 0 where there is none."""
+    index_head_dim: int = Field(default=0, ge=0)
+
+
+class Recurrence(_Facts):
+    """A mixer that keeps a state of fixed size for each request: Mamba, linear attention, a short convolution."""
+
+    projected: int = Field(ge=1)
+    """Outputs of the projections into it."""
+    inner: int = Field(ge=1)
+    """Inputs of the projection out of it."""
+    state_elements: int = Field(default=0, ge=0)
+    """Of one request in one layer; counted as float32, the widest type that vLLM keeps it in."""
+    convolution_elements: int = Field(default=0, ge=0)
+    """The latest inputs of the convolution, in the model's type."""
+    sliced: tuple[int, ...] = ()
+    """Numbers that vLLM divides by the tensor-parallel size: heads, groups of heads, widths."""
 
 
 class DenseMlp(_Facts):
@@ -68,6 +95,8 @@ class DenseMlp(_Facts):
 
     intermediate: int = Field(ge=1)
     bias: bool = False
+    gated: bool = True
+    """False: up and down only."""
 
 
 class ExpertMlp(_Facts):
@@ -86,12 +115,22 @@ class ExpertMlp(_Facts):
     """Width of the experts that every token passes; 0 where there are none."""
     shared_gate: bool = False
     """A gate of one output before the shared expert (Qwen2-MoE)."""
+    gated: bool = True
+    """False: an expert has up and down only (Nemotron-H)."""
+    latent: int | None = Field(default=None, ge=1)
+    """Width that the experts see, where projections of each layer narrow the model's to it (Nemotron 3)."""
+    four_bits: bool = False
+    """Whether the experts are stored in mxfp4, whatever the weight format says (DeepSeek-V4)."""
 
 
 class Layer(_Facts):
-    """One decoder layer. Grok-2 has a dense and an expert network side by side; most have one of them."""
+    """One decoder layer. Grok-2 has a dense and an expert network side by side; most have one of them.
 
-    attention: GroupedAttention | LatentAttention
+    Hybrid models have layers without attention, or without a feed-forward network.
+    """
+
+    attention: GroupedAttention | LatentAttention | None
+    recurrence: Recurrence | None = None
     dense: DenseMlp | None = None
     moe: ExpertMlp | None = None
     norms: int = Field(default=2, ge=0)
@@ -101,9 +140,13 @@ class Layer(_Facts):
     @property
     def matrices(self) -> tuple[Matrix, ...]:
         """The matrices of this layer that a checkpoint may have converted. vLLM never converts a router."""
-        found: list[Matrix] = ["qkv", "output"]
-        if isinstance(self.attention, LatentAttention):
-            found = ["latent_down", "query_up", "latent_up", "output"]
+        found: list[Matrix] = []
+        if isinstance(self.attention, GroupedAttention):
+            found += ["qkv", "output"]
+        elif self.attention is not None:
+            found += ["latent_down", "query_up", "latent_up", "output"]
+        if self.recurrence is not None:
+            found.append("recurrence")
         if self.dense is not None:
             found += ["gate_up", "down"]
         if self.moe is not None:
@@ -135,6 +178,33 @@ class VisionTower(_Facts):
     adapter_output: int = Field(ge=1)
     output: int = Field(ge=1)
     pixel_shuffle_ratio: float = Field(default=0.5, gt=0, le=1)
+
+
+class Encoder(_Facts):
+    """An encoder of images or sound beside the decoder, as a bound: whole on every rank."""
+
+    name: str
+    """As config.json names it, for instance vision_config."""
+    parameters: int = Field(ge=0)
+    heads: int | None = Field(default=None, ge=1)
+    """What vLLM divides by the tensor-parallel size, where the config says it."""
+    inputs_per_token: int = Field(default=1, ge=1)
+    """Patches, or frames, that become one token of the decoder."""
+    elements_per_input: int = Field(default=0, ge=0)
+    """Elements that are alive at once for each of them in its widest layer."""
+
+
+class Evidence(_Facts):
+    """What the plan of an architecture without a reader of its own rests on."""
+
+    basis: Literal["headers", "index", "config"]
+    """The tensors' headers, the total of an index file, or config.json alone."""
+    measured: MeasuredWeights | None = None
+    """None: the weights are an estimate from config.json."""
+    total_bytes: int | None = Field(default=None, ge=1)
+    """Of the index file; the estimate is stretched or shrunk to it."""
+    uncertain_share: float = Field(ge=0, le=1)
+    """Share of a rank's weights that is kept free beside what every plan keeps free."""
 
 
 class MatrixFormat(_Facts):
@@ -202,17 +272,26 @@ class ModelFacts(_Facts):
     """Further layers of the weights, like the last one, that draft tokens (`num_nextn_predict_layers`)."""
     weight_format: WeightFormat | None = None
     vision: VisionTower | None = None
+    encoders: tuple[Encoder, ...] = ()
+    further_parameters: int = Field(default=0, ge=0)
+    """Tables beside embedding and head that every rank holds (Gemma 3n's embeddings for each layer)."""
+    evidence: Evidence | None = None
+    """None: a reader knows the architecture, and the plan counts every parameter."""
     pipeline: bool = True
     """Whether vLLM's class supports pipeline parallelism."""
+    tensor: bool = True
+    """Whether vLLM's class supports tensor parallelism."""
+    sliced: tuple[int, ...] = ()
+    """Further numbers that vLLM divides by the tensor-parallel size (DeepSeek-V4's groups of output heads)."""
     tensor_divides_intermediate: bool = False
     """Whether vLLM refuses a world size that does not divide the experts' width (gpt-oss)."""
     tensor_within_experts: bool = False
     """Whether vLLM refuses a tensor-parallel size over the number of experts (Qwen3-MoE, MiniMax-M2)."""
 
     @property
-    def attention(self) -> GroupedAttention | LatentAttention:
-        """Attention of the first layer; head counts are the same in all."""
-        return self.layers[0].attention
+    def attention(self) -> GroupedAttention | LatentAttention | None:
+        """The first attention that there is; head counts are the same in all layers that a reader knows."""
+        return next((layer.attention for layer in self.layers if layer.attention), None)
 
     @property
     def moe(self) -> ExpertMlp | None:

@@ -6,6 +6,7 @@ import json
 
 from conclave.api.reasons import Reason
 from conclave.catalogue.facts import ModelFacts
+from conclave.catalogue.measured import MeasuredWeights
 from conclave.catalogue.quantization_file import QUANTIZATION_FILE, with_quantization
 from conclave.errors import ANOTHER_CHECKPOINT, InvalidInput, NotServed, UnknownModel
 from conclave.finding import Finding
@@ -70,16 +71,17 @@ def _with_source(scene: PartScene, plan: Plan) -> Plan:
 
 def _facts(scene: PartScene) -> ModelFacts | Finding | None:
     config: dict[str, object] | Finding | None
+    weights: MeasuredWeights | None = None
     if scene.needs_inspection:
         if scene.inspected.weights is None:
             return scene.inspected.refusal
-        config = scene.inspected.weights.config
+        config, weights = scene.inspected.weights.config, scene.inspected.weights.tensors
     else:
         config = _given_config(scene)
     if isinstance(config, Finding):
         return config
     try:
-        facts = facts_for(scene.deployment.spec.model.id, config)
+        facts = facts_for(scene.deployment.spec.model.id, config, weights)
         return refusal_of(scene, check_shape(scene.deployment, facts)) or facts
     except UnknownModel as error:
         return scene.refuse(Reason.MODEL_REFUSED, str(error))

@@ -33,6 +33,8 @@ def _layer_widths(hidden: int, layer: Layer, layout: Layout) -> int:
     attention = layer.attention
     total = _grouped(hidden, attention, layout) if isinstance(attention, GroupedAttention) else 0
     total += _latent(hidden, attention, layout) if isinstance(attention, LatentAttention) else 0
+    if layer.recurrence is not None:
+        total += 2 * hidden + (layer.recurrence.projected + layer.recurrence.inner) // layout.tensor
     if layer.dense is not None:
         total += _gated(hidden, layer.dense.intermediate // layout.tensor)
     if layer.moe is not None:

@@ -22,6 +22,7 @@ from conclave.planning.memory import (
     UNCERTAIN_SHARE,
     compile_bytes,
     cpu_logits_bytes,
+    encoder_activation_bytes,
     forward_bytes,
     graph_bytes,
     logits_bytes,
@@ -50,7 +51,8 @@ from conclave.planning.weights import DTYPE_BYTES, weight_bytes
 
 _GIB = 2**30
 _BITS_WITH_WORKSPACES = 4
-"""Kernels of such weights take memory that is not counted, so that a tight plan of them is refused."""
+"""Kernels of such weights take memory that is not counted, so that a tight plan of them is refused; so is a tight plan
+of an architecture that no reader knows."""
 _HUNDRED = 100
 _CPU_REQUESTS = 8
 """Requests of max_model_len that a CPU's KV cache is sized for, where there is room."""
@@ -203,9 +205,11 @@ class _Budget:
         self._activations[-1] = max(self._activations[-1], self._sampling(layout, dtype_bytes))
         if not device.is_cpu:
             self._activations[-1] += self._kept_for_sampling(dtype_bytes)
+        encoding = encoder_activation_bytes(facts, dtype_bytes, tokens=tokens)
+        self._activations = [peak + encoding for peak in self._activations]
         self._overhead = overhead_bytes(layout, accelerator, on_cpu=device.is_cpu)
         bits = [matrices.bits for matrices in formats_in_use(facts, weights)]
-        self._has_workspaces = min(bits, default=16) <= _BITS_WITH_WORKSPACES
+        self._needs_margin = facts.evidence is not None or min(bits, default=16) <= _BITS_WITH_WORKSPACES
         self._cache: KvCache = kv_cache(
             facts,
             layout,
@@ -271,8 +275,8 @@ class _Budget:
         certain = self._cache.longest_request(careful, self._facts.context_tokens)
         length = self._settings.max_model_len or _rounded_down(certain, self._facts.context_tokens)
         tight = not length or not self._cache.holds(length, careful)
-        if not length or not self._cache.holds(length, blocks) or (tight and self._has_workspaces):
-            room = [pool - margin for pool in left] if tight and longest >= (length or 1) else left
+        if not length or not self._cache.holds(length, blocks) or (tight and self._needs_margin):
+            room = [max(0, pool - margin) for pool in left] if tight and longest >= (length or 1) else left
             reason = self._too_long(length or self._limit, tightest, room)
             if room is not left:
                 reason = f"tight: {reason}, and the estimate may be wrong by {_gib(margin)} GiB"
@@ -294,7 +298,9 @@ class _Budget:
         """Bytes that the KV cache may come out smaller; none where its size is given, or not taken of the rest."""
         if self._device.is_cpu or self._settings.kv_cache_memory_bytes is not None:
             return 0
-        return int(UNCERTAIN_SHARE * self._device.memory_bytes)
+        evidence = self._facts.evidence
+        of_weights = evidence.uncertain_share * max(self._weights) if evidence is not None else 0
+        return int(UNCERTAIN_SHARE * self._device.memory_bytes + of_weights)
 
     def _pool(self, stage: int, room: int) -> int:
         if self._settings.kv_cache_memory_bytes is not None:

@@ -107,6 +107,7 @@ def because(
     reasons.extend(_parallelism(facts, layout, placement))
     reasons.extend(_drafts(settings.speculation, fit))
     reasons.extend(_context(facts, settings, fit))
+    reasons.extend(_evidence(facts, fit))
     return tuple(reasons)
 
 
@@ -185,6 +186,31 @@ def _context(facts: ModelFacts, settings: EngineSettings, fit: Fit) -> list[str]
         f"max_model_len is {fit.max_model_len}: of the model's {facts.context_tokens} tokens, "
         f"{fit.longest_context_tokens} fit into the KV cache"
     ]
+
+
+def _evidence(facts: ModelFacts, fit: Fit) -> list[str]:
+    """What is uncertain where no reader knows the architecture."""
+    evidence = facts.evidence
+    if evidence is None:
+        return []
+    source = {
+        "headers": f", and the headers of {evidence.measured.tensors if evidence.measured else 0} tensors",
+        "index": f", and the {_gib(evidence.total_bytes or 0)} GiB that the index file of the weights says",
+        "config": " alone, so that the weights are an estimate (their headers, or their index file, give their size)",
+    }[evidence.basis]
+    kept_free = int(evidence.uncertain_share * fit.memory.weights)
+    reasons = [
+        f"uncertain: no reader knows {facts.architecture}: planned from the general fields of config.json{source}; "
+        f"{_gib(kept_free)} GiB of each GPU, {evidence.uncertain_share:.0%} of its weights, are kept free for what "
+        "this may miss"
+    ]
+    if facts.encoders:
+        where = ", ".join(encoder.name for encoder in facts.encoders)
+        reasons.append(
+            f"planned as a model of text: its encoders ({where} of config.json) count with all weights on every GPU, "
+            "and with a full batch of inputs"
+        )
+    return reasons
 
 
 def _gib(size: int) -> str:

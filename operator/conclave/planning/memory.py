@@ -78,6 +78,12 @@ def cpu_logits_bytes(facts: ModelFacts, *, tokens: int, sequences: int) -> int:
     return int(min(sequences, tokens) * facts.vocab * CPU_SAMPLER_BYTES_PER_LOGIT)
 
 
+def encoder_activation_bytes(facts: ModelFacts, dtype_bytes: int, *, tokens: int) -> int:
+    """Peak of an encoder over a full batch, which vLLM profiles first, and the tokens that it hands on."""
+    widest = max((encoder.inputs_per_token * encoder.elements_per_input for encoder in facts.encoders), default=0)
+    return tokens * (widest + facts.hidden) * dtype_bytes if facts.encoders else 0
+
+
 def graph_bytes(layers: int, largest: int, step_tokens: int = 1) -> int:
     """CUDA graphs of one pipeline stage, which vLLM takes off the pool since 0.21: one for each batch size.
 
@@ -109,14 +115,16 @@ def overhead_bytes(layout: Layout, accelerator: Accelerator | None, *, on_cpu: b
 
 def _layer_elements(hidden: int, layer: Layer, layout: Layout) -> int:
     """Elements for each token that are alive at once in the widest part of a layer."""
-    attention = layer.attention
+    attention, widest = layer.attention, hidden
     if isinstance(attention, GroupedAttention):
         local = attention.heads // layout.tensor + 2 * max(1, attention.kv_heads // layout.tensor)
         widest = 2 * local * attention.head_dim + hidden
-    else:
+    elif attention is not None:
         heads = attention.heads // layout.tensor
         query = heads * (attention.nope_head_dim + attention.rope_head_dim)
         widest = 3 * query + heads * attention.value_head_dim + hidden
+    if layer.recurrence is not None:
+        widest = max(widest, 2 * (layer.recurrence.projected + layer.recurrence.inner) // layout.tensor + hidden)
     if layer.dense is not None:
         widest = max(widest, 3 * layer.dense.intermediate // layout.tensor + hidden)
     if layer.moe is not None:

@@ -41,17 +41,29 @@ def _refusals(facts: ModelFacts, layout: Layout, weights: WeightFormat | None) -
     tensor = layout.tensor
     layers = {(layer, tuple(formats.items())): formats for layer, formats in layer_formats(facts, weights)}
     for (layer, _), formats in layers.items():
-        yield from _heads(layer.attention, tensor, formats)
+        if layer.attention is not None:
+            yield from _heads(layer.attention, tensor, formats)
+    if tensor > 1 and not facts.tensor:
+        yield f"vLLM's {facts.architecture} has no tensor parallelism"
+    for size in facts.sliced:
+        if size % tensor:
+            yield f"{size} groups of attention heads do not divide by {tensor}"
     vocabulary = padded_vocabulary(facts.vocab)
     if vocabulary % tensor:
         yield f"the vocabulary, padded to {vocabulary}, does not divide by {tensor}"
     for (layer, _), formats in layers.items():
+        if layer.recurrence is not None and any(size % tensor for size in layer.recurrence.sliced):
+            sizes = " or ".join(map(str, dict.fromkeys(layer.recurrence.sliced)))
+            yield f"heads or groups of a layer that keeps a state, {sizes}, do not divide by {tensor}"
         if layer.dense is not None:
             yield from _mlp(layer.dense.intermediate, "feed-forward", tensor, formats["gate_up"], formats["down"])
         if layer.moe is not None:
             yield from _experts(layer.moe, layout, formats)
     if facts.vision is not None and facts.vision.heads % tensor:
         yield f"{facts.vision.heads} attention heads of the vision encoder do not divide by {tensor}"
+    for encoder in facts.encoders:
+        if encoder.heads is not None and encoder.heads % tensor:
+            yield f"{encoder.heads} attention heads of the encoder in {encoder.name} do not divide by {tensor}"
     if facts.tensor_divides_intermediate and facts.moe is not None and facts.moe.intermediate % layout.gpus:
         yield f"the experts' width of {facts.moe.intermediate} does not divide by {layout.gpus} GPUs"
     if facts.tensor_within_experts and facts.moe is not None and tensor > facts.moe.experts:

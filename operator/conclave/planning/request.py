@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from conclave.api.modeldeployment import Adapter, Engine, ModelDeployment, Speculative
 from conclave.catalogue.facts import ModelFacts, read_config
+from conclave.catalogue.measured import MeasuredWeights, StoredTotal
 from conclave.catalogue.models import find_model, suggest_models
 from conclave.catalogue.shapes import WeightFormat
 from conclave.errors import InvalidInput, UnknownModel
@@ -97,13 +98,15 @@ def request_for(
     )
 
 
-def facts_for(model_id: str, config: Mapping[str, object] | None) -> ModelFacts:
-    """Facts from the model's own config.json if it is given, otherwise from the catalogue.
+def facts_for(
+    model_id: str, config: Mapping[str, object] | None, weights: MeasuredWeights | StoredTotal | None = None
+) -> ModelFacts:
+    """Facts from the model's own config.json if it is given, with what is known of its weights; else the catalogue's.
 
     Raises UnknownModel if neither describes the model.
     """
     if config is not None:
-        return read_config(config)
+        return read_config(config, weights)
     entry = find_model(model_id)
     if entry is None:
         near = ", ".join(suggest_models(model_id))

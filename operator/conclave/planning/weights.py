@@ -19,17 +19,20 @@ from conclave.catalogue.shapes import (
     Matrix,
     MatrixFormat,
     ModelFacts,
+    Recurrence,
     VisionTower,
     WeightFormat,
 )
 from conclave.planning.layout import Layout
 from conclave.planning.matrices import NO_TILES, ExpertTiles, expert_bytes, linear_bytes
+from conclave.planning.measured_weights import measured_bytes
 
 DTYPE_BYTES: dict[FloatType, int] = {"bfloat16": 2, "float16": 2, "float32": 4}
 _FLOAT32_BYTES = 4
 _VOCABULARY_PADDING = 64
 _Formats = dict[Matrix, MatrixFormat | None]
 """The formats of a layer's matrices; None is unconverted."""
+_FOUR_BITS = MatrixFormat(method="mxfp4", bits=4, group=32)
 
 
 def padded_vocabulary(vocab: int) -> int:
@@ -45,6 +48,19 @@ def weight_bytes(
     tiles: ExpertTiles = NO_TILES,
 ) -> tuple[int, ...]:
     """Bytes for each pipeline stage on its fullest rank."""
+    evidence = facts.evidence
+    if evidence is not None and evidence.measured is not None:
+        return measured_bytes(facts, evidence.measured, layout, DTYPE_BYTES[dtype], weights)
+    counted = _counted_bytes(facts, layout, dtype, weights, tiles)
+    if evidence is None or evidence.total_bytes is None:
+        return counted
+    stored = _counted_bytes(facts, Layout(), facts.dtype, facts.weight_format, tiles)[0]
+    return tuple(ceil(size * evidence.total_bytes / stored) for size in counted)
+
+
+def _counted_bytes(
+    facts: ModelFacts, layout: Layout, dtype: FloatType, weights: WeightFormat | None, tiles: ExpertTiles
+) -> tuple[int, ...]:
     sizes = _Sizes(facts, layout, DTYPE_BYTES[dtype], weights, tiles)
     stages = layout.stages(len(facts.layers))
     return tuple(
@@ -116,7 +132,8 @@ class _Sizes:
                 total += rows * self._dtype_bytes
         if facts.vision is not None:
             total += self._vision(facts.vision)
-        return total
+        further = facts.further_parameters + sum(encoder.parameters for encoder in facts.encoders)
+        return total + further * self._dtype_bytes
 
     def _linear(self, outputs: list[int], inputs: int, matrices: MatrixFormat | None, *, bias: bool = False) -> int:
         size = linear_bytes(outputs, inputs, self._dtype_bytes, matrices)
@@ -127,8 +144,10 @@ class _Sizes:
         total = layer.norms * hidden * (2 if layer.norm_bias else 1) * self._dtype_bytes
         if isinstance(layer.attention, LatentAttention):
             total += self._latent_attention(layer.attention, formats)
-        else:
+        elif layer.attention is not None:
             total += self._grouped_attention(layer.attention, formats)
+        if layer.recurrence is not None:
+            total += self._recurrence(layer.recurrence, formats)
         if layer.dense is not None:
             total += self._mlp(layer.dense, formats["gate_up"], formats["down"])
         if layer.moe is not None:
@@ -139,8 +158,11 @@ class _Sizes:
         hidden, tensor, head_dim = self._facts.hidden, self._layout.tensor, attention.head_dim
         query = attention.heads // tensor * head_dim
         key_value = max(1, attention.kv_heads // tensor) * head_dim
-        total = self._linear([query, key_value, key_value], hidden, formats["qkv"], bias=attention.qkv_bias)
-        total += self._linear([hidden], query, formats["output"])
+        value_dim = attention.value_head_dim or head_dim
+        value = max(1, attention.kv_heads // tensor) * value_dim
+        queries = [query, query] if attention.output_gate else [query]
+        total = self._linear([*queries, key_value, value], hidden, formats["qkv"], bias=attention.qkv_bias)
+        total += self._linear([hidden], attention.heads // tensor * value_dim, formats["output"])
         total += hidden * self._dtype_bytes if attention.output_bias else 0
         norms = {"none": 0, "per_head": 2 * head_dim, "all_heads": query + key_value}[attention.qk_norm]
         sinks = attention.heads // tensor if attention.sinks else 0
@@ -161,11 +183,21 @@ class _Sizes:
             total += attention.query_rank * self._dtype_bytes
         expanded = heads * (attention.nope_head_dim + attention.value_head_dim)
         total += self._linear([expanded], attention.kv_rank, formats["latent_up"])
+        if attention.index_heads:  # whole on every rank
+            queries = attention.index_heads * attention.index_head_dim
+            total += self._linear([queries], attention.query_rank or hidden, formats["latent_down"])
+            total += (attention.index_head_dim + attention.index_heads) * hidden * self._dtype_bytes
         return total + self._linear([hidden], heads * attention.value_head_dim, formats["output"])
+
+    def _recurrence(self, recurrence: Recurrence, formats: _Formats) -> int:
+        hidden, tensor = self._facts.hidden, self._layout.tensor
+        inner = ceil(recurrence.inner / tensor)
+        total = self._linear([ceil(recurrence.projected / tensor)], hidden, formats["recurrence"])
+        return total + self._linear([hidden], inner, formats["recurrence"])
 
     def _mlp(self, mlp: DenseMlp, gate_up: MatrixFormat | None, down: MatrixFormat | None) -> int:
         hidden, share = self._facts.hidden, mlp.intermediate // self._layout.tensor
-        total = self._linear([share, share], hidden, gate_up, bias=mlp.bias)
+        total = self._linear([share, share] if mlp.gated else [share], hidden, gate_up, bias=mlp.bias)
         return total + self._linear([hidden], share, down, bias=mlp.bias)
 
     def _experts(self, moe: ExpertMlp, formats: _Formats) -> int:
@@ -174,17 +206,20 @@ class _Sizes:
         total = moe.experts * facts.hidden * router_bytes
         total += moe.experts * self._dtype_bytes if moe.router_bias else 0
         total += moe.experts * _FLOAT32_BYTES if moe.correction_bias else 0
+        share = moe.intermediate // layout.expert_slices
         total += expert_bytes(
             layout.local_experts(moe.experts),
-            facts.hidden,
-            moe.intermediate // layout.expert_slices,
+            moe.latent or facts.hidden,
+            share if moe.gated else 2 * share // 3,  # two matrices instead of three
             self._dtype_bytes,
-            formats["experts"],
+            _FOUR_BITS if moe.four_bits else formats["experts"],
             bias=moe.bias,
             tiles=self._tiles,
         )
+        if moe.latent is not None:  # into it and out of it, whole on every rank
+            total += 2 * moe.latent * facts.hidden * self._dtype_bytes
         if moe.shared_intermediate:
-            shared = DenseMlp(intermediate=moe.shared_intermediate)
+            shared = DenseMlp(intermediate=moe.shared_intermediate, gated=moe.gated)
             total += self._mlp(shared, formats["shared_gate_up"], formats["shared_down"])
         if moe.shared_gate:
             total += facts.hidden * self._dtype_bytes

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from conclave.api.modeldeployment import ModelDeployment
+from conclave.catalogue.measured import measure
 from conclave.catalogue.models import find_model
 from conclave.catalogue.servable import check_servable
 from conclave.catalogue.shapes import ModelFacts
@@ -34,11 +35,15 @@ def check_model(deployment: ModelDeployment, weights: Path) -> ModelFacts:
             f"{model.id}; give the weights of {model.id}, or correct spec.model.id"
         )
     facts = facts_for(model.id, config)
-    if found := inspect_weights(weights).problems:
+    inspection = inspect_weights(weights)
+    if found := inspection.problems:
         more = (
             f"\n  `conclave weights inspect {weights}` lists {len(found) - 1} more problems" if len(found) > 1 else ""
         )
         raise WeightsUnfit(f"weights {weights}: {found[0]}{more}")
+    if facts.evidence is not None:
+        measured = measure(inspection.tensors, len(facts.layers))
+        facts = facts_for(model.id, config, measured)
     if problems := check_shape(deployment, facts):
         raise InvalidInput("\n".join(problem.message for problem in problems))
     return facts

@@ -12,8 +12,9 @@ from fnmatch import fnmatchcase
 from itertools import chain
 from pathlib import Path
 
+from conclave.catalogue.engine_classes import engine_class
 from conclave.catalogue.facts import known_architectures, read_config
-from conclave.errors import ANOTHER_CHECKPOINT, InvalidInput, NotPlanned, NotServed
+from conclave.errors import ANOTHER_CHECKPOINT, InvalidInput, NotPlanned, NotServed, UnknownModel
 from conclave_weights.errors import WeightsUnfit
 from conclave_weights.files.headers import REMEDY, TensorHeader, read_header
 from conclave_weights.files.regular_files import check_directory, entries_below
@@ -53,6 +54,8 @@ class Inspection:
     compared_with: str = "nothing: the problem with config.json is below"
     """What the tensors were compared with, or why they could not be compared."""
     shards: int = 0
+    tensors: Mapping[str, TensorHeader] = field(default_factory=dict, repr=False)
+    """Every tensor that an engine reads."""
     dtypes: dict[str, DtypeSum] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
@@ -71,6 +74,7 @@ def inspect_weights(root: Path) -> Inspection:
     inspection = Inspection(str(root))
     config = _read_config(root, inspection)
     tensors, is_whole = _read_tensors(root, inspection)
+    inspection.tensors = tensors
     if config is not None:
         inspection.problems += config_faults(inspection.architecture or "", config)
         _compare(config, tensors, is_whole, inspection)
@@ -183,7 +187,7 @@ def _compare(
 ) -> None:
     architecture = inspection.architecture or ""
     if architecture not in known_architectures():
-        inspection.compared_with = f"nothing: Conclave does not know {architecture or 'an architecture of no name'}"
+        inspection.compared_with = f"nothing: {_why_not_compared(config, architecture)}"
         return
     try:
         facts = read_config(config)
@@ -210,6 +214,14 @@ def _compare(
             inspection.notes.append(
                 f"config.json says {inspection.config_dtype}, the files hold {_some(inspection.dtypes)}"
             )
+
+
+def _why_not_compared(config: Mapping[str, object], architecture: str) -> str:
+    try:
+        known = engine_class(config, architecture)
+    except UnknownModel as error:
+        return str(error)
+    return f"Conclave plans {known.name} by the headers of its tensors, and has no table of their names"
 
 
 def _compare_tensors(

@@ -10,6 +10,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
+from conclave.catalogue.engine_classes import engine_class
+from conclave.errors import UnknownModel
+
 MODEL_TYPES: Mapping[str, tuple[str, ...]] = {
     "DbrxForCausalLM": ("dbrx",),
     "DeepseekV2ForCausalLM": ("deepseek_v2",),
@@ -112,7 +115,13 @@ _FIELDS: Mapping[str, tuple[_Field, ...]] = {
 
 def has_engine_class(architecture: str, config: Mapping[str, object]) -> bool:
     """Whether the engine has classes of its own for the model and its config, so that no code of others is needed."""
-    return config.get("model_type") in MODEL_TYPES.get(architecture, ())
+    if architecture in MODEL_TYPES:
+        return config.get("model_type") in MODEL_TYPES[architecture]
+    try:
+        engine_class(config, architecture)
+    except UnknownModel:
+        return False
+    return True
 
 
 def config_faults(architecture: str, config: Mapping[str, object]) -> Iterator[str]:

@@ -9,14 +9,15 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from conclave.catalogue.facts import read_config
+from conclave.catalogue.facts import ModelFacts, read_config
 from conclave.catalogue.inspected import LONGEST_CONFIG_BYTES, InspectedWeights, write_report
+from conclave.catalogue.measured import MeasuredWeights, measure
 from conclave.catalogue.quantization_file import QUANTIZATION_FILE, with_quantization
 from conclave.errors import ANOTHER_CHECKPOINT, InvalidInput, NotServed, UnknownModel
 from conclave_weights.errors import ArchitectureUnknown, ConfigInvalid, ConfigMissing, WeightsUnfit, WeightsUnreadable
 from conclave_weights.files.headers import DTYPE_BITS
 from conclave_weights.files.regular_files import open_to_read
-from conclave_weights.inspection.directory import inspect_weights
+from conclave_weights.inspection.directory import Inspection, inspect_weights
 from conclave_weights.inspection.engine_config import config_faults
 
 CONFIG_NAME = "config.json"
@@ -29,7 +30,7 @@ def plan_facts(root: Path, longest_bytes: int) -> InspectedWeights:
     """Raises WeightsUnfit; a subclass says what is wrong with config.json."""
     try:
         config = _read_config(root)
-        _check_config(config)
+        model = _check_config(config)
         inspection = inspect_weights(root)
     except OSError as error:
         raise WeightsUnreadable(f"{error.filename}: cannot be read: {error.strerror or error}") from error
@@ -47,6 +48,7 @@ def plan_facts(root: Path, longest_bytes: int) -> InspectedWeights:
         files=inspection.shards,
         parameters=total.parameters,
         size_bytes=total.size_bytes,
+        tensors=_measured(inspection, model),
         dtypes=tuple(sorted(inspection.dtypes, key=lambda name: -inspection.dtypes[name].size_bytes)),
     )
     report_bytes = len(write_report(facts).encode())
@@ -84,11 +86,11 @@ def _read_object(path: Path) -> dict[str, object]:
     return content
 
 
-def _check_config(config: dict[str, object]) -> None:
+def _check_config(config: dict[str, object]) -> ModelFacts:
     try:
         facts = read_config(config)
     except UnknownModel as error:
-        raise ArchitectureUnknown(f"{error}; use a model of one of these architectures") from error
+        raise ArchitectureUnknown(f"{error}; use a model that the engine serves") from error
     except NotServed as error:
         raise ArchitectureUnknown(f"{error}; {ANOTHER_CHECKPOINT}") from error
     except InvalidInput as error:
@@ -97,6 +99,14 @@ def _check_config(config: dict[str, object]) -> None:
     named = str(architectures[0]) if isinstance(architectures, list) else facts.architecture
     if faults := list(config_faults(named, config)):
         raise ConfigInvalid("; ".join(faults))
+    return facts
+
+
+def _measured(inspection: Inspection, model: ModelFacts) -> MeasuredWeights | None:
+    """What the headers tell beyond config.json, where no reader knows the architecture."""
+    if model.evidence is None:
+        return None
+    return measure(inspection.tensors, len(model.layers))
 
 
 def _listed(root: Path) -> str:

@@ -7,10 +7,12 @@ import json
 from typing import Any
 
 import pytest
+from tests.sparse_weights import GRANITE
 from tests.unit.operator.simulation import NAMESPACE, Simulation, model_deployment
 
 from conclave.api.modeldeployment import ModelDeployment
 from conclave.catalogue.inspected import InspectedWeights, write_report
+from conclave.catalogue.measured import Amount, MeasuredLayer, MeasuredWeights
 from conclave.catalogue.models import find_model
 from conclave.modeldeployment.root_cause import explain
 from conclave_cluster.observe import keep_pod, observe
@@ -159,6 +161,31 @@ def test_the_model_is_planned_and_built_like_a_known_one(world: Simulation) -> N
     )
     assert len(of(world, RAY_SERVICE)) == 1
     assert world.condition("PlanReady")["reason"] == "Planned"
+
+
+def test_an_architecture_that_no_reader_knows_is_planned_from_what_the_job_read_of_its_tensors(
+    world: Simulation,
+) -> None:
+    billion = Amount(floats=10**9)
+    layers = (MeasuredLayer(matrices=Amount(floats=2 * 10**9)),) * GRANITE["num_hidden_layers"]
+    tensors = MeasuredWeights(layers=layers, embedding=billion, tensors=29)
+    sizes: Json = {"files": 3, "parameters": 7 * 10**9, "size_bytes": 14 * 10**9, "dtypes": ("BF16",)}
+    complete(world, write_report(InspectedWeights(config=GRANITE, tensors=tensors, **sizes)))
+    plan = world.deployment()["status"]["plan"]
+    rotary = 4096 * 128 * 2
+    assert plan["memory"]["weights"] == 14 * 10**9 + rotary
+    uncertain = next(reason for reason in plan["because"] if reason.startswith("uncertain:"))
+    assert "no reader knows GraniteMoeForCausalLM" in uncertain
+    assert "29 tensors" in uncertain
+    assert any(reason.startswith("the catalogue does not know acme/own") for reason in plan["because"])
+    assert of(world, RAY_SERVICE)
+
+
+def test_an_architecture_that_the_engine_lacks_is_refused_with_that_reason(world: Simulation) -> None:
+    complete(world, report(CONFIG | {"architectures": ["RwkvForCausalLM"]}))
+    condition = world.condition("PlanReady")
+    assert (condition["status"], condition["reason"]) == ("False", "ModelRefused")
+    assert "vLLM 0.32 has no such class" in condition["message"]
 
 
 def test_it_stays_quiet_while_it_is_inspected_and_afterwards(world: Simulation) -> None:

@@ -485,9 +485,9 @@ def test_data_parallel_is_planned_with_a_note() -> None:
 
 
 def test_a_wrong_config_is_named_as_the_user_names_it(tmp_path: Path) -> None:
-    config = write(tmp_path, "bert.json", {"architectures": ["BertModel"]})
+    config = write(tmp_path, "wide.json", OWN_CONFIG | {"hidden_size": "wide"})
     said = str(run("--config", config, "--accelerator", "H100").exception)
-    assert said.startswith(f"{config}: architectures is 'BertModel'")
+    assert said.startswith(f"{config}: hidden_size is 'wide'")
     assert said.endswith("give the config.json of a model that Conclave plans.")
 
 

@@ -334,7 +334,9 @@ def test_a_note_is_no_problem(weights: Path, change: Callable[[Path], None], mes
             id="an architecture without a table",
         ),
         pytest.param(
-            config(architectures=["MyModel"]), "nothing: Conclave does not know MyModel", id="an unknown architecture"
+            config(architectures=["MyModel"]),
+            "nothing: config.json: architectures is 'MyModel': vLLM 0.32 has no such class",
+            id="an architecture that the engine lacks",
         ),
         pytest.param(
             config(quantization_config={"quant_method": "fp8", "activation_scheme": "dynamic"}),

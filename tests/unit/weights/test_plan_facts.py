@@ -119,9 +119,9 @@ SPOILED: dict[str, tuple[Callable[[Path], None], type[WeightsUnfit], str]] = {
     ),
     "no architecture": (edit(architectures=...), ConfigInvalid, "config.json: architectures is missing; expected a li"),
     "an architecture that nobody serves": (
-        edit(architectures=["MambaForCausalLM"]),
+        edit(architectures=["RwkvForCausalLM"]),
         ArchitectureUnknown,
-        "config.json: architectures is 'MambaForCausalLM', expected one of DbrxForCausalLM, ",
+        "config.json: architectures is 'RwkvForCausalLM': vLLM 0.32 has no such class",
     ),
     "a size that is a text": (
         edit(hidden_size="128"),

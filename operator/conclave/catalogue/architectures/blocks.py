@@ -9,10 +9,8 @@ from typing import Any
 
 from conclave.catalogue.architectures.fields import Fields
 from conclave.catalogue.architectures.weight_format import read_weight_format
+from conclave.catalogue.measured import MOST_LAYERS
 from conclave.catalogue.shapes import GroupedAttention, Layer, ModelFacts, Rotary
-
-_MOST_LAYERS = 256
-"""Twice what published models have. Where nothing fits, some 500 layouts are weighed, each layer by layer."""
 
 
 def grouped_attention(fields: Fields, *, window_tokens: int | None = None, **traits: Any) -> GroupedAttention:
@@ -28,8 +26,8 @@ def grouped_attention(fields: Fields, *, window_tokens: int | None = None, **tra
 def layer_count(fields: Fields, name: str = "num_hidden_layers") -> int:
     """Number of decoder layers."""
     count = fields.size(name)
-    if count > _MOST_LAYERS:
-        raise fields.refuse(name, f"at most {_MOST_LAYERS} layers")
+    if count > MOST_LAYERS:
+        raise fields.refuse(name, f"at most {MOST_LAYERS} layers")
     return count
 
 

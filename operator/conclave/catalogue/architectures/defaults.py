@@ -1,6 +1,7 @@
-"""What a config.json leaves out, as Transformers, and so vLLM, fills it in: from data/config_defaults.yaml.
+"""What a config.json leaves out, as Transformers, and so vLLM, fills it in.
 
-Called by `conclave.catalogue.facts` before a reader sees the config.
+Types that a reader knows are in data/config_defaults.yaml; all others, with the fields that the general reader takes,
+in data/engine_classes.json. Called by `conclave.catalogue.facts` before a reader sees the config.
 """
 
 from __future__ import annotations
@@ -10,7 +11,10 @@ from functools import cache
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from conclave.catalogue.architectures.general_names import KINDS_OTHERWISE, LAYER_KINDS, LAYERS, SYNONYMS
 from conclave.catalogue.datafiles import read_rows
+from conclave.catalogue.engine_classes import table
+from conclave.catalogue.measured import MOST_LAYERS
 
 
 class _ConfigClass(BaseModel):
@@ -19,6 +23,8 @@ class _ConfigClass(BaseModel):
     model_type: str
     aliases: dict[str, str] = Field(default_factory=dict)
     fields: dict[str, object]
+    cycles: dict[str, tuple[str | int | bool, ...]] = Field(default_factory=dict)
+    """Lists for each layer that repeat these entries."""
 
 
 def with_defaults(config: Mapping[str, object]) -> Mapping[str, object]:
@@ -28,10 +34,28 @@ def with_defaults(config: Mapping[str, object]) -> Mapping[str, object]:
     if known is None:
         return config
     given = {known.aliases.get(name, name): value for name, value in config.items()}
+    given |= {name: config[name] for name in known.aliases.values() if config.get(name) is not None}
     defaults = dict(known.fields)
     if given.get("rope_scaling") is not None:  # the older name of rope_parameters
         defaults.pop("rope_parameters", None)
-    return _merged(defaults, given)
+    for names in SYNONYMS:
+        if any(given.get(name) is not None for name in names):
+            defaults = {name: value for name, value in defaults.items() if name not in names or name in given}
+    merged = _merged(defaults, given)
+    says_otherwise = any(given.get(name) is not None for name in KINDS_OTHERWISE)
+    return merged | {
+        name: _repeated(cycle, merged)
+        for name, cycle in known.cycles.items()
+        if given.get(name) is None and not (says_otherwise and name in LAYER_KINDS)
+    }
+
+
+def _repeated(cycle: tuple[object, ...], config: Mapping[str, object]) -> list[object]:
+    """The entries of a cycle for as many layers as the config has; none where that is no number of layers."""
+    count = next((config[name] for name in LAYERS if config.get(name) is not None), 0)
+    if not isinstance(count, int) or not 0 < count <= MOST_LAYERS:
+        return []
+    return [cycle[index % len(cycle)] for index in range(count)]
 
 
 def _merged(defaults: Mapping[str, object], given: Mapping[str, object]) -> dict[str, object]:
@@ -47,4 +71,9 @@ def _merged(defaults: Mapping[str, object], given: Mapping[str, object]) -> dict
 @cache
 def _classes() -> dict[str, _ConfigClass]:
     rows = map(_ConfigClass.model_validate, read_rows("config_defaults.yaml"))
-    return {row.model_type: row for row in rows}
+    known = {row.model_type: row for row in rows}
+    others = {
+        name: _ConfigClass(model_type=name, aliases=row.aliases, fields=row.fields, cycles=row.cycles)
+        for name, row in table().configs.items()
+    }
+    return others | known

@@ -5,7 +5,7 @@ Used by the readers only. Bounds are far beyond any model, so that nonsense is r
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import cast, get_args
 
 from conclave.catalogue.shapes import ENGINE, FloatType
@@ -28,6 +28,16 @@ class Fields:
         """The same fields, whose errors name another file."""
         return Fields(self._values, path)
 
+    @property
+    def values(self) -> Mapping[str, object]:
+        """The mapping itself."""
+        return self._values
+
+    @property
+    def path(self) -> str:
+        """Where it stands, for messages."""
+        return self._path
+
     def has(self, name: str) -> bool:
         """Whether the field is there and not null."""
         return self._values.get(name) is not None
@@ -39,6 +49,20 @@ class Fields:
     def field_names(self) -> tuple[str, ...]:
         """The names of all fields, as the file has them."""
         return tuple(map(str, self._values))
+
+    def spelled(self, names: Sequence[str]) -> str:
+        """The first of these names that the config has; the first of all where it has none."""
+        return next(filter(self.has, names), names[0])
+
+    def of_layer(self, name: str, layer: int, default: int | None = None, *, least: int = 0) -> int:
+        """A number for all layers, or a list with one for each; of a list of another length the most."""
+        value = self._values.get(name)
+        if not isinstance(value, list | tuple):
+            return self.size(name, default, least=least)
+        sizes = self.sizes(name)
+        if not sizes:
+            raise self.refuse(name, "a whole number, or one for each layer")
+        return sizes[layer] if layer < len(sizes) else max(sizes)
 
     def refuse(self, name: str, expected: str) -> InvalidInput:
         """The error that says what the field holds and what it should hold."""
