@@ -8,17 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from conclave.catalogue.architectures.blocks import rotary
+from conclave.catalogue.architectures.blocks import context_tokens, rotary
 from conclave.catalogue.architectures.defaults import with_defaults
 from conclave.catalogue.architectures.fields import Fields
 from conclave.catalogue.architectures.general_encoders import TEXT_CONFIGS, encoders
 from conclave.catalogue.architectures.general_layers import is_doubled, layers_of
-from conclave.catalogue.architectures.general_names import CONTEXT, HIDDEN, PER_LAYER_EMBEDDING, SLICED, VOCABULARY
+from conclave.catalogue.architectures.general_names import HIDDEN, PER_LAYER_EMBEDDING, SLICED, VOCABULARY
 from conclave.catalogue.architectures.weight_format import read_weight_format
 from conclave.catalogue.engine_classes import EngineClass, model_type_of
 from conclave.catalogue.shapes import GroupedAttention, LatentAttention, ModelFacts
-
-_USUAL_CONTEXT = 2048
 
 
 def read_general(config: Mapping[str, object], engine_class: EngineClass) -> ModelFacts:
@@ -34,7 +32,7 @@ def read_general(config: Mapping[str, object], engine_class: EngineClass) -> Mod
         hidden=hidden,
         vocab=text.size(text.spelled(VOCABULARY)),
         layers=layers,
-        context_tokens=_context_tokens(text),
+        context_tokens=context_tokens(text),
         dtype=(fields if fields.has("dtype") or fields.has("torch_dtype") else text).dtype(),
         # The decoder's own default counts, and the outer one's not: vLLM builds the decoder from its own config.
         tied_embeddings=text.flag("tie_word_embeddings") or Fields(config).flag("tie_word_embeddings"),
@@ -77,14 +75,3 @@ def _text_config(fields: Fields) -> Fields:
             text = Fields(with_defaults(values), fields.path if is_flat else nested.path)
             return text if is_flat else _text_config(text)
     return fields
-
-
-def _context_tokens(text: Fields) -> int:
-    """The least of the lengths that it names, times its rotary scaling, as vLLM takes them."""
-    named = [text.size(name) for name in CONTEXT if text.has(name)]
-    tokens = text.size("model_max_length") if text.has("model_max_length") else min(named, default=_USUAL_CONTEXT)
-    scaling = text.nested("rope_parameters") or text.nested("rope_scaling")
-    if scaling is None or "gemma3" in text.text("model_type"):
-        return tokens
-    kind = scaling.text("rope_type") or scaling.text("type", "default")
-    return int(tokens * scaling.number("factor", 1.0)) if kind in ("linear", "dynamic", "ntk") else tokens

@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+from conclave.catalogue.architectures.blocks import CONTEXT_FIELDS
+
 HIDDEN = ("hidden_size", "n_embd", "d_model", "model_dim", "dim")
 LAYERS = ("num_hidden_layers", "num_layers", "n_layer", "n_layers", "decoder_layers")
 HEADS = ("num_attention_heads", "n_head", "n_heads", "decoder_attention_heads")
@@ -51,16 +53,6 @@ SHARED_WIDTH = (
     "share_expert_dim",
 )
 FIRST_SPARSE = ("first_k_dense_replace", "num_dense_layers", "moe_layer_start_index")
-CONTEXT = (
-    "max_position_embeddings",
-    "n_positions",
-    "max_seq_len",
-    "seq_length",
-    "max_target_positions",
-    "max_sequence_length",
-    "max_seq_length",
-    "seq_len",
-)
 ACTIVATION = ("hidden_act", "mlp_hidden_act", "activation_function", "activation", "hidden_activation")
 LAYER_KINDS = ("layer_types", "layers_block_type")
 KINDS_OTHERWISE = (
@@ -131,7 +123,6 @@ _OTHERS = (
     "kv_lora_rank",
     "mlp_layer_types",
     "mlp_only_layers",
-    "model_max_length",
     "moe_layer_freq",
     "moe_layer_interval",
     "moe_layers_enum",
@@ -178,7 +169,7 @@ SYNONYMS = (
     SHARED_EXPERTS,
     SHARED_WIDTH,
     FIRST_SPARSE,
-    CONTEXT,
+    tuple(name for name in CONTEXT_FIELDS if name != "model_max_length"),  # which stands above all others
 )
 """Names of one thing: where a config gives one of them, the defaults of the others say nothing."""
 GENERAL_FIELDS = frozenset(
@@ -197,7 +188,7 @@ GENERAL_FIELDS = frozenset(
         *SHARED_EXPERTS,
         *SHARED_WIDTH,
         *FIRST_SPARSE,
-        *CONTEXT,
+        *CONTEXT_FIELDS,
         *ACTIVATION,
         *LAYER_KINDS,
         *STATES,
