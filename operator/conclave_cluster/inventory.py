@@ -5,12 +5,13 @@ Pure; called by `observe` and `conclave plan --inventory`. `node_devices` reads 
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Iterator
 
 from conclave.api.modeldeployment import Toleration
 from conclave.catalogue.device_resources import is_planned
 from conclave.kubernetes.objects import JsonObject
+from conclave.kubernetes.pods import scheduled
 from conclave.kubernetes.quantities import whole_units
 from conclave.kubernetes.shapes import read_node, read_pod
 from conclave.planning.inventory import Inventory, Node, OtherNode, Sharing
@@ -119,12 +120,10 @@ def held_by(pod: JsonObject) -> Counter[str]:
     can tell."""
     if pod.get("status", {}).get("phase") in ("Succeeded", "Failed"):
         return Counter()
-    parts: defaultdict[str, tuple[list[int], list[int]]] = defaultdict(lambda: ([], []))
-    spec = pod.get("spec", {})
-    for index, part in enumerate(("containers", "initContainers")):
-        for container in spec.get(part, []):
-            for resource, amount in container.get("resources", {}).get("limits", {}).items():
-                if is_planned(resource):
-                    parts[resource][index].append(max(0, whole_units(amount, otherwise=MOST_GPUS)))
-    held = Counter({resource: max(sum(running), *first, 0) for resource, (running, first) in parts.items()})
-    return +held
+    return +Counter(scheduled(pod, _accelerators))
+
+
+def _accelerators(container: JsonObject) -> Iterator[tuple[str, int]]:
+    for resource, amount in container.get("resources", {}).get("limits", {}).items():
+        if is_planned(resource):
+            yield resource, max(0, whole_units(amount, otherwise=MOST_GPUS))

@@ -146,7 +146,10 @@ def keep_pod(pod: JsonObject) -> JsonObject | None:
         return read
     spec = read.get("spec", {})
     containers = {
-        part: [{"resources": container.get("resources", {})} for container in spec.get(part, [])]
+        part: [
+            {"resources": {}, **{key: container[key] for key in ("resources", "restartPolicy") if key in container}}
+            for container in spec.get(part, [])
+        ]
         for part in ("containers", "initContainers")
     }
     limits = [container["resources"].get("limits", {}) for part in containers.values() for container in part]

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime
 from decimal import Decimal
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from conclave import names
 from conclave.kubernetes.events import MOST_OF_AN_OBJECT, told_at
 from conclave.kubernetes.objects import JsonObject
 from conclave.kubernetes.quantities import parse_quantity
+
+AmountT = TypeVar("AmountT", int, Decimal)
 
 _BEFORE_MOUNTED = ("", "ContainerCreating", "PodInitializing")
 """Why a container waits whose pod's volumes may not be mounted yet."""
@@ -139,21 +141,26 @@ def has_verified(pod: JsonObject, digest: str) -> bool:
 
 
 def scheduled_requests(pod: JsonObject) -> dict[str, Decimal]:
-    """What a node must have free for the pod: the sum of its containers, or its largest init container.
+    """What a node must have free for the pod, by resource."""
+    return scheduled(pod, _requests)
 
-    The scheduler counts an init container for the pod's whole life, also after it has ended. A sidecar (an init
-    container that is restarted) counts as a container. Source:
+
+def scheduled(pod: JsonObject, amounts: Callable[[JsonObject], Iterable[tuple[str, AmountT]]]) -> dict[str, AmountT]:
+    """What the scheduler counts of the containers' amounts: the sum of containers, or the largest init container.
+
+    It counts an init container for the pod's whole life, also after it has ended. A sidecar (an init container that is
+    restarted) counts as a container. Source:
     https://kubernetes.io/docs/concepts/workloads/pods/init-containers/#resource-sharing-within-containers.
     """
-    spec, wanted = pod.get("spec", {}), dict[str, Decimal]()
+    spec, wanted = pod.get("spec", {}), dict[str, AmountT]()
     first = spec.get("initContainers", [])
     sidecars = [container for container in first if container.get("restartPolicy") == "Always"]
     for container in (*spec.get("containers", []), *sidecars):
-        for resource, amount in _requests(container):
-            wanted[resource] = wanted.get(resource, Decimal(0)) + amount
+        for resource, amount in amounts(container):
+            wanted[resource] = wanted[resource] + amount if resource in wanted else amount
     for container in first:
-        for resource, amount in _requests(container):
-            wanted[resource] = max(wanted.get(resource, Decimal(0)), amount)
+        for resource, amount in amounts(container):
+            wanted[resource] = max(wanted.get(resource, amount), amount)
     return dict(sorted(wanted.items()))
 
 

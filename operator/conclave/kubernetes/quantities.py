@@ -49,10 +49,21 @@ def whole_units(text: object, otherwise: int) -> int:
     return otherwise if amount is None else int(amount.to_integral_value(ROUND_CEILING))
 
 
-def write_quantity(amount: Decimal) -> str:
-    """As people write it: 4, 4500m, 9Gi."""
-    whole = int(amount)
-    if amount != whole:
+def write_quantity(amount: Decimal, step: int = 1024, suffixes: tuple[str, ...] = BINARY) -> str:
+    """With the largest suffix that divides the amount: 4, 4500m, 9Gi."""
+    if amount % 1:
         return f"{(amount * 1000).to_integral_value(ROUND_CEILING):f}m"
-    power = max((power for power in range(len(BINARY)) if not whole % 1024**power), default=0) if whole else 0
-    return f"{whole // 1024**power}{BINARY[power]}"
+    power = 0
+    while power + 1 < len(suffixes) and amount and amount % step == 0:
+        amount, power = amount / step, power + 1
+    return f"{amount:f}".partition(".")[0] + suffixes[power]
+
+
+def canonical(quantity: str) -> str:
+    """A quantity as the API server writes it: 1024Gi becomes 1Ti, and the claim does not count as changed."""
+    amount = parse_quantity(quantity)
+    if amount is None:
+        return quantity
+    return (
+        write_quantity(amount) if quantity.endswith("i") and amount >= 1024 else write_quantity(amount, 1000, DECIMAL)
+    )

@@ -202,6 +202,7 @@ class _Container(TypedDict, total=False):
     command: OnErrorOmit[Items[Words]]
     args: OnErrorOmit[Items[Words]]
     resources: OnErrorOmit[_Resources]
+    restartPolicy: OnErrorOmit[Name]
 
 
 class _Expression(TypedDict, total=False):

@@ -8,6 +8,7 @@ import pytest
 
 from conclave.api.modeldeployment import Toleration
 from conclave_cluster.inventory import MOST_GPUS, MOST_KNOWN, Capacity, LastCapacity, held_by, make_inventory
+from conclave_cluster.observe import keep_pod
 
 Json = dict[str, Any]
 H100 = "NVIDIA-H100-80GB-HBM3"
@@ -169,6 +170,14 @@ def test_nodes_without_a_product_or_without_gpus_do_not_count() -> None:
 
 def test_a_pod_without_limits_holds_nothing() -> None:
     assert not held_by({"metadata": {"uid": "a"}, "spec": {"containers": [{}]}})
+
+
+def test_a_sidecar_holds_its_gpus_beside_the_containers() -> None:
+    told = pod("a", "1", init=("2",))
+    told["spec"]["initContainers"][0]["restartPolicy"] = "Always"
+    kept = keep_pod(told)
+    assert kept is not None
+    assert make_inventory([node()], [kept]).nodes[0].free_gpus == 5
 
 
 def test_who_asks_the_same_shares_one_inventory_and_own_pods_free_their_gpus_for_their_owner_only() -> None:

@@ -8,6 +8,7 @@ import pytest
 
 from conclave.kubernetes.pods import scheduled_requests
 from conclave.kubernetes.quantities import write_quantity
+from conclave.kubernetes.shapes import read_pod
 
 
 def container(restart: str | None = None, **requests: str) -> dict[str, Any]:
@@ -36,5 +37,8 @@ SCHEDULED: dict[str, tuple[list[Any], list[Any], dict[str, str]]] = {
 def test_a_node_must_have_free_what_the_scheduler_counts(
     containers: list[Any], first: list[Any], expected: dict[str, str]
 ) -> None:
-    pod = {"spec": {"containers": containers, "initContainers": first}}
+    pod = read_pod(
+        {"metadata": {"name": "p", "namespace": "n"}, "spec": {"containers": containers, "initContainers": first}}
+    )
+    assert pod is not None
     assert {resource: write_quantity(amount) for resource, amount in scheduled_requests(pod).items()} == expected

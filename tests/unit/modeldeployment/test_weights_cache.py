@@ -11,7 +11,8 @@ from tests.scenes import DIGEST, SETTINGS, make_deployment, make_plan
 from conclave import names
 from conclave.api.modeldeployment import ModelDeployment, PersistentVolumeClaimSource
 from conclave.kubernetes.objects import JsonObject
-from conclave.modeldeployment.weights.cache import build_cache_claim, build_download_policy, canonical
+from conclave.kubernetes.quantities import canonical
+from conclave.modeldeployment.weights.cache import build_cache_claim, build_download_policy
 from conclave.modeldeployment.weights.job import build_download_job, download_steps
 from conclave.modeldeployment.weights.keys import adapter_keys, cached_source, download_key, weights_key
 

@@ -6,7 +6,7 @@ from conclave import names
 from conclave.api.modeldeployment import Cache, Downloaded, HuggingFaceSource, ModelDeployment
 from conclave.kubernetes.objects import JsonObject, without_empty
 from conclave.kubernetes.peers import build_policy, dns_rule, target_of, tcp
-from conclave.kubernetes.quantities import BINARY, DECIMAL, parse_quantity
+from conclave.kubernetes.quantities import canonical, parse_quantity
 from conclave.modeldeployment.objects import metadata
 from conclave.modeldeployment.outside import rules_to
 from conclave.modeldeployment.weights.keys import cached_files
@@ -27,20 +27,6 @@ def build_cache_claim(deployment: ModelDeployment, cache: Cache) -> JsonObject:
             }
         ),
     }
-
-
-def canonical(quantity: str) -> str:
-    """A quantity as the API server writes it: 1024Gi becomes 1Ti, and the claim does not count as changed."""
-    amount = parse_quantity(quantity)
-    if amount is None:
-        return quantity
-    step, suffixes = (1024, BINARY) if quantity.endswith("i") and amount >= 1024 else (1000, DECIMAL)
-    if amount % 1:
-        return f"{amount * 1000:f}".partition(".")[0] + "m"
-    power = 0
-    while power + 1 < len(suffixes) and amount and amount % step == 0:
-        amount, power = amount / step, power + 1
-    return f"{amount:f}".partition(".")[0] + suffixes[power]
 
 
 def size_gib(quantity: str) -> float:
