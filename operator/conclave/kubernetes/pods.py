@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime
 from decimal import Decimal
+from itertools import chain
 from typing import NamedTuple, TypeVar
 
 from conclave import names
@@ -152,10 +153,11 @@ def scheduled(pod: JsonObject, amounts: Callable[[JsonObject], Iterable[tuple[st
     restarted) counts as a container. Source:
     https://kubernetes.io/docs/concepts/workloads/pods/init-containers/#resource-sharing-within-containers.
     """
-    spec, wanted = pod.get("spec", {}), dict[str, AmountT]()
-    first = spec.get("initContainers", [])
-    sidecars = [container for container in first if container.get("restartPolicy") == "Always"]
-    for container in (*spec.get("containers", []), *sidecars):
+    spec: JsonObject = pod.get("spec", {})
+    wanted: dict[str, AmountT] = {}
+    first: list[JsonObject] = spec.get("initContainers", [])
+    sidecars = (container for container in first if container.get("restartPolicy") == "Always")
+    for container in chain(spec.get("containers", []), sidecars):
         for resource, amount in amounts(container):
             wanted[resource] = wanted[resource] + amount if resource in wanted else amount
     for container in first:
