@@ -29,6 +29,7 @@ LESS = 0.015
 """Share of the KV cache that the plan may miss: it counts what an emulated card does not have."""
 MORE = 0.003
 BESIDE_GIB = 0.3
+CAREFUL_GIB = 0.5
 
 
 def facts(row: dict[str, Any]) -> ModelFacts:
@@ -61,11 +62,12 @@ def rows(*fields: str) -> list[Any]:
 
 @pytest.mark.parametrize("row", rows("model"))
 def test_the_kv_cache_is_what_the_engine_leaves_or_a_little_less(row: dict[str, Any]) -> None:
-    """Weights aside, whose kernels the emulated card may choose otherwise."""
+    """Weights aside, whose kernels the emulated card may choose otherwise; and graphs, whose memory it has not got."""
     plan = planned(row).memory
-    found = (plan.kv_cache + plan.weights) / GIB
-    seen = row["kv_cache"] + row["weights"]
-    assert (1 - LESS) * seen <= found <= (1 + MORE) * seen
+    found, seen = (plan.kv_cache + plan.weights) / GIB, row["kv_cache"] + row["weights"]
+    if "graphs" in row:
+        found, seen = found + plan.graphs / GIB, seen + row["graphs"]
+    assert min((1 - LESS) * seen, seen - BESIDE_GIB) <= found <= (1 + MORE) * seen
 
 
 @pytest.mark.parametrize("row", rows("config"))
@@ -83,4 +85,5 @@ def test_what_is_kept_free_for_an_unknown_architecture_covers_what_its_plan_miss
 def test_what_sampling_and_compiling_take(row: dict[str, Any]) -> None:
     """The peak of the profile, and what stays behind it beside weights."""
     plan = planned(row).memory
-    assert (plan.activations + plan.overhead) / GIB == pytest.approx(row["peak"] + row["kept"], abs=BESIDE_GIB)
+    counted_more = (plan.activations + plan.overhead) / GIB - (row["peak"] + row["kept"])
+    assert -BESIDE_GIB <= counted_more <= CAREFUL_GIB
