@@ -66,7 +66,7 @@ def test_vllm_takes_every_allowed_argument(tmp_path: Path) -> None:
         input=json.dumps(arguments),
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=900,
         env={**os.environ, **environment, "VLLM_LOGGING_LEVEL": "ERROR"},
         check=False,
     )

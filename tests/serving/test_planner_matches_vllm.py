@@ -69,7 +69,7 @@ def allocated(tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
                 )
             )
     try:
-        codes = [worker.wait(timeout=540) for worker in workers]
+        codes = [worker.wait(timeout=1200) for worker in workers]
     finally:
         for worker in workers:
             worker.kill()

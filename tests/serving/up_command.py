@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-READY_TIMEOUT_S = 420.0
-END_TIMEOUT_S = 90.0
+READY_TIMEOUT_S = 1200.0
+END_TIMEOUT_S = 240.0
 
 
 class Up:

@@ -16,7 +16,7 @@ from tests.serving.models.references.grok1 import Token
 from conclave_cli.local.ports import free_port
 
 PROGRAM = Path(__file__).with_name("generation.py")
-TIMEOUT_S = 540
+TIMEOUT_S = 1200
 ENVIRONMENT = {
     "VLLM_CPU_KVCACHE_SPACE": "1",
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",

@@ -48,7 +48,7 @@ def built(checkpoints: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
                 )
             )
     try:
-        codes = [worker.wait(timeout=300) for worker in workers]
+        codes = [worker.wait(timeout=900) for worker in workers]
     finally:
         for worker in workers:
             worker.kill()
