@@ -19,9 +19,6 @@ from conclave_cli.local.serving import failure_of, local_ray
 
 DEPLOY_TIMEOUT_S = 900
 
-os.environ.setdefault("RAY_worker_niceness", "0")
-"""By itself Ray runs its workers, and so the engine, at 15: two busy programs beside the tests left it a twentieth."""
-
 
 @pytest.fixture(scope="session")
 def ray(tmp_path_factory: pytest.TempPathFactory, token_path: Path) -> Iterator[tuple[RayHead, ServeApi, int]]:

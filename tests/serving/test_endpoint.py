@@ -505,6 +505,14 @@ def test_no_argument_of_a_process_holds_a_secret(endpoint: Endpoint, ray: tuple[
         assert [command for command in commands if secret.encode() in command] == []
 
 
+def test_the_engine_has_the_priority_of_whoever_started_it(
+    endpoint: Endpoint, ray: tuple[RayHead, ServeApi, int]
+) -> None:
+    """As with `vllm serve`: Ray's own niceness would leave it nearly nothing beside programs that compute."""
+    head, _, _ = ray
+    assert {os.getpriority(os.PRIO_PROCESS, each) for each in head.processes()} == {os.getpriority(os.PRIO_PROCESS, 0)}
+
+
 def test_the_directories_of_a_local_run_are_private(endpoint: Endpoint, ray: tuple[RayHead, ServeApi, int]) -> None:
     """Sockets and logs lie below this one: nobody else can enter it."""
     head, _, _ = ray

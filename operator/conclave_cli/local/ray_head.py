@@ -140,11 +140,16 @@ class RayHead:
 
 
 def ray_environment(inherited: Mapping[str, str], added: Mapping[str, str], token: str) -> dict[str, str]:
-    """The environment of all of Ray's processes: nothing of another Ray, byte code cached, nothing reported."""
+    """The environment of all of Ray's processes: nothing of another Ray, byte code cached, nothing reported.
+
+    The engine has the priority of whoever started it, as with `vllm serve`: Ray's own niceness of 15 for workers would
+    leave it a twentieth of a machine on which other programs compute. A RAY_worker_niceness that was set stays.
+    """
     kept = {name: value for name, value in inherited.items() if name not in LOST_TOGETHER}
     # Without cached byte code, importing the engine takes twice as long, in each of its processes.
     kept.pop("PYTHONDONTWRITEBYTECODE", None)
     return {
+        "RAY_worker_niceness": "0",
         **kept,
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN": token,
