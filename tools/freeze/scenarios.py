@@ -85,6 +85,7 @@ def scenarios(reports: Reports) -> dict[str, Scenario]:
         "startupSeconds": 3600,
     }
     dense = {"id": LLAMA, "source": claim("llama"), "licence": {"accepted": "llama-3-community-license"}}
+    drafts = {"method": "ngram", "numSpeculativeTokens": 4, "promptLookupMax": 4, "promptLookupMin": 2}
     two_nodes = {
         "parallelism": {"tensor": 4, "pipeline": 2},
         "hardware": {"accelerators": [L40S], "maxGpusPerReplica": 8},
@@ -108,6 +109,7 @@ def scenarios(reports: Reports) -> dict[str, Scenario]:
         "not-fitting": Scenario(spec(mixtral(), hardware={"accelerators": ["NVIDIA-A100-SXM4-80GB"]}), has_pods=False),
         "suspended": Scenario(spec(mixtral()), pods="gone", edits=({"spec": {"suspend": True}},)),
         "own-runtime": Scenario(spec(mixtral(), runtime=runtime), pods="serving"),
+        "drafting": Scenario(spec(dense, engine={"speculative": drafts}), pods="serving"),
         "own-pods": Scenario(spec(mixtral(), runtime=pods), pods="serving"),
         "labelled-download": Scenario(
             spec(stored(), runtime=pods, hardware={"accelerators": [H100], "nodeSelector": {"pool": "h100"}}),
