@@ -46,12 +46,15 @@ def table() -> dict[str, Any]:
 
     constants.HF_HUB_OFFLINE = True  # some config classes ask a hub for more
     kinds, removed, plugins = classes()
+    answering = kinds["text"] | kinds["multimodal"]
     return {
         "vllm": vllm.__version__,
         "transformers": transformers.__version__,
         "kinds": {kind: sorted(names) for kind, names in sorted(kinds.items())},
-        "without_pipeline": sorted({*_without_pipeline(kinds["text"] | kinds["multimodal"]), *_without_plan("pp")}),
+        "without_pipeline": sorted({*_without(answering, "SupportsPP"), *_without_plan("pp")}),
         "without_tensor": sorted(_without_plan("tp")),
+        "without_lora": sorted(_without(answering, "SupportsLoRA")),
+        "eagle3": sorted(answering - {*_without(answering, "SupportsEagle3")}),
         "removed": dict(sorted(removed.items())),
         "plugins": dict(sorted(plugins.items())),
         "pooling": pooling_suffixes(),
@@ -92,14 +95,14 @@ def _latent_types() -> Iterator[str]:
             yield model_type
 
 
-def _without_pipeline(names: set[str]) -> Iterator[str]:
-    """Read from the sources: some modules import what only a machine with GPUs has."""
+def _without(names: set[str], interface: str) -> Iterator[str]:
+    """Classes that lack an interface of vLLM's, by their sources: some modules import what only a GPU machine has."""
     from vllm.model_executor.models.registry import _VLLM_MODELS
 
     for name in names:
         module, class_name = _VLLM_MODELS[name]
         path = module if module.startswith("vllm.") else f"vllm.model_executor.models.{module}"
-        if not _has_base(path, class_name, "SupportsPP"):
+        if not _has_base(path, class_name, interface):
             yield name
 
 
@@ -124,7 +127,7 @@ def _has_base(module: str, class_name: str, wanted: str) -> bool:
     package = module if path.name == "__init__.py" else module.rpartition(".")[0]
     for node in ast.walk(tree):
         if isinstance(node, ast.ClassDef) and node.name == class_name:
-            bases = [base.id for base in node.bases if isinstance(base, ast.Name)]
+            bases = [ast.unparse(base).partition("[")[0] for base in node.bases]
             return any(_has_base(module, base, wanted) for base in bases)
         if isinstance(node, ast.ImportFrom):
             source = node.module or ""

@@ -7,11 +7,11 @@ import json
 import pytest
 from tools.engine_classes import TABLE, table, text
 
-from conclave.catalogue.engine_classes import engine_class
+from conclave.catalogue.engine_classes import OUR_CLASSES, engine_class
 from conclave.catalogue.facts import known_architectures
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # of vLLM, torch and config classes while they are imported
-OUR_OWN = {"DbrxForCausalLM", "Grok1ModelForCausalLM", "PhiMoEForCausalLM", "PhimoeForCausalLM"}
+OUR_OWN = OUR_CLASSES | {"PhimoeForCausalLM"}
 NOT_SERVED = {"Grok1ForCausalLM", "Phi3SmallForCausalLM"}
 
 

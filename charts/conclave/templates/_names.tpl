@@ -29,11 +29,11 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{/* No mesh may add a sidecar to the operator's pods, whose NetworkPolicy would keep it from its control plane. */}}
 {{- define "conclave.podLabels" -}}
 {{- $mesh := dict "istio.io/dataplane-mode" "none" "kuma.io/sidecar-injection" "disabled" "sidecar.istio.io/inject" "false" -}}
-{{- mergeOverwrite $mesh (deepCopy .more) .own | toYaml -}}
+{{- mergeOverwrite $mesh (deepCopy (.more | default dict)) .own | toYaml -}}
 {{- end -}}
 
 {{- define "conclave.podAnnotations" -}}
-{{- mergeOverwrite (dict "linkerd.io/inject" "disabled") (deepCopy .more) .own | toYaml -}}
+{{- mergeOverwrite (dict "linkerd.io/inject" "disabled") (deepCopy (.more | default dict)) .own | toYaml -}}
 {{- end -}}
 
 {{/* image: (dict "image" .Values.image "root" $) */}}

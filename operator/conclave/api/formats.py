@@ -21,7 +21,6 @@ LABEL_NAME = "[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?"
 DNS_1123_SUBDOMAIN = rf"{_DNS_1123_LABEL}(\.{_DNS_1123_LABEL})*"
 _SEGMENT = "[.]{0,2}[A-Za-z0-9_+=@-][A-Za-z0-9._+=@-]*"
 _HUB_NAME = "[A-Za-z0-9][A-Za-z0-9._-]*"
-_HOST_NAME = rf"{_DNS_1123_LABEL}(\.{_DNS_1123_LABEL})*"
 _HEX = "[0-9a-f]{1,4}"
 _IPV6 = "|".join(
     (
@@ -33,7 +32,7 @@ _IPV6 = "|".join(
     )
 )
 """Of hex digits only, without a zone."""
-_HOST = rf"({_HOST_NAME}|\[({_IPV6})\])"
+_HOST = rf"({DNS_1123_SUBDOMAIN}|\[({_IPV6})\])"
 _PORT = "6553[0-5]|655[0-2][0-9]|65[0-4][0-9]{2}|6[0-4][0-9]{3}|[1-5][0-9]{4}|[1-9][0-9]{0,3}"
 _REPOSITORY_NAME = r"[A-Za-z0-9_]+((-(\.-)*\.?|\.(-\.)*-?)[A-Za-z0-9_]+)*"
 """As the hub takes them: neither `--` nor `..`, and no dash or dot at the ends."""
@@ -98,11 +97,8 @@ HubEndpoint = Annotated[
         "a slash at the end, such as https://hub.example/mirror",
     ),
 ]
-HubEndpointPattern = Annotated[
-    str,
-    Field(max_length=256),
-    Format(rf"\*|{_HUB_ENDPOINT}", "* for every hub, or a hub's base URL without a slash at the end"),
-]
+HUB_ENDPOINT_PATTERN = Format(rf"\*|{_HUB_ENDPOINT}", "* for every hub, or a hub's base URL without a slash at the end")
+HubEndpointPattern = Annotated[str, Field(max_length=256), HUB_ENDPOINT_PATTERN]
 FilePattern = Annotated[
     str,
     Field(max_length=128),
@@ -190,7 +186,7 @@ TraceEndpoint = Annotated[
         "http://collector.telemetry.svc:4318",
     ),
 ]
-_PROXY = Format(
+PROXY = Format(
     rf"(https?://{_HOST}(:({_PORT}))?/?)?",
     "the URL of a proxy: http:// or https://, a host in lower case (an IPv6 address in brackets) and where needed a "
     "port, without user, password and path, such as http://proxy.example:3128",
@@ -198,7 +194,7 @@ _PROXY = Format(
 ProxyUrl = Annotated[
     str,
     Field(max_length=256),
-    Checked((Rule(_PROXY.expression(), _PROXY.matches, Message(f"the value is not {_PROXY.allowed}")),)),
+    Checked((Rule(PROXY.expression(), PROXY.matches, Message(f"the value is not {PROXY.allowed}")),)),
 ]
 """Empty: none. A password would stand in the Job, for all to read who may read Jobs; the message does not repeat it."""
 SamplingRatio = Annotated[

@@ -12,7 +12,10 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from conclave.catalogue.datafiles import read_table
-from conclave.errors import UnknownModel
+from conclave.errors import InvalidInput, UnknownModel
+
+OUR_CLASSES = frozenset({"DbrxForCausalLM", "Grok1ForCausalLM", "Grok1ModelForCausalLM", "PhiMoEForCausalLM"})
+"""Those of conclave_models, which vLLM uses in place of its own."""
 
 Kind = Literal["text", "multimodal", "embedding", "reward", "classification", "draft"]
 
@@ -43,6 +46,8 @@ class _Table(BaseModel):
     kinds: dict[Kind, tuple[str, ...]]
     without_pipeline: frozenset[str]
     without_tensor: frozenset[str]
+    without_lora: frozenset[str]
+    eagle3: frozenset[str]
     removed: dict[str, str]
     plugins: dict[str, str]
     pooling: dict[str, str]
@@ -88,12 +93,25 @@ def engine_class(config: Mapping[str, object], architecture: str) -> EngineClass
             pipeline=architecture not in known.without_pipeline,
             tensor=architecture not in known.without_tensor,
         )
-    raise UnknownModel(f"config.json: architectures is {architecture!r}: {_why_not(config, architecture, kind)}")
+    raise UnknownModel(f"config.json: architectures is {architecture!r:.80}: {_why_not(config, architecture, kind)}")
 
 
-def model_type_of(config: Mapping[str, object], architecture: str) -> object:
+def model_type_of(config: Mapping[str, object], architecture: str) -> str | None:
     """That of the config; vLLM knows it of some architectures whose configs leave it out."""
-    return config.get("model_type") or table().typed.get(architecture)
+    model_type = config.get("model_type")
+    if model_type is not None and not isinstance(model_type, str):
+        raise InvalidInput(f"config.json: model_type is {model_type!r:.80}; expected a string")
+    return model_type or table().typed.get(architecture)
+
+
+def takes_adapters(architecture: str) -> bool:
+    """Whether its class has places for LoRA adapters."""
+    return architecture not in table().without_lora - OUR_CLASSES
+
+
+def takes_eagle3(architecture: str) -> bool:
+    """Whether its class hands hidden states to an EAGLE-3 head."""
+    return architecture in table().eagle3 - OUR_CLASSES
 
 
 @cache
@@ -117,8 +135,14 @@ def _why_not(config: Mapping[str, object], architecture: str, kind: Kind | None)
     known, engine = table(), vllm_name()
     if kind is not None:
         return _KINDS[kind]
+    model_type = model_type_of(config, architecture)
+    perhaps = (
+        f", though it may serve Transformers' own class of {model_type!r}, which this release does not plan"
+        if model_type in known.configs
+        else ""
+    )
     if until := known.removed.get(architecture):
-        return f"{engine} has no such class; vLLM had it until {until}"
+        return f"{engine} has no such class; vLLM had it until {until}{perhaps}"
     if plugin := known.plugins.get(architecture):
         return (
             f"{engine} has no such class of its own; a plugin of others has it ({plugin}), and this release takes none"
@@ -127,7 +151,7 @@ def _why_not(config: Mapping[str, object], architecture: str, kind: Kind | None)
         return (
             f"{engine} has no such class, and the code that auto_map names would have to be trusted, which is never run"
         )
-    return f"{engine} has no such class"
+    return f"{engine} has no such class{perhaps}"
 
 
 def _needs_code(config: Mapping[str, object], architecture: str) -> str | None:

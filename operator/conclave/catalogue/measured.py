@@ -20,7 +20,7 @@ _FLOATS = frozenset({"BF16", "F16", "F32", "F64"})
 _SMALL_ELEMENTS = 2**20
 """Matrices below this many elements are often routers, gates and the like, which many classes hold whole."""
 
-_INDEXED = re.compile(r"(.*?)\.(\d+)\.")
+_INDEXED = re.compile(r"(.*?)\.([0-9]{1,6})\.")
 _NOT_LOADED = re.compile(r"(?:^|\.)(?:mtp\w*|nextn\w*|talker|token2wav|code2wav|code_predictor|rotary_emb)(?:\.|$)")
 _SENSES = re.compile(r"vis(?:ion|ual)|vit|vpm|image|video|audio|speech")
 _ENCODER = re.compile(rf"{_SENSES.pattern}|encoder|resampler|projector|connector|merger|mlp1")

@@ -89,6 +89,15 @@ _PREFIXES = (*_MULTIMODAL, "transformer.blocks")
 """Parts of a name count as it does, so that `model.layers` is among them."""
 MOST_CHARACTERS = 2**14
 """Of all globs and regular expressions of a config; published ones have less than 4000."""
+MOST_REPEATED = 256
+"""Sum of the counts in `{2,4}` of all of them: the engine writes a counted part out as often."""
+_COUNTS = re.compile(r"\{([0-9]*),?([0-9]*)\}")
+_ASCII = {"d": "0-9", "w": "0-9A-Za-z_", "s": r"\t\n\v\f\r "}
+r"""Names of modules are ASCII. The engine's own `\w` is all of Unicode, and takes 80 KiB each time."""
+
+
+class PatternUnread(InvalidInput):
+    """A pattern that is no regular expression, or one with look-around or back-references."""
 
 
 class ModuleFormats:
@@ -104,7 +113,7 @@ class ModuleFormats:
         self._formats: list[MatrixFormat | None] = []
         self._plain: dict[str, int] = {}
         self._patterns: list[tuple[int, _Pattern]] = []
-        characters = 0
+        characters = repeated = 0
         for matrices, rules in groupby(named, lambda rule: rule.format):  # neighbours of one format are one rule
             names = [name for rule in rules for name in rule.names]
             patterns = list(filter(_is_pattern, names))
@@ -114,6 +123,11 @@ class ModuleFormats:
             characters += sum(map(len, patterns))
             if characters > MOST_CHARACTERS:
                 raise InvalidInput(f"its patterns have {characters} characters, expected at most {MOST_CHARACTERS}")
+            repeated += sum(map(_repeated, patterns))
+            if repeated > MOST_REPEATED:
+                raise InvalidInput(
+                    f"its patterns repeat {repeated} times in curly brackets, expected at most {MOST_REPEATED}"
+                )
             self._patterns += [(len(self._formats), pattern) for pattern in _compile(patterns)]
             self._formats.append(matrices)
         self._known: dict[tuple[int, Matrix], MatrixFormat | None] = {}
@@ -158,7 +172,10 @@ class ModuleFormats:
 @lru_cache(maxsize=16)
 def module_formats(weights: WeightFormat, architecture: str) -> ModuleFormats:
     """The same object for equal formats, which remembers its answers."""
-    return ModuleFormats(weights, architecture)
+    try:
+        return ModuleFormats(weights, architecture)
+    except InvalidInput as error:
+        raise InvalidInput(f"config.json: quantization_config: {error}") from error
 
 
 def layer_formats(
@@ -227,9 +244,39 @@ def _compile(patterns: list[str]) -> list[_Pattern]:
 def _validator(expression: str) -> SchemaValidator:
     """Rust's engine refuses other look-around, back-references and what would take much memory."""
     try:
-        return SchemaValidator(core_schema.str_schema(pattern=expression))
+        return SchemaValidator(core_schema.str_schema(pattern=_in_ascii(expression)))
     except (SchemaError, UnicodeError) as error:
-        raise InvalidInput("one of its patterns is no regular expression of the Rust crate `regex`") from error
+        raise PatternUnread("one of its patterns is no regular expression of the Rust crate `regex`") from error
+
+
+def _repeated(pattern: str) -> int:
+    counts = _COUNTS.findall(pattern) if pattern.startswith("re:") else ()
+    return sum(int(count[:6] or "0") for pair in counts for count in pair)
+
+
+def _in_ascii(expression: str) -> str:
+    """The same with `\\d`, `\\w` and `\\s` spelled out, in and out of square brackets."""
+    written, index, is_in_class = [], 0, False
+    while index < len(expression):
+        character = expression[index]
+        index += 1
+        if character == "\\" and index < len(expression):
+            escaped = expression[index]
+            index += 1
+            letters = _ASCII.get(escaped.lower())
+            if letters is None or (escaped.isupper() and is_in_class):
+                if escaped in "pPDWS":
+                    raise InvalidInput(f"one of its patterns has \\{escaped}, which stands for all of Unicode")
+                written.append(character + escaped)
+            elif is_in_class:
+                written.append(letters)
+            else:
+                written.append(f"[^{letters}]" if escaped.isupper() else f"[{letters}]")
+            continue
+        if character in "[]":
+            is_in_class = character == "["
+        written.append(character)
+    return "".join(written)
 
 
 def _without_look_ahead(pattern: str) -> tuple[str, str | None]:

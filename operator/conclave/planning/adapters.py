@@ -7,8 +7,16 @@ though some classes have no slot there; a layer that a checkpoint holds fused co
 
 from __future__ import annotations
 
+from conclave.catalogue.engine_classes import takes_adapters, vllm_name
 from conclave.catalogue.shapes import GroupedAttention, LatentAttention, Layer, ModelFacts
 from conclave.planning.layout import Layout
+
+
+def adapter_refusal(facts: ModelFacts, adapters: int) -> str | None:
+    """Why vLLM would not load that many adapters for this model."""
+    if not adapters or takes_adapters(facts.architecture):
+        return None
+    return f"model.adapters names {adapters}, and {vllm_name()}'s {facts.architecture} has no LoRA adapters"
 
 
 def adapter_bytes(facts: ModelFacts, layout: Layout, dtype_bytes: int, *, slots: int, rank: int) -> tuple[int, ...]:

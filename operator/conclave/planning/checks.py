@@ -12,6 +12,7 @@ from conclave.api.modeldeployment import AdapterSource, Model, ModelDeployment
 from conclave.api.reasons import Reason
 from conclave.catalogue.servable import check_servable, not_yet_served
 from conclave.catalogue.shapes import ModelFacts
+from conclave.planning.adapters import adapter_refusal
 from conclave.planning.layout import Layout
 from conclave.planning.parallelism import refusals, tensor_sizes
 from conclave.planning.request import engine_settings
@@ -108,6 +109,8 @@ def _check_shape(deployment: ModelDeployment, facts: ModelFacts) -> Iterator[Unf
     )
     for problem in speculation_refusals(facts, layout, settings.speculation):
         yield Unfit(Reason.INVALID_SPEC, ("spec", "engine", "speculative"), f"spec.{problem}")
+    if problem := adapter_refusal(facts, settings.adapters):
+        yield Unfit(Reason.INVALID_SPEC, ("spec", "model", "adapters"), f"spec.{problem}; remove them")
     for problem in refusals(facts, layout, weight_format(facts, settings)):
         sizes = ", ".join(map(str, tensor_sizes(facts)))
         yield Unfit(

@@ -13,7 +13,7 @@ from conclave.api.plan import MOST_LABEL_VALUES, PlanMemory
 from conclave.catalogue.accelerators import AcceleratorMatch, find_accelerator, is_shared, mig_profile
 from conclave.catalogue.modules import formats_in_use
 from conclave.catalogue.shapes import ModelFacts, WeightFormat
-from conclave.planning.adapters import adapter_bytes
+from conclave.planning.adapters import adapter_bytes, adapter_refusal
 from conclave.planning.inventory import Node, Sharing
 from conclave.planning.kernels import kernel_refusal
 from conclave.planning.kv_cache import KvCache, kv_cache
@@ -151,6 +151,7 @@ def evaluate(facts: ModelFacts, settings: EngineSettings, device: Device, layout
         or kv_cache_refusal(facts, settings)
         or _context_refusal(facts, settings)
         or next(speculation_refusals(facts, layout, settings.speculation), None)
+        or adapter_refusal(facts, settings.adapters)
         or (reasons[0] if reasons else None)
         or _device_refusal(facts, settings, device, layout, weights)
     )

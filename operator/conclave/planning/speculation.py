@@ -10,26 +10,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from conclave.api.modeldeployment import SpeculativeMethod
+from conclave.catalogue.engine_classes import takes_eagle3
 from conclave.catalogue.shapes import DenseMlp, FloatType, GroupedAttention, Layer, ModelFacts, WeightFormat
 from conclave.planning.layout import Layout
 from conclave.planning.matrices import ExpertTiles
 from conclave.planning.settings import Speculation
 from conclave.planning.weights import DTYPE_BYTES, layer_bytes, padded_vocabulary
 
-NO_EAGLE3 = frozenset(
-    {
-        "DbrxForCausalLM",
-        "Gemma2ForCausalLM",
-        "Gemma3ForCausalLM",
-        "GemmaForCausalLM",
-        "Glm4MoeForCausalLM",
-        "Grok1ForCausalLM",
-        "MixtralForCausalLM",
-        "PhiMoEForCausalLM",
-        "Qwen2MoeForCausalLM",
-    }
-)
-"""Classes of the catalogue's architectures that hand no hidden states to an EAGLE-3 head (`SupportsEagle3`)."""
 EAGLE3_OVER_STAGES = frozenset(
     {
         "LlamaForCausalLM",
@@ -54,6 +41,12 @@ def speculation_refusals(facts: ModelFacts, layout: Layout, speculation: Specula
     if speculation is None:
         return
     method, tokens = speculation.method, speculation.tokens
+    if method is not SpeculativeMethod.NGRAM and facts.evidence is not None:
+        yield (
+            f"engine.speculative.method is {method}, and no reader knows {facts.architecture}, so that this release "
+            "cannot size what drafts for it; use ngram"
+        )
+        return
     if method is SpeculativeMethod.MTP:
         if not facts.drafting_layers:
             yield (
@@ -66,7 +59,7 @@ def speculation_refusals(facts: ModelFacts, layout: Layout, speculation: Specula
                 f"{facts.drafting_layers} layers that draft"
             )
     if method is SpeculativeMethod.EAGLE3:
-        if facts.architecture in NO_EAGLE3:
+        if not takes_eagle3(facts.architecture):
             yield (
                 f"engine.speculative.method is eagle3, and vLLM's {facts.architecture} hands no hidden states to an "
                 "EAGLE-3 head; use ngram, or eagle with a head"

@@ -85,6 +85,9 @@ class FieldLimit(Data):
 
     def kept(self, place: str, value: Any, shapes: Mapping[str, Shape]) -> Any:
         """The value without its dropped keys. Raises 400 where the value is out of bounds."""
+        value = _whole(value, self.types)
+        if self.shape is not None and isinstance(value, dict):
+            value = {key: item for key, item in value.items() if item is not None}
         _check_type(place, value, self.types)
         check_number(place, value, self.minimum, self.maximum)
         if isinstance(value, str):
@@ -180,6 +183,12 @@ class Shape(Data):
 def refusal(place: str, rule: str, code: str = "invalid_value") -> RequestError:
     """A 400 for a place such as `messages[0].content`. The refusal's `param` is the field, here `messages`."""
     return invalid(f"'{place}' {rule}.", re.split(r"[.\[]", place, maxsplit=1)[0], code)
+
+
+def _whole(value: Any, types: tuple[JsonType, ...]) -> Any:
+    """A whole number that JSON spells with a fraction, such as 4096.0, as the number that it is."""
+    is_meant = "integer" in types and "number" not in types
+    return int(value) if is_meant and isinstance(value, float) and value.is_integer() else value
 
 
 def _check_type(place: str, value: object, types: tuple[JsonType, ...]) -> None:

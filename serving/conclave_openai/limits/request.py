@@ -16,6 +16,7 @@ from conclave.engine.environment import MOST_SEQUENCES
 from conclave_openai.bodies.strict_json import Bounds
 from conclave_openai.errors import invalid, unknown_model
 from conclave_openai.grammars.schemas import SchemaLimits
+from conclave_openai.limits.call_ids import fill_call_ids
 from conclave_openai.limits.content_parts import read_parts
 from conclave_openai.limits.fields import (
     FIELD_NAME,
@@ -115,6 +116,7 @@ class RequestLimits(Data):
         if endpoint == "chat":
             read_thinking(request)
             read_parts(request["messages"])
+            fill_call_ids(request["messages"])
             mend_arguments(request["messages"], self.json_bounds(endpoint))
             if "tools" not in request and request.get("tool_choice") in ("none", "auto"):
                 del request["tool_choice"]  # without tools there is nothing to choose, and vLLM would refuse it

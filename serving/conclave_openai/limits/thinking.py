@@ -45,6 +45,8 @@ def read_thinking(request: dict[str, Any]) -> None:
             known, first = meant.setdefault(what, (value, place))
             if known != value:
                 raise refusal(place, f"contradicts '{first}'")
+    if BUDGET in meant and meant[BUDGET][1] == "thinking.budget_tokens":  # Anthropic's object, without its `type`
+        meant.setdefault(SWITCH, (True, "thinking.budget_tokens"))
     said = {what: value for what, (value, _) in meant.items()}
     template = {name: value for outer in TEMPLATE for name, value in request.pop(outer, {}).items()}
     if isinstance(thinking := request.get("thinking"), dict):

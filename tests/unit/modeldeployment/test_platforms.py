@@ -19,7 +19,10 @@ from tests.openshift import refusals
 from tests.scenes import DIGEST, SETTINGS, make_deployment, make_plan
 
 from conclave import names
+from conclave.api.formats import HUB_ENDPOINT_PATTERN
+from conclave.api.formats import PROXY as PROXY_URL
 from conclave.api.modeldeployment import ModelDeployment, ObjectStoreSource
+from conclave.api.rules import Format
 from conclave.kubernetes.objects import JsonObject
 from conclave.kubernetes.peers import target_of
 from conclave.modeldeployment.inspection.job import build_inspection_job
@@ -259,6 +262,14 @@ def test_the_chart_takes_what_the_settings_take_and_no_password(url: str) -> Non
     assert re.search(pattern, url)
     refused = ("a password", "a user", "no scheme", "a path", "another protocol")
     assert [name for name in refused if re.search(pattern, REFUSED_PROXIES[name])] == []
+
+
+@pytest.mark.parametrize(
+    ("definition", "spelling"), [("hubEndpoint", HUB_ENDPOINT_PATTERN), ("optionalProxy", PROXY_URL)]
+)
+def test_the_charts_schema_has_the_settings_own_pattern(definition: str, spelling: Format) -> None:
+    """A looser one lets an upgrade through after which the operator does not start."""
+    assert SCHEMA["$defs"][definition]["pattern"] == f"^({spelling.pattern})$"
 
 
 # Meshes and quotas

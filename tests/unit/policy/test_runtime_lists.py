@@ -259,6 +259,8 @@ RESERVED = (
     *("cluster-autoscaler.kubernetes.io/safe-to-evict", "container.apparmor.security.beta.kubernetes.io/ray"),
     *("kubernetes.io/psp", "cdi.k8s.io/gpus", "nvidia.cdi.k8s.io/container.ray", "batch.kubernetes.io/job-name"),
     *("sidecar.istio.io/proxyImage", "sidecar.istio.io/userVolume", "inject.istio.io/templates", "istio.io/rev"),
+    *("gke-gcsfuse/volumes", "networkservicemesh.io", "appmesh.k8s.aws/sidecarInjectorWebhook"),
+    *("openservicemesh.io/sidecar-injection", "oneagent.dynatrace.com/inject", "instrumentation.newrelic.com/inject"),
     *("config.linkerd.io/proxy-image", "linkerd.io/inject2", "vault.hashicorp.com/agent-inject", "dapr.io/enabled"),
     *("instrumentation.opentelemetry.io/inject-python", "admission.datadoghq.com/python-lib.version"),
     *(

@@ -542,3 +542,70 @@ def test_a_schema_that_could_not_be_compiled_passes_where_it_is_not(parameters: 
 def test_no_tool_is_nested_without_end() -> None:
     deep = json.loads('{"items":' * 40 + "{}" + "}" * 40)
     assert refusal(tools=[{"type": "function", "function": {"name": "f", "parameters": deep}}])[:2] == (400, "tools")
+
+
+def test_calls_and_answers_without_ids_belong_together() -> None:
+    """As agents of Ollama keep a conversation: arguments as an object, no id, the tool named in its answer."""
+    call = {"function": {"name": "weather", "arguments": {"city": "Berlin"}}}
+    request = BASE["chat"] | {
+        "messages": [
+            {"role": "user", "content": "Weather?"},
+            {"role": "assistant", "content": "", "tool_calls": [call, call, {**call, "id": "own"}]},
+            {"role": "tool", "tool_name": "weather", "content": "sunny"},
+            {"role": "tool", "tool_call_id": "own", "content": "wet"},
+            {"role": "tool", "content": "dry"},
+        ]
+    }
+    _, asked, *answers = LIMITS.check("chat", request, [request["model"]])["messages"]
+    assert [call["id"] for call in asked["tool_calls"]] == ["call00000", "call00001", "own"]
+    assert [answer["tool_call_id"] for answer in answers] == ["call00000", "own", "call00001"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "kept"),
+    [
+        ({"max_tokens": 16.0}, {"max_tokens": 16}),
+        ({"top_k": 40.0, "n": 1.0, "seed": 42.0}, {"top_k": 40, "n": 1, "seed": 42}),
+        (
+            {
+                "structured_outputs": {
+                    "json": {"type": "object"},
+                    "regex": None,
+                    "choice": None,
+                    "grammar": None,
+                    "x": None,
+                }
+            },
+            {"structured_outputs": {"json": {"type": "object"}}},
+        ),
+        (
+            {"structured_outputs": {"json": {"type": "object"}, "disable_any_whitespace": False}},
+            {"structured_outputs": {"json": {"type": "object"}}},
+        ),
+        ({"stop": [str(number) for number in range(20)]}, {"stop": [str(number) for number in range(20)]}),
+        ({"reasoning_effort": ""}, {}),
+    ],
+    ids=[
+        "a fraction of nothing",
+        "several of them",
+        "nulls beside a schema",
+        "vLLM's default",
+        "20 stops",
+        "no effort",
+    ],
+)
+def test_what_typed_clients_add_changes_nothing(fields: dict[str, Any], kept: dict[str, Any]) -> None:
+    found = LIMITS.check("chat", BASE["chat"] | fields, [BASE["chat"]["model"]])
+    assert {name: value for name, value in found.items() if name not in BASE["chat"]} == kept
+
+
+def test_an_object_about_thoughts_turns_nothing_on_that_another_switch_turns_off() -> None:
+    assert sent(thinking={"clear_thinking": False}, enable_thinking=False) == {
+        "chat_template_kwargs": {"enable_thinking": False, "clear_thinking": False}
+    }
+
+
+@pytest.mark.parametrize("fields", [{"max_tokens": 16.5}, {"n": True}, {"reasoning_effort": "off"}], ids=repr)
+def test_what_is_no_such_value_is_refused(fields: dict[str, Any]) -> None:
+    with pytest.raises(RequestError):
+        LIMITS.check("chat", BASE["chat"] | fields, [BASE["chat"]["model"]])

@@ -41,13 +41,13 @@ def with_defaults(config: Mapping[str, object]) -> Mapping[str, object]:
     for names in SYNONYMS:
         if any(given.get(name) is not None for name in names):
             defaults = {name: value for name, value in defaults.items() if name not in names or name in given}
+    cycles = dict(known.cycles)
+    if any(given.get(name) is not None for name in KINDS_OTHERWISE):
+        for name in LAYER_KINDS:
+            defaults.pop(name, None)
+            cycles.pop(name, None)
     merged = _merged(defaults, given)
-    says_otherwise = any(given.get(name) is not None for name in KINDS_OTHERWISE)
-    return merged | {
-        name: _repeated(cycle, merged)
-        for name, cycle in known.cycles.items()
-        if given.get(name) is None and not (says_otherwise and name in LAYER_KINDS)
-    }
+    return merged | {name: _repeated(cycle, merged) for name, cycle in cycles.items() if given.get(name) is None}
 
 
 def _repeated(cycle: tuple[object, ...], config: Mapping[str, object]) -> list[object]:

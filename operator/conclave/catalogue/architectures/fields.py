@@ -62,7 +62,10 @@ class Fields:
         sizes = self.sizes(name)
         if not sizes:
             raise self.refuse(name, "a whole number, or one for each layer")
-        return sizes[layer] if layer < len(sizes) else max(sizes)
+        size = sizes[layer] if layer < len(sizes) else max(sizes)
+        if size < least:
+            raise self.refuse(name, f"at least {least} in layer {layer}")
+        return size
 
     def refuse(self, name: str, expected: str) -> InvalidInput:
         """The error that says what the field holds and what it should hold."""

@@ -67,11 +67,16 @@ def _text_config(fields: Fields) -> Fields:
 
     Older configs hold the decoder's fields themselves; a nested config is then a default that only names its type.
     """
-    for name in TEXT_CONFIGS:
-        nested = fields.nested(name)
-        if nested is not None:
-            is_flat = nested.values.keys() == {"model_type"} and fields.has(fields.spelled(HIDDEN))
-            values = {**fields.values, **nested.values} if is_flat else nested.values
-            text = Fields(with_defaults(values), fields.path if is_flat else nested.path)
-            return text if is_flat else _text_config(text)
-    return fields
+    found = [nested for name in TEXT_CONFIGS if (nested := fields.nested(name)) is not None]
+    if not found:
+        return fields
+    nested = min(found, key=_only_names_its_type)  # the first that the file has; a default before none
+    is_flat = _only_names_its_type(nested) and fields.has(fields.spelled(HIDDEN))
+    values = {**fields.values, **nested.values} if is_flat else nested.values
+    text = Fields(with_defaults(values), fields.path if is_flat else nested.path)
+    return text if is_flat else _text_config(text)
+
+
+def _only_names_its_type(nested: Fields) -> bool:
+    """As a default does."""
+    return nested.values.keys() <= {"model_type"}

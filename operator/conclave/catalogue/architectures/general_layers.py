@@ -132,7 +132,7 @@ def _attention(text: Fields, index: int, *, is_sliding: bool) -> GroupedAttentio
         raise text.refuse(text.spelled(names.KEY_VALUE_HEADS), f"a divisor of {heads_name} ({heads})")
     head_dim = _head_dim(text, heads, is_sliding=is_sliding)
     value_name = f"{prefix}v_head_dim" if prefix else "v_head_dim"
-    value_dim = text.optional_size(value_name)
+    value_dim = text.size(value_name, 0, least=0) or None
     window = text.size("sliding_window", least=0) if is_sliding and text.has("sliding_window") else 0
     return GroupedAttention(
         heads=heads,
@@ -191,6 +191,12 @@ def _latent(text: Fields) -> LatentAttention:
     )
 
 
+def _adjusted(text: Fields, width: int) -> int:
+    """Of a gated network as wide as one without gate (`vllm/model_executor/models/lfm2.py:Lfm2MLP`)."""
+    unit = text.size("block_multiple_of", 256)
+    return -(-int(text.number("block_ffn_dim_multiplier", 1.0) * (2 * width // 3)) // unit) * unit
+
+
 def _has_width(text: Fields) -> bool:
     of_experts = (*names.DENSE_WIDTH, *names.EXPERT_WIDTH)
     return text.text("model_type") not in _MAMBA_TYPES and any(map(text.has, of_experts))
@@ -203,6 +209,8 @@ def _dense(text: Fields, index: int) -> DenseMlp:
     width = text.of_layer(name, index, 4 * hidden, least=0) or 4 * hidden
     if text.flag("use_double_wide_mlp"):
         width *= 2
+    if text.text("model_type") == "lfm2" and text.flag("block_auto_adjust_ff_dim", True):
+        width = _adjusted(text, text.size("block_ff_dim", width))
     return DenseMlp(intermediate=width, gated=_is_gated(text))
 
 

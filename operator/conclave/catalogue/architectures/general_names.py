@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from conclave.catalogue.architectures.blocks import CONTEXT_FIELDS
 
-HIDDEN = ("hidden_size", "n_embd", "d_model", "model_dim", "dim")
+HIDDEN = ("hidden_size", "n_embd", "n_embed", "d_model", "model_dim", "dim")
 LAYERS = ("num_hidden_layers", "num_layers", "n_layer", "n_layers", "decoder_layers")
 HEADS = ("num_attention_heads", "n_head", "n_heads", "decoder_attention_heads")
 KEY_VALUE_HEADS = (

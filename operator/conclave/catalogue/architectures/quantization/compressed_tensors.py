@@ -6,6 +6,7 @@ After `vllm/model_executor/layers/quantization/compressed_tensors/compressed_ten
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
@@ -25,6 +26,7 @@ _EVERY_LINEAR = "linear"
 _KV_STRATEGIES = ("tensor", "attn_head")
 _PLANNED_INTEGERS = (4, 8)
 _INTEGERS = range(2, 9)
+_SIZE = re.compile("[0-9]{1,9}")
 
 
 def compressed_tensors(quantization: Fields) -> WeightFormat:
@@ -112,7 +114,7 @@ def _block(fields: Fields) -> tuple[int, int]:
     """Two sizes, which older files write as "128x128"."""
     sizes: tuple[int, ...]
     if fields.is_text("block_structure"):
-        sizes = tuple(int(size) for size in fields.text("block_structure").split("x") if size.isdecimal())
+        sizes = tuple(int(size) for size in fields.text("block_structure").split("x") if _SIZE.fullmatch(size))
     else:
         sizes = fields.sizes("block_structure")
     if len(sizes) != 2 or 0 in sizes:
