@@ -25,6 +25,7 @@ class _CloudLabels(BaseModel):
     products: bool = False
     accelerators: dict[str, str] = Field(default_factory=dict)
     count: str = ""
+    counts: dict[int, tuple[str, ...]] = Field(default_factory=dict)
     memory: str = ""
     mig: str = ""
     sharing: str = ""
@@ -41,7 +42,7 @@ class Labelled(BaseModel):
     selector: dict[str, str]
     """The labels that say so: pods that need this product select nodes by them."""
     count: str = ""
-    """Of physical GPUs, as the label has it; empty where there is none."""
+    """Of physical GPUs, as a label has it, or as the instance type is known to have; empty where nothing says so."""
     sharers: str = ""
     """How many pods get one GPU at a time, as the label has it."""
     is_mps: bool = False
@@ -89,7 +90,7 @@ def _labelled(row: _CloudLabels, labels: Mapping[str, str]) -> Labelled | None:
         product=product,
         selector=selector,
         # GKE counts cards, of which MIG makes several devices.
-        count="" if profile else labels.get(row.count, ""),
+        count="" if profile else labels.get(row.count) or _known_count(row, value),
         sharers=labels.get(row.sharers, ""),
         is_mps=strategy == _MPS,
     )
@@ -100,6 +101,10 @@ def _accelerator_name(row: _CloudLabels, value: str) -> str | None:
         return row.accelerators[value]
     family, _, size = value.partition(".")
     return row.accelerators.get(f"{family}.*") if size and "." not in size else None
+
+
+def _known_count(row: _CloudLabels, value: str) -> str:
+    return next((str(count) for count, values in row.counts.items() if value in values), "")
 
 
 def _is_a_part(accelerator: Accelerator, memory: str) -> bool:

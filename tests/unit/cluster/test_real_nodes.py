@@ -382,11 +382,27 @@ def test_machine_types_of_one_accelerator_are_one_kind() -> None:
         node_of(
             {"labels": {"node.kubernetes.io/instance-type": machine}, "allocatable": {"nvidia.com/gpu": "8"}}, machine
         )
-        for machine in ("p5.48xlarge", "p5.4xlarge")
+        for machine in ("Standard_ND96is_H100_v5", "Standard_ND96isr_H100_v5")
     ]
     plan = planned(make_inventory(nodes, []), "deepseek-ai/DeepSeek-V3", maxGpusPerReplica=16).plan
     assert plan is not None
-    assert plan.role.node_labels == {"node.kubernetes.io/instance-type": ("p5.48xlarge", "p5.4xlarge")}
+    assert plan.role.node_labels == {
+        "node.kubernetes.io/instance-type": ("Standard_ND96is_H100_v5", "Standard_ND96isr_H100_v5")
+    }
+
+
+@pytest.mark.parametrize(
+    ("machine", "devices", "gpus"),
+    [("Standard_NC4as_T4_v3", 10, 1), ("g5.12xlarge", 16, 4), ("g5.12xlarge", 4, 4), ("p5.48xlarge", 2, 2)],
+    ids=["one T4 as ten", "four A10G as sixteen", "none shared", "fewer than the machine has"],
+)
+def test_a_machine_type_says_how_many_gpus_its_devices_are(machine: str, devices: int, gpus: int) -> None:
+    told = {
+        "labels": {"node.kubernetes.io/instance-type": machine},
+        "allocatable": {"nvidia.com/gpu": str(devices)},
+    }
+    (found,) = make_inventory([node_of(told, "a")], []).nodes
+    assert (found.gpus, bool(found.sharing)) == (gpus, devices > gpus)
 
 
 @pytest.mark.parametrize("reads", ["all", "absent", "forbidden"])
