@@ -204,7 +204,7 @@ class Evidence(_Facts):
     total_bytes: int | None = Field(default=None, ge=1)
     """Of the index file; the estimate is stretched or shrunk to it."""
     uncertain_share: float = Field(ge=0, le=1)
-    """Share of a rank's weights that is kept free beside what every plan keeps free."""
+    """Share of a rank's weights that the longest request leaves of the KV cache, beside what every plan leaves."""
 
 
 class MatrixFormat(_Facts):

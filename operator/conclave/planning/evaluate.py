@@ -125,6 +125,8 @@ class Fit(BaseModel):
     longest_context_tokens: int
     kv_cache_tokens: int
     max_concurrency: int
+    uncertain_bytes: int = 0
+    """Of the KV cache: what weights that no reader knows may take instead, and the length leaves to them."""
     draft_bytes: int = 0
     """Of the weights of one GPU: what layers that draft take."""
     tight: bool = False
@@ -271,7 +273,7 @@ class _Budget:
         pools = [self._pool(stage, room) for stage, room in enumerate(left)]
         blocks = self._cache.pool_blocks(pools)
         longest = self._cache.longest_request(blocks, self._facts.context_tokens)
-        margin = self._margin()
+        margin = self._margin_bytes()
         careful = self._cache.pool_blocks([max(0, pool - margin) for pool in pools])
         certain = self._cache.longest_request(careful, self._facts.context_tokens)
         length = self._settings.max_model_len or _rounded_down(certain, self._facts.context_tokens)
@@ -291,17 +293,22 @@ class _Budget:
             longest_context_tokens=longest,
             kv_cache_tokens=int(concurrency * length),
             max_concurrency=int(concurrency),
+            uncertain_bytes=self._uncertain_bytes(),
             draft_bytes=self._drafts,
             tight=tight,
         )
 
-    def _margin(self) -> int:
+    def _margin_bytes(self) -> int:
         """Bytes that the KV cache may come out smaller; none where its size is given, or not taken of the rest."""
         if self._device.is_cpu or self._settings.kv_cache_memory_bytes is not None:
             return 0
+        return int(UNCERTAIN_SHARE * self._device.memory_bytes) + self._uncertain_bytes()
+
+    def _uncertain_bytes(self) -> int:
         evidence = self._facts.evidence
-        of_weights = evidence.uncertain_share * max(self._weights) if evidence is not None else 0
-        return int(UNCERTAIN_SHARE * self._device.memory_bytes + of_weights)
+        if evidence is None or self._device.is_cpu or self._settings.kv_cache_memory_bytes is not None:
+            return 0
+        return int(evidence.uncertain_share * max(self._weights))
 
     def _pool(self, stage: int, room: int) -> int:
         if self._settings.kv_cache_memory_bytes is not None:

@@ -198,11 +198,14 @@ def _evidence(facts: ModelFacts, fit: Fit) -> list[str]:
         "index": f", and the {_gib(evidence.total_bytes or 0)} GiB that the index file of the weights says",
         "config": " alone, so that the weights are an estimate (their headers, or their index file, give their size)",
     }[evidence.basis]
-    kept_free = int(evidence.uncertain_share * fit.memory.weights)
+    left = (
+        f"; the context leaves {_gib(fit.uncertain_bytes)} GiB of each GPU's KV cache, "
+        f"{evidence.uncertain_share:.0%} of the weights, to what this may miss"
+        if fit.uncertain_bytes
+        else ""
+    )
     reasons = [
-        f"uncertain: no reader knows {facts.architecture}: planned from the general fields of config.json{source}; "
-        f"{_gib(kept_free)} GiB of each GPU, {evidence.uncertain_share:.0%} of its weights, are kept free for what "
-        "this may miss"
+        f"uncertain: no reader knows {facts.architecture}: planned from the general fields of config.json{source}{left}"
     ]
     if facts.encoders:
         where = ", ".join(encoder.name for encoder in facts.encoders)

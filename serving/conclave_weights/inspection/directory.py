@@ -28,6 +28,7 @@ from conclave_weights.verify.soundness import (
     no_safetensors,
     read_json_object,
     read_weight_map,
+    without_second_copy,
 )
 from conclave_weights.verify.soundness import read_config as read_config_file
 
@@ -108,7 +109,7 @@ def _read_tensors(root: Path, inspection: Inspection) -> tuple[dict[str, TensorH
     files = sorted(path.name for path in root.glob("*.safetensors"))
     weight_map = _read_index(root, files, inspection)
     if weight_map is None:
-        listed = files
+        listed = without_second_copy(files)
         if not files and not (root / INDEX_NAME).exists():
             inspection.problems.append(no_safetensors(root))
     else:

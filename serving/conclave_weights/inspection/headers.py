@@ -11,7 +11,13 @@ from conclave.catalogue.measured import StoredTotal
 from conclave_weights.errors import WeightsUnfit
 from conclave_weights.files.headers import REMEDY, TensorHeader, read_header
 from conclave_weights.files.regular_files import check_directory
-from conclave_weights.verify.soundness import INDEX_NAME, no_safetensors, read_json_object, read_weight_map
+from conclave_weights.verify.soundness import (
+    INDEX_NAME,
+    no_safetensors,
+    read_json_object,
+    read_weight_map,
+    without_second_copy,
+)
 
 
 def read_headers(root: Path) -> dict[str, TensorHeader]:
@@ -19,7 +25,7 @@ def read_headers(root: Path) -> dict[str, TensorHeader]:
     check_directory(root)
     index = root / INDEX_NAME
     shards = sorted(set(read_weight_map(index).values())) if index.exists() else []
-    shards = shards or sorted(path.name for path in root.glob("*.safetensors"))
+    shards = shards or without_second_copy(sorted(path.name for path in root.glob("*.safetensors")))
     if not shards:
         raise WeightsUnfit(no_safetensors(root))
     if absent := [name for name in shards if Path(name).name != name or not (root / name).is_file()]:

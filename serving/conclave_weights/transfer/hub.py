@@ -153,14 +153,13 @@ class Hub:
         repository, commit = self._address.repository, self._address.commit
         found: dict[str, StoredObject | None] = {}
         try:
-            for entry in self._api.list_repo_tree(repository, revision=commit, recursive=True):
+            listing = self._api.list_repo_tree(repository, revision=commit, recursive=True)
+            for number, entry in enumerate(listing, start=1):
+                if number > MOST_FILES:
+                    raise self._too_many()
                 if isinstance(entry, RepoFile):
                     etag = entry.lfs.sha256 if entry.lfs else entry.blob_id
                     found[entry.path] = _checked(entry.path, entry.size, etag)
-                if len(found) > MOST_FILES:
-                    raise DownloadFailed(
-                        f"{self.where}: more than {MOST_FILES} files, expected those of one model; name another one"
-                    )
         except HfHubHTTPError as error:
             if error.response.status_code != 404 or error.response.headers.get("X-Error-Code"):
                 raise
@@ -172,11 +171,18 @@ class Hub:
         info = self._api.model_info(self._address.repository, revision=self._address.commit, files_metadata=True)
         self._check_commit(self.where, info.sha)
         found: dict[str, StoredObject | None] = {}
+        if len(info.siblings or ()) > MOST_FILES:
+            raise self._too_many()
         for sibling in info.siblings or ():
             etag = sibling.lfs.sha256 if sibling.lfs else sibling.blob_id
             is_known = sibling.size is not None and etag is not None
             found[sibling.rfilename] = _checked(sibling.rfilename, sibling.size, etag) if is_known else None
         return found
+
+    def _too_many(self) -> DownloadFailed:
+        return DownloadFailed(
+            f"{self.where}: more than {MOST_FILES} files and folders, expected those of one model; name another one"
+        )
 
     def _ask_for(self, path: str) -> StoredObject:
         """Size and hash of one file."""
@@ -201,7 +207,7 @@ class Hub:
                     f"{self.where}: the hub lists a file {path!r}, whose name leads out of the directory; nothing was "
                     "written: use another endpoint"
                 )
-        has = f"it has {', '.join(given[:5])}" if given else "it has no files"
+        has = f"it has {', '.join(path[:99] for path in given[:5])}" if given else "it has no files"
         has += f" and {len(given) - 5} more" if len(given) > 5 else ""
         seen = [path for path in given if not any(part.startswith(".") for part in path.split("/"))]
         chosen = seen if self._include else choose_files(seen)

@@ -77,6 +77,11 @@ def read_weight_map(index: Path) -> dict[str, str]:
     return {str(tensor): str(shard) for tensor, shard in weight_map.items()}
 
 
+def without_second_copy(shards: list[str]) -> list[str]:
+    """Mistral's own layout lies beside Transformers' in some directories: the same weights under other names."""
+    return [name for name in shards if not name.startswith("consolidated")] or shards
+
+
 def _check_index(index: Path, tensors: dict[str, frozenset[str]]) -> None:
     weight_map = read_weight_map(index)
     if missing := sorted(set(weight_map.values()) - tensors.keys()):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -9,15 +10,24 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from conclave.api.modeldeployment import SpeculativeMethod
 from conclave.catalogue.facts import read_config
 from conclave.errors import ConclaveError
 from conclave.planning.inventory import Inventory, Node
 from conclave.planning.plan import make_plan
 from conclave.planning.request import PlanRequest
+from conclave.planning.settings import EngineSettings, Speculation
 
 TINY: dict[str, dict[str, Any]] = yaml.safe_load(
     (Path(__file__).parents[2] / "serving" / "tiny_configs.yaml").read_text()
 )
+GENERAL = ("command_r_35b", "granite_3.1_1b_a400m", "glm4_9b", "nvidia--NVIDIA-Nemotron-3-Nano-30B-A3B-BF16", "gemma3")
+UNKNOWN = [
+    json.loads((Path(__file__).parents[2] / "data" / "architectures" / f"{name}.json").read_text("utf-8"))
+    for name in GENERAL
+]
+"""Of architectures that no reader knows."""
+DRAFTS = [None, *(Speculation(method=method, tokens=2) for method in SpeculativeMethod)]
 INVENTORY = Inventory(
     nodes=(Node(name="a", accelerator="NVIDIA-H100-80GB-HBM3", memory_bytes=80 * 2**30, gpus=2, free_gpus=2),)
 )
@@ -71,13 +81,14 @@ odd_values = st.one_of(
     st.sampled_from(NUMBERS),
     st.sampled_from([None, True, [], {}, {"factor": {}}, *PATTERNS]),
     st.lists(st.sampled_from([None, *NUMBERS, *PATTERNS, {}]), max_size=3),
+    st.lists(st.sampled_from([0, 8]), min_size=1, max_size=4),
 )
 
 
 @st.composite
 def configs(draw: st.DrawFn) -> dict[str, Any]:
     """A tiny config of any architecture, with a quantization and a rotary scaling, and up to two fields gone odd."""
-    config: dict[str, Any] = draw(st.sampled_from(list(TINY.values()))) | {
+    config: dict[str, Any] = draw(st.sampled_from([*TINY.values(), *UNKNOWN])) | {
         "quantization_config": draw(st.sampled_from([None, *QUANTIZATIONS])),
         draw(st.sampled_from(["rope_scaling", "rope_parameters"])): draw(st.sampled_from([None, *ROTARY])),
     }
@@ -102,13 +113,13 @@ def replaced(config: dict[str, Any], place: tuple[str, ...], value: Any, *, gone
 
 
 @settings(deadline=None, max_examples=300)
-@given(configs())
-def test_a_config_gives_a_plan_or_an_error_of_ours(config: dict[str, Any]) -> None:
+@given(configs(), st.sampled_from(DRAFTS))
+def test_a_config_gives_a_plan_or_an_error_of_ours(config: dict[str, Any], drafts: Speculation | None) -> None:
     try:
         facts = read_config(config)
     except ConclaveError as error:
         message = str(error)
     else:
-        outcome = make_plan(PlanRequest(facts=facts, inventory=INVENTORY))
+        outcome = make_plan(PlanRequest(facts=facts, inventory=INVENTORY, settings=EngineSettings(speculation=drafts)))
         message = "" if outcome.plan else outcome.explanation
     assert message.startswith(("config.json: ", "No layout fits. TP=")) or not message
