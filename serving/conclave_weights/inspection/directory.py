@@ -25,6 +25,7 @@ from conclave_weights.verify.soundness import (
     NO_TOKENIZER,
     PICKLE_PATTERNS,
     TOKENIZER_FILES,
+    embedding_problem,
     no_safetensors,
     read_json_object,
     read_weight_map,
@@ -81,6 +82,8 @@ def inspect_weights(root: Path) -> Inspection:
         _compare(config, tensors, is_whole, inspection)
         _look_for_code(root, config, inspection)
     _look_for_pickles(root, bool(tensors), inspection)
+    if problem := embedding_problem(root):
+        inspection.problems.append(problem)
     if not any(any(root.glob(pattern)) for pattern in TOKENIZER_FILES):
         inspection.problems.append(NO_TOKENIZER)
     return inspection

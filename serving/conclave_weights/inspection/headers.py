@@ -13,6 +13,7 @@ from conclave_weights.files.headers import REMEDY, TensorHeader, read_header
 from conclave_weights.files.regular_files import check_directory
 from conclave_weights.verify.soundness import (
     INDEX_NAME,
+    embedding_problem,
     no_safetensors,
     read_json_object,
     read_weight_map,
@@ -23,6 +24,8 @@ from conclave_weights.verify.soundness import (
 def read_headers(root: Path) -> dict[str, TensorHeader]:
     """The tensors of the files of the index, or of all. Raises WeightsUnfit for a file that is missing or damaged."""
     check_directory(root)
+    if problem := embedding_problem(root):
+        raise WeightsUnfit(f"weights {root}: {problem}")
     index = root / INDEX_NAME
     shards = sorted(set(read_weight_map(index).values())) if index.exists() else []
     shards = shards or without_second_copy(sorted(path.name for path in root.glob("*.safetensors")))

@@ -181,7 +181,7 @@ class Hub:
 
     def _too_many(self) -> DownloadFailed:
         return DownloadFailed(
-            f"{self.where}: more than {MOST_FILES} files and folders, expected those of one model; name another one"
+            f"{self.where}: more than {MOST_FILES} files, expected those of one model; name another one"
         )
 
     def _ask_for(self, path: str) -> StoredObject:

@@ -18,6 +18,7 @@ from conclave_weights.files.regular_files import LONGEST_JSON_BYTES, check_direc
 from conclave_weights.verify.adapter import RANKS, check_adapter, is_adapter
 
 INDEX_NAME = "model.safetensors.index.json"
+MODULES_NAME = "modules.json"
 PICKLED_INDEX_NAME = "pytorch_model.bin.index.json"
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "tekken.json", "vocab.json", "*.tiktoken")
 NO_TOKENIZER = f"no tokenizer, expected one of {', '.join(TOKENIZER_FILES)}; copy the model's tokenizer"
@@ -42,6 +43,8 @@ def check_weights(root: Path) -> None:
         check_adapter(root.name, root, RANKS[-1])
         return
     read_config(root)
+    if problem := embedding_problem(root):
+        raise WeightsUnfit(f"weights {root}: {problem}")
     shards = sorted(root.glob("*.safetensors"))
     has_tokenizer = any(any(root.glob(pattern)) for pattern in TOKENIZER_FILES)
     if not has_tokenizer and not any(tensors_of(shard) & _OF_A_HEAD for shard in shards):
@@ -52,6 +55,22 @@ def check_weights(root: Path) -> None:
     tensors = {shard.name: tensors_of(shard) for shard in shards}
     if index.exists():
         _check_index(index, tensors)
+
+
+def embedding_problem(root: Path) -> str | None:
+    """Why the model would embed and not answer: vLLM pools as soon as `modules.json` of sentence-transformers says so,
+    whatever the class is (`vllm/transformers_utils/config.py:get_pooling_config`)."""
+    path = root / MODULES_NAME
+    if not path.is_file():
+        return None
+    try:
+        modules = json.loads(read_at_most(path, LONGEST_JSON_BYTES))
+    except (ValueError, RecursionError):
+        return f"{MODULES_NAME} is not valid JSON; {REMEDY}"
+    entries = modules if isinstance(modules, list) else []
+    if not any(isinstance(entry, dict) and str(entry.get("type")).endswith(".Pooling") for entry in entries):
+        return None
+    return f"{MODULES_NAME} makes it an embedding model; this release serves models that answer"
 
 
 def read_config(root: Path) -> dict[str, object]:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from conclave_weights.errors import WeightsUnfit
+from conclave_weights.inspection.headers import read_headers
 from conclave_weights.verify.soundness import check_weights, read_config, tensors_of
 
 
@@ -99,6 +100,7 @@ def only_the_release_of_grok_1(root: Path) -> None:
 
 HUGE = struct.pack("<Q", 2**60) + b"{}"
 WRONG_SHAPE = safetensors(a=3).replace(b'"shape": [3]', b'"shape": [4]')
+POOLS = b'[{"type": "sentence_transformers.models.Transformer"}, {"type": "sentence_transformers.models.Pooling"}]'
 NOT_JSON = struct.pack("<Q", 4) + b"abcd"
 
 FAULTS = [
@@ -106,6 +108,10 @@ FAULTS = [
     pytest.param(write("config.json", b"{"), "config.json: cannot be read", id="config is cut off"),
     pytest.param(write("config.json", b"[]"), "expected an object", id="config is a list"),
     pytest.param(write("config.json", b"{}"), "no `architectures`", id="config names no architecture"),
+    pytest.param(
+        write("modules.json", POOLS), "makes it an embedding model", id="sentence-transformers' modules that pool"
+    ),
+    pytest.param(write("modules.json", b"["), "modules.json is not valid JSON", id="modules are cut off"),
     pytest.param(unlink("tokenizer.json"), "no tokenizer", id="no tokenizer"),
     pytest.param(shorten("model-2.safetensors", 1), "model-2.safetensors: .*: truncated", id="last byte missing"),
     pytest.param(write("model-2.safetensors", b"\x01"), "truncated", id="cut off in the header's length"),
@@ -136,6 +142,18 @@ def test_a_fault_is_named(weights: Path, fault: Callable[[Path], None], message:
     fault(weights)
     with pytest.raises(WeightsUnfit, match=message):
         check_weights(weights)
+
+
+def test_modules_that_pool_nothing_change_nothing(weights: Path) -> None:
+    (weights / "modules.json").write_bytes(b'[{"type": "sentence_transformers.models.Transformer"}, 1]')
+    check_weights(weights)
+
+
+def test_a_second_copy_in_another_layout_counts_once(weights: Path) -> None:
+    (weights / "model.safetensors.index.json").unlink()
+    shards = read_headers(weights)
+    (weights / "consolidated.safetensors").write_bytes(safetensors(other=3))
+    assert read_headers(weights) == shards
 
 
 def test_no_directory(tmp_path: Path) -> None:
