@@ -72,10 +72,29 @@ def classes() -> tuple[dict[str, set[str]], dict[str, str], dict[str, str]]:
     for section, kind in KINDS.items():
         for name, (_, class_name) in getattr(registry, section).items():
             kind_of[name] = "multimodal" if class_name == _MULTIMODAL_BACKEND else kind
+    for name in [name for name, kind in kind_of.items() if kind == "multimodal"]:
+        if _transcribes_only(*registry._VLLM_MODELS[name]):
+            kind_of[name] = "transcription"
     kinds: dict[str, set[str]] = {}
     for name, kind in kind_of.items():
         kinds.setdefault(kind, set()).add(name)
     return kinds, dict(registry._PREVIOUSLY_SUPPORTED_MODELS), dict(registry._OOT_SUPPORTED_MODELS)
+
+
+def _transcribes_only(module: str, class_name: str) -> bool:
+    """Whether the class says that it answers no chat, as Whisper's does."""
+    found = _source(_path(module))
+    nodes = ast.walk(found[1]) if found else ()
+    return any(
+        isinstance(line, ast.Assign) and ast.unparse(line) == "supports_transcription_only = True"
+        for node in nodes
+        if isinstance(node, ast.ClassDef) and node.name == class_name
+        for line in node.body
+    )
+
+
+def _path(module: str) -> str:
+    return module if module.startswith("vllm.") else f"vllm.model_executor.models.{module}"
 
 
 def pooling_suffixes() -> dict[str, str]:
@@ -101,8 +120,7 @@ def _without(names: set[str], interface: str) -> Iterator[str]:
 
     for name in names:
         module, class_name = _VLLM_MODELS[name]
-        path = module if module.startswith("vllm.") else f"vllm.model_executor.models.{module}"
-        if not _has_base(path, class_name, interface):
+        if not _has_base(_path(module), class_name, interface):
             yield name
 
 

@@ -120,6 +120,11 @@ class GpuVendor:
         """What all names of the vendor's device plugin begin with."""
         return self.resource.partition("/")[0]
 
+    @property
+    def toleration(self) -> dict[str, str]:
+        """What every worker pod tolerates: the taint of nodes that only pods with GPUs may use."""
+        return {"key": self.resource, "operator": "Exists", "effect": "NoSchedule"}
+
 
 NVIDIA = GpuVendor(resource="nvidia.com/gpu", product_label="nvidia.com/gpu.product")
 AMD = GpuVendor(resource="amd.com/gpu", product_label="amd.com/gpu.product-name")

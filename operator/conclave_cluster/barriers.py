@@ -34,14 +34,9 @@ _STATES: Mapping[str, tuple[str, str]] = {
 """Taints that tell of a state which passes or has to be mended: a toleration for them is no advice."""
 
 
-def own_toleration(vendor: GpuVendor) -> Toleration:
-    """What every worker pod tolerates."""
-    return Toleration(key=vendor.resource, operator="Exists", effect="NoSchedule")
-
-
 def barriers_of(node: JsonObject, tolerations: Iterable[Toleration], vendor: GpuVendor) -> tuple[Barrier, ...]:
     """What keeps pods with these tolerations, and the one that each worker has, off the node."""
-    return tuple(_barriers(node, (own_toleration(vendor), *tolerations)))
+    return tuple(_barriers(node, (Toleration.model_validate(vendor.toleration), *tolerations)))
 
 
 def _barriers(node: JsonObject, tolerations: tuple[Toleration, ...]) -> Iterator[Barrier]:

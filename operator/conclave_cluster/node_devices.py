@@ -1,6 +1,6 @@
 """What accelerators a node has: products, memory, physical GPUs or MIG slices, by its labels and allocatable resources.
 
-Pure; called by `inventory`. What a plan cannot use is told in an `OtherNode`, with the reason and what to do.
+Pure; called by `inventory`. An `OtherNode` holds what a plan cannot use, with the reason and what to do.
 
     allocatable                 labels                                       read as
     nvidia.com/gpu: 8           gpu.product, gpu.memory, gpu.count           8 GPUs of that product
@@ -59,7 +59,7 @@ class _Product(NamedTuple):
 
 
 def devices_of(node: JsonObject, sliced: Iterable[SlicedDevices] = ()) -> Iterator[NodeDevices | OtherNode]:
-    """Each kind of accelerator of a node, planned or told. `sliced` is what DRA's ResourceSlices say of this node."""
+    """Each kind of accelerator of a node, usable or not. `sliced` is what DRA's ResourceSlices say of this node."""
     labels = node["metadata"].get("labels", {})
     allocatable = node.get("status", {}).get("allocatable", {})
     amounts = {resource: min(whole_units(amount, otherwise=0), MOST_GPUS) for resource, amount in allocatable.items()}

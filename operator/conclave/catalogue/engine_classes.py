@@ -17,13 +17,14 @@ from conclave.errors import InvalidInput, UnknownModel
 OUR_CLASSES = frozenset({"DbrxForCausalLM", "Grok1ForCausalLM", "Grok1ModelForCausalLM", "PhiMoEForCausalLM"})
 """Those of conclave_models, which vLLM uses in place of its own."""
 
-Kind = Literal["text", "multimodal", "embedding", "reward", "classification", "draft"]
+Kind = Literal["text", "multimodal", "embedding", "reward", "classification", "transcription", "draft"]
 
 _LATER = "; this release serves models that answer, and {} comes with a later version"
 _KINDS: Mapping[str, str] = {
     "embedding": f"an embedding model{_LATER.format('an endpoint for embeddings')}",
     "reward": f"a reward model{_LATER.format('an endpoint for scores')}",
     "classification": f"a classification, reranking or reward model{_LATER.format('an endpoint for scores')}",
+    "transcription": "a model that writes down speech and answers no chat, which this release does not serve",
     "draft": "a draft model, which speculates for another model and answers nobody by itself",
 }
 _CONVERTED: Mapping[str, Kind] = {"embed": "embedding", "classify": "classification"}

@@ -37,7 +37,7 @@ _FUSED = re.compile(r"(?:^|\.)(?:qkv_proj|query_key_value|[wW]qkv|qkv|c_attn)(?:
 
 
 class StoredTensor(Protocol):
-    """What a safetensors header tells of a tensor."""
+    """What a safetensors header says of a tensor."""
 
     @property
     def dtype(self) -> str: ...
@@ -84,13 +84,13 @@ class MeasuredWeights(_Part):
     embedding: Amount = Amount()
     head: Amount = Amount()
     whole: Amount = Amount()
-    """What belongs to no layer and has no name that tells more: on every rank and stage."""
+    """What belongs to no layer and has no name that says more: on every rank and stage."""
     encoders: Amount = Amount()
     tensors: int = Field(ge=1, le=2**32)
 
 
 class StoredTotal(_Part):
-    """What an index file tells of a checkpoint: its size, and neither shapes nor types."""
+    """What an index file says of a checkpoint: its size, and neither shapes nor types."""
 
     size_bytes: int = Field(ge=1, le=2**60)
 

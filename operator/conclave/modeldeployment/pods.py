@@ -36,7 +36,7 @@ def placement(deployment: ModelDeployment, roles: Sequence[Role] = ()) -> JsonOb
     if roles:
         vendor = names.gpu_vendor(roles[0].accelerator)
         terms = [*_accelerator_terms(roles, vendor), *terms]
-        tolerations = [_gpu_toleration(vendor), *tolerations]
+        tolerations = [vendor.toleration, *tolerations]
     return {"affinity": affinity(terms), "nodeSelector": hardware.node_selector, "tolerations": tolerations}
 
 
@@ -64,27 +64,22 @@ def job_placement(deployment: ModelDeployment, roles: Sequence[Role] = ()) -> Js
 
 
 def for_job(deployment: ModelDeployment, spec: JsonObject) -> JsonObject:
-    """A Job's spec with what is no part of its name, the hash of its content: so that another version of the operator,
-    or another label, ends no Job that works.
+    """The Job's spec with labels, annotations against service meshes, and a toleration of GPU nodes.
 
-    That is labels, a way round service meshes, and a toleration of GPU nodes where the deployment selects nodes. A mesh
-    would add a sidecar that the pod's NetworkPolicy keeps from its control plane: the Job would not end. GPU nodes are
-    tainted so on GKE among others; workers tolerate the taint without being told.
+    The Job's name is the hash of the spec without them: a new operator version or a new label replaces no Job that
+    runs. A mesh would add a sidecar; the pod's NetworkPolicy keeps that sidecar from its control plane, and the Job
+    would not end. Where the deployment selects nodes, these may be GPU nodes, which GKE and others taint.
     """
     template, hardware = spec["template"], deployment.spec.hardware
     labels = {**deployment.spec.runtime.pod_labels, **names.NO_MESH_LABELS, **template["metadata"]["labels"]}
     pod = template["spec"]
     if hardware.node_selector:
         given = pod.get("tolerations", [])
-        gpus = [_gpu_toleration(vendor) for vendor in (names.NVIDIA, names.AMD)]
+        gpus = [vendor.toleration for vendor in (names.NVIDIA, names.AMD)]
         pod = pod | {"tolerations": [*given, *(each for each in gpus if each not in given)]}
     return spec | {
         "template": {"metadata": {"labels": labels, "annotations": dict(names.NO_MESH_ANNOTATIONS)}, "spec": pod}
     }
-
-
-def _gpu_toleration(vendor: GpuVendor) -> JsonObject:
-    return {"key": vendor.resource, "operator": "Exists", "effect": "NoSchedule"}
 
 
 def pull_secrets(deployment: ModelDeployment, settings: OperatorSettings) -> list[JsonObject]:

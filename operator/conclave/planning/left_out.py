@@ -15,7 +15,7 @@ from conclave.planning.inventory import Barrier, node_names
 from conclave.planning.request import PlanRequest
 
 MOST_SENTENCES = 4
-"""Different reasons that are told, those of most nodes first; the rest are counted."""
+"""Different reasons that are listed, those of most nodes first; the rest are counted."""
 _LONGEST_REASON = 1024
 
 
@@ -30,22 +30,22 @@ class _LeftOut(NamedTuple):
 def left_out_nodes(request: PlanRequest, *, with_others: bool = True) -> tuple[RejectedOption, ...]:
     """One entry for each reason, for instance "node aks-a" and "taint sku=gpu:NoSchedule is not tolerated: add ...".
 
-    `with_others` is whether nodes are told whose accelerators no plan could use: only where no other node does.
-    Left out of it are nodes of accelerators that the request does not allow, and those that its selector leaves out.
+    `with_others`: also nodes whose accelerators no plan can use. A node is missing here if the request does not allow
+    its accelerator, or if the request's selector does not match it.
     """
     alike: dict[tuple[Barrier, ...], list[_LeftOut]] = {}
     for node in (*_barred(request), *(_unusable(request) if with_others else ())):
         alike.setdefault(node.barriers, []).append(node)
     groups = sorted(alike.values(), key=lambda group: (-len(group), group[0].name))
-    told = [_entry(group) for group in groups[:MOST_SENTENCES]]
+    listed = [_entry(group) for group in groups[:MOST_SENTENCES]]
     rest = groups[MOST_SENTENCES:]
     if rest:
         count = sum(map(len, rest))
         reason = (
             f"may not be used for {_counted(len(rest), 'other reason')}: `kubectl describe node` shows their taints"
         )
-        told.append(RejectedOption(option=_counted(count, "further node"), reason=reason))
-    return tuple(told)
+        listed.append(RejectedOption(option=_counted(count, "further node"), reason=reason))
+    return tuple(listed)
 
 
 def _barred(request: PlanRequest) -> Iterator[_LeftOut]:

@@ -70,7 +70,7 @@ class Fields:
     def refuse(self, name: str, expected: str) -> InvalidInput:
         """The error that says what the field holds and what it should hold."""
         seen = repr(self._values[name])[:80] if name in self._values else "missing"
-        return InvalidInput(f"{self._path}: {name} is {seen}; expected {expected}")
+        return InvalidInput(f"{self._path}: {name:.80} is {seen}; expected {expected}")
 
     def engine_refuses(self, reason: str) -> NotServed:
         """The error for what is well-formed and what vLLM does not start with; `reason` is vLLM's own."""
@@ -171,7 +171,7 @@ class Fields:
             return None
         if not isinstance(value, Mapping):
             raise self.refuse(name, "an object")
-        return Fields(value, f"{self._path}: {name}")
+        return Fields(value, f"{self._path}: {name:.80}")
 
     def objects(self, name: str) -> tuple[Fields, ...]:
         """The values of a nested object of objects, in order of their keys."""
