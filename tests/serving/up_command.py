@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import uuid
@@ -12,6 +13,10 @@ import pytest
 
 READY_TIMEOUT_S = 1200.0
 END_TIMEOUT_S = 240.0
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+"""A shell without job control starts what runs in its background with Ctrl-C ignored, and children inherit that."""
 
 
 class Up:
