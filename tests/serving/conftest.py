@@ -19,8 +19,8 @@ from conclave_cli.local.serving import failure_of, local_ray
 
 DEPLOY_TIMEOUT_S = 900
 
+# By itself Ray runs its workers, and so the engine, at 15: two busy programs beside the tests left it a twentieth.
 os.environ.setdefault("RAY_worker_niceness", "0")
-"""By itself Ray runs its workers, and so the engine, at 15: two busy programs beside the tests left it a twentieth."""
 
 
 @pytest.fixture(scope="session")
