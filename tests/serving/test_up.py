@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import yaml
 from tests.eventually import eventually
-from tests.serving.up_command import END_TIMEOUT_S, READY_TIMEOUT_S, Up
+from tests.serving.up_command import READY_TIMEOUT_S, Up
 from tools.tiny_checkpoint import make_checkpoint
 
 from conclave_cli.local.ports import free_port
@@ -178,12 +178,12 @@ def test_killed_outright_its_processes_end_by_themselves(
     up = start("-f", manifest(), "--weights", weights, "--port", free_port())
     eventually(lambda: any("raylet" in process for process in up.processes()), 400)
     up.end(signal.SIGKILL)
-    eventually(lambda: up.processes() == [], 300)
+    eventually(lambda: up.processes() == [], 90)
 
 
 def refusal(up: Up, exit_code: int) -> str:
     """What it said on stderr; nothing was started."""
-    assert up.process.wait(timeout=END_TIMEOUT_S) == exit_code, up.said()
+    assert up.process.wait(timeout=60) == exit_code, up.said()
     said = up.stderr.read_text()
     assert said.startswith("error: ") or "\nerror: " in said
     assert "Traceback" not in said
@@ -209,7 +209,7 @@ def test_a_port_that_is_taken_while_ray_starts_is_named(
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", port))
         listener.listen()
-        assert up.process.wait(timeout=600) == 3, up.said()
+        assert up.process.wait(timeout=180) == 3, up.said()
     last_lines = up.stderr.read_text()
     assert f"error: port {port}: another program took it while Ray started; run the command again" in last_lines
     assert "Traceback" not in last_lines

@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 
 READY_TIMEOUT_S = 1200.0
-END_TIMEOUT_S = 240.0
+END_TIMEOUT_S = 90.0
 
+# A shell without job control starts what runs in its background with Ctrl-C ignored, and children inherit that.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
-"""A shell without job control starts what runs in its background with Ctrl-C ignored, and children inherit that."""
 
 
 class Up:

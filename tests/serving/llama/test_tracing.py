@@ -18,7 +18,7 @@ from tests.serving.llama.served import BASE, Llama
 
 ROOT = Path(__file__).parents[3]
 CANARY = "canary-5e1f0c7a"
-ARRIVES_S = 120.0
+ARRIVES_S = 30.0
 CHAIN = ["proxy_http_request", "route_to_replica", "replica_handle_request", f"chat {BASE}"]
 CHAIN += ["route_to_replica", "replica_handle_request", "llm_request"]
 
