@@ -19,6 +19,7 @@ from conclave_cli.local.serving import failure_of, local_ray
 
 DEPLOY_TIMEOUT_S = 900
 
+
 @pytest.fixture(scope="session")
 def ray(tmp_path_factory: pytest.TempPathFactory, token_path: Path) -> Iterator[tuple[RayHead, ServeApi, int]]:
     kept_logs = tmp_path_factory.mktemp("logs")
