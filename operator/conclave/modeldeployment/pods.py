@@ -31,7 +31,7 @@ SCRATCH_MOUNTS: list[JsonObject] = [
 def placement(deployment: ModelDeployment, roles: Sequence[Role] = ()) -> JsonObject:
     """Which nodes a pod may go to: those of the deployment, and those with the accelerators of these roles."""
     hardware = deployment.spec.hardware
-    tolerations = [toleration.to_wire() for toleration in hardware.tolerations]
+    tolerations: list[JsonObject] = [toleration.to_wire() for toleration in hardware.tolerations]
     terms = region_terms(deployment)
     if roles:
         vendor = names.gpu_vendor(roles[0].accelerator)
@@ -53,7 +53,7 @@ def job_placement(deployment: ModelDeployment, roles: Sequence[Role] = ()) -> Js
     """Which nodes a pod without an accelerator may go to: the workers' where some are named or selected, for the image
     and the volume are needed there, and else the Ray head's. It tolerates what either tolerates."""
     placed, head = placement(deployment, roles), deployment.spec.runtime.head_placement
-    tolerations = [toleration.to_wire() for toleration in head.tolerations]
+    tolerations: list[JsonObject] = [toleration.to_wire() for toleration in head.tolerations]
     placed["tolerations"] = [
         *placed["tolerations"],
         *(each for each in tolerations if each not in placed["tolerations"]),

@@ -5,7 +5,7 @@ Every remedy is the outcome of an evaluation, never a guess. Called by `plan.py`
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from conclave.api.modeldeployment import KvCacheDtype, Quantization, Toleration
 from conclave.catalogue.accelerators import all_accelerators
@@ -23,7 +23,11 @@ _DATA_SIZES = range(1, 17)
 _MOST_PIPELINE = 16
 _SUGGESTED = ("A100-80GB", "H100", "H200", "B200", "MI300X")
 _SHORTEST_USEFUL = 1024
-_FEW_SEQUENCES = 64
+_SMALLER_STEPS: tuple[Mapping[str, int], ...] = (
+    {"max_num_seqs": 64},
+    {"max_num_seqs": 64, "max_num_batched_tokens": 2048},
+)
+"""The smaller change first. vLLM's defaults on large GPUs, 1024 sequences and 8192 tokens, take gigabytes."""
 _MOST_KINDS = 3
 """Kinds of taints for which it is tried whether their nodes would do."""
 
@@ -37,7 +41,7 @@ def remedies(request: PlanRequest) -> tuple[str, ...]:
         _admitted(request),
         _shorter_context(request),
         _more_of_each_gpu(request),
-        _fewer_sequences(request),
+        _smaller_steps(request),
         _quantization(request),
         *_more_gpus(request),
         _other_accelerator(request),
@@ -94,15 +98,17 @@ def _listed(sizes: Sequence[int]) -> str:
     return ", ".join(map(str, sizes)) or "none"
 
 
-def _fewer_sequences(request: PlanRequest) -> str | None:
-    """vLLM's default of 1024 on large GPUs takes gigabytes for logits alone."""
-    if request.settings.max_num_seqs is not None:
-        return None
-    settings = request.settings.model_copy(update={"max_num_seqs": _FEW_SEQUENCES})
-    for device in _present(request):
-        found = None if device.is_cpu else _smallest(request, settings, device, limit=_free(request, device))
-        if found is not None and _is_what_helps(request, device, found[0]):
-            return f"max-num-seqs {_FEW_SEQUENCES} would fit: {_words(found[0], device, found[1])}"
+def _smaller_steps(request: PlanRequest) -> str | None:
+    """Fewer sequences and tokens in one step of the engine, where the owner set neither."""
+    for change in _SMALLER_STEPS:
+        if any(getattr(request.settings, name) is not None for name in change):
+            continue
+        settings = request.settings.model_copy(update=dict(change))
+        words = " and ".join(f"{name.replace('_', '-')} {value}" for name, value in change.items())
+        for device in _present(request):
+            found = None if device.is_cpu else _smallest(request, settings, device, limit=_free(request, device))
+            if found is not None and _is_what_helps(request, device, found[0]):
+                return f"{words} would fit: {_words(found[0], device, found[1])}"
     return None
 
 

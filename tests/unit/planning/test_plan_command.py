@@ -306,6 +306,24 @@ def test_quantization_beside_the_config_is_planned(tmp_path: Path) -> None:
     assert quantized["memory"]["weights"] < 0.6 * plain["memory"]["weights"]
 
 
+PUBLIC_CONFIGS = Path(__file__).parents[2] / "data/public_configs"
+
+
+def test_what_barely_fits_is_planned_with_smaller_steps_and_they_are_named(tmp_path: Path) -> None:
+    """NVIDIA's 70B in FP8 on one H100. vLLM's own defaults leave 0.63 GiB beside the weights, a context of 4128."""
+    for name in ("config.json", "hf_quant_config.json"):
+        published = f"nvidia--Llama-3.1-70B-Instruct-FP8.{name}".replace(".config.json", ".json")
+        (tmp_path / name).write_text((PUBLIC_CONFIGS / published).read_text())
+    arguments = ("--config", str(tmp_path / "config.json"), "--accelerator", "H100", "--gpus-per-node", "1")
+    refusal = str(run(*arguments).exception)
+    assert "would help: max-num-seqs 64 and max-num-batched-tokens 2048 would fit: 1 GPU of" in refusal
+    smaller = run(*arguments, "--max-num-seqs", "64", "--max-num-batched-tokens", "2048", "-o", "json")
+    planned = json.loads(smaller.stdout)
+    assert planned["tensor"] == 1
+    assert planned["memory"]["weights"] / 2**30 == pytest.approx(67.7, abs=0.05)
+    assert "weights (fp8)" in planned["because"][0]
+
+
 REFUSED_CONFIGS = {
     "what vLLM refuses, with its reason": (
         {"quantization_config": {"quant_method": "fbgemm_fp8"}},

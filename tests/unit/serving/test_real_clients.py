@@ -281,6 +281,8 @@ SPELLINGS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         QUIET,
     ),
     "off, with a budget all the same": ({"thinking": {"type": "disabled", "budget_tokens": 1024}}, QUIET),
+    "off, as a word": ({"thinking": "disabled"}, QUIET),
+    "on, as a word": ({"thinking": "enabled"}, LOUD),
     "on, flat": ({"enable_thinking": True}, LOUD),
     "on, Ollama's way": ({"think": True}, LOUD),
     "on, Claude's way": (
