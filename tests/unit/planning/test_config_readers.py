@@ -18,7 +18,7 @@ from conclave.catalogue.shapes import (
     MatrixFormat,
     WeightFormat,
 )
-from conclave.errors import ConclaveError, InvalidInput, UnknownModel
+from conclave.errors import ConclaveError, InvalidInput, NotPlanned, UnknownModel
 
 TINY: dict[str, dict[str, Any]] = yaml.safe_load(
     (Path(__file__).parents[2] / "serving" / "tiny_configs.yaml").read_text()
@@ -74,8 +74,9 @@ BAD = [
                 "ignored_layers": ["re:b(?!a)"],
             }
         },
-        InvalidInput,
-        "ignored_layers is ['re:b(?!a)']; expected names, globs or regular expressions without look-around",
+        NotPlanned,
+        "vLLM 0.32 serves patterns with look-around or back-references in 'ignored_layers'; this release of Conclave "
+        "does not plan it yet",
     ),
     (
         "an exception that needs much memory",
@@ -83,7 +84,7 @@ BAD = [
             "quantization_config": {
                 "quant_method": "fp8",
                 "activation_scheme": "dynamic",
-                "ignored_layers": [r"re:(\w{100}){100}"],
+                "ignored_layers": [r"re:(\w{1000}){1000}"],
             }
         },
         InvalidInput,

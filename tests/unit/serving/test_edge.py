@@ -395,8 +395,8 @@ BAD_BODIES: dict[str, tuple[object, str | None]] = {
     ),
     "a name that is an object": (chat(messages=[{"role": "user", "content": "x", "name": {}}]), "messages"),
     "tool calls that are a string": (chat(messages=[{"role": "assistant", "tool_calls": CANARY}]), "messages"),
-    "a tool call without arguments": (
-        chat(messages=[{"role": "assistant", "tool_calls": [{"function": {"name": CANARY}}]}]),
+    "a tool call without a name": (
+        chat(messages=[{"role": "assistant", "tool_calls": [{"function": {"arguments": CANARY}}]}]),
         "messages",
     ),
     "5000 messages": (chat(messages=[{"role": "user", "content": "x"}] * 5000), "messages"),
@@ -410,7 +410,7 @@ BAD_BODIES: dict[str, tuple[object, str | None]] = {
     "temperature 3": (chat(temperature=3), "temperature"),
     "temperature a string": (chat(temperature="0"), "temperature"),
     "top_p 2": (chat(top_p=2), "top_p"),
-    "17 stops": (chat(stop=["a"] * 17), "stop"),
+    "65 stops": (chat(stop=["a"] * 65), "stop"),
     "a stop of 1 MB": (chat(stop="a" * 1_000_000), "stop"),
     "a stop not a string": (chat(stop=[1]), "stop"),
     "logit_bias of 10^4": (chat(logit_bias={str(i): 1 for i in range(10_000)}), "logit_bias"),
