@@ -16,6 +16,7 @@ from tests.manifest_table import ACCEPTED, BASE, REFUSED, Accepted, Refused, mer
 
 from conclave.policy.admission import read_deployment
 from conclave.policy.arguments import (
+    Boolean,
     Choice,
     Decimal,
     Integer,
@@ -47,10 +48,20 @@ def _largest_value(setting: Setting) -> str:
             return max(setting.words, key=len)
         case Pattern():
             return setting.example
-    return "false"
+        case Boolean():
+            return max(setting.words, key=len)
 
 
 LABEL = "a" * 63
+KEYS = [f"{LABEL}.{LABEL}.n{index:02}/{LABEL}" for index in range(16)]
+TOLERATIONS = [{"key": LABEL, "operator": "Equal", "value": LABEL, "effect": "NoSchedule"}] * 16
+REPOSITORY = {
+    "repository": f"{'a' * 96}/{'b' * 96}",
+    "revision": "0" * 40,
+    "endpoint": f"https://{LABEL}.{LABEL}.{LABEL}/{'a' * 55}",
+    "allowPatterns": ["a" * 128] * 32,
+    "ignorePatterns": ["a" * 128] * 32,
+}
 LARGEST = merge(
     BASE,
     {
@@ -61,11 +72,12 @@ LARGEST = merge(
                 "adapters": [
                     {
                         "name": f"{index:a>96}",
-                        "source": {"persistentVolumeClaim": {"claimName": LABEL, "path": "a" * 512}},
+                        "source": {"huggingFace": REPOSITORY},
                         "digest": f"sha256:{'0' * 64}",
                     }
                     for index in range(16)
                 ],
+                "cache": {"size": "100Gi"},
             },
             "engine": {
                 "extraArgs": {
@@ -77,10 +89,17 @@ LARGEST = merge(
             },
             "hardware": {
                 "accelerators": [LABEL] * 16,
-                "nodeSelector": {f"{LABEL}.{LABEL}.n{index}/{LABEL}": LABEL for index in range(16)},
-                "tolerations": [{"key": LABEL, "operator": "Equal", "value": LABEL, "effect": "NoSchedule"}] * 16,
+                "nodeSelector": dict.fromkeys(KEYS, LABEL),
+                "tolerations": TOLERATIONS,
             },
-            "runtime": {"image": "a" * 512, "imagePullSecrets": [f"{LABEL}.{LABEL}.{LABEL}.a"] * 8},
+            "runtime": {
+                "image": "a" * 512,
+                "imagePullSecrets": [f"{LABEL}.{LABEL}.{LABEL}.a"] * 8,
+                "podLabels": dict.fromkeys(KEYS, LABEL),
+                "podAnnotations": dict.fromkeys(KEYS, "a" * 2048),
+                "head": {"nodeSelector": dict.fromkeys(KEYS, LABEL), "tolerations": TOLERATIONS},
+                "resources": {"worker": {"devices": dict.fromkeys(KEYS[:8], 256)}},
+            },
             "access": {"regions": [LABEL] * 16, "allowedNamespaces": [LABEL] * 64},
         }
     },

@@ -429,10 +429,11 @@ def test_no_rule_has_a_wildcard_or_reads_secrets_or_widens_itself(values: dict[s
             pytest.fail(f"the operator has no business with {rule}")
 
 
-def test_watched_namespaces_leave_only_the_nodes_cluster_wide(helm: Helm) -> None:
+def test_watched_namespaces_leave_only_nodes_and_their_devices_cluster_wide(helm: Helm) -> None:
     rights = granted(helm.render({"watchNamespaces": ["team-a", "team-b"]}))
     cluster_wide = {right for right in rights if not right.namespace}
-    assert cluster_wide == {Right("", "nodes", "list"), Right("", "nodes", "watch")}
+    read = (("", "nodes"), ("resource.k8s.io", "resourceslices"))
+    assert cluster_wide == {Right(*kind, verb) for kind in read for verb in ("list", "watch")}
     by_namespace = {
         name: {(right.group, right.resource, right.verb) for right in rights if right.namespace == name}
         for name in ("team-a", "team-b", SYSTEM_NAMESPACE)

@@ -252,9 +252,7 @@ def test_an_upgrade_and_a_rollback_write_nothing_but_status(restored: Restored) 
     assert rollback.beside_status(UNEDITED) == []
     assert pods.items() <= uids(kube, "Pod").items()
     told = restored.condition(EDITED, "PlanReady")
-    assert (told["status"], told["reason"], told["observedGeneration"]) == ("False", "RecordRefused", 2), (
-        "0.1.0 takes labels that it never wrote for forged ones, and leaves the model as it runs"
-    )
+    assert (told["status"], told["reason"], told["observedGeneration"]) == ("False", "RecordTooNew", 2)
     assert "rayservices" not in {resource for _, resource, _ in rollback.beside_status([EDITED])}
 
     again = Writes(kube, restored.user)
@@ -268,7 +266,8 @@ def a_newer_record_stops_one_model_until_it_is_gone(restored: Restored) -> None:
     kube, (newest,) = restored.kube, read(BEFORE, "dense").of("ControllerRevision")
     label = f"{MODEL_DEPLOYMENT}=dense"
     (record,) = kube.list("apps/v1", "ControllerRevision", NAMESPACE, label_selector=label)
-    assert (record["revision"], record["metadata"].get("annotations")) == (newest["revision"], None)
+    annotations = newest["metadata"]["annotations"]
+    assert (record["revision"], record["metadata"]["annotations"]) == (newest["revision"], annotations)
 
     def declare(version: str | None) -> None:
         annotation = {"metadata": {"annotations": {RECORD_VERSION: version}}}
@@ -288,6 +287,6 @@ def a_newer_record_stops_one_model_until_it_is_gone(restored: Restored) -> None:
     eventually(lambda: restored.status("dense")["observedGeneration"] == 2)
     settle(kube, restored.user)
     assert stopped.beside_status(["dense"]) == []
-    declare(None)
+    declare(annotations[RECORD_VERSION])
     eventually(lambda: restored.condition("dense", "PlanReady")["reason"] == "Planned")
     eventually(lambda: "rayservices" in {resource for _, resource, _ in stopped.beside_status(["dense"])})

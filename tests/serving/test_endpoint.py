@@ -510,7 +510,13 @@ def test_the_engine_has_the_priority_of_whoever_started_it(
 ) -> None:
     """As with `vllm serve`: Ray's own niceness would leave it nearly nothing beside programs that compute."""
     head, _, _ = ray
-    assert {os.getpriority(os.PRIO_PROCESS, each) for each in head.processes()} == {os.getpriority(os.PRIO_PROCESS, 0)}
+    niceness = [
+        os.getpriority(os.PRIO_PROCESS, each)
+        for each in head.processes()
+        if Path(f"/proc/{each}/cmdline").read_bytes().startswith((b"ray::", b"VLLM::"))
+    ]
+    assert len(niceness) >= 4
+    assert set(niceness) == {os.getpriority(os.PRIO_PROCESS, 0)}
 
 
 def test_the_directories_of_a_local_run_are_private(endpoint: Endpoint, ray: tuple[RayHead, ServeApi, int]) -> None:

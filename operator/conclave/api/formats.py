@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Field, GetCoreSchemaHandler, GetJsonSchemaHandler
 from pydantic.json_schema import JsonSchemaValue
-from pydantic_core import CoreSchema, core_schema
+from pydantic_core import CoreSchema, PydanticCustomError, PydanticKnownError, core_schema
 
 from conclave.api.rules import Checked, Fact, Format, Message, Rule, require
 
@@ -212,6 +212,9 @@ PinnedImageReference = Annotated[
 ]
 
 
+NEITHER_INTEGER_NOR_STRING = "int_or_string_type"
+
+
 class _IntegerOrAuto:
     """A whole number from 1 to 100000, or `auto`. One check with one message, where a union would have two."""
 
@@ -226,7 +229,13 @@ class _IntegerOrAuto:
     )
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        return core_schema.no_info_plain_validator_function(partial(require, self.rules))
+        return core_schema.no_info_plain_validator_function(self._checked)
+
+    def _checked(self, value: Any) -> Any:
+        is_number = isinstance(value, int) or (isinstance(value, float) and value.is_integer())
+        if isinstance(value, bool) or not (is_number or isinstance(value, str)):
+            raise PydanticCustomError(NEITHER_INTEGER_NOR_STRING, "a whole number or a word is needed")
+        return require(self.rules, value)
 
     def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
         return {
@@ -256,4 +265,19 @@ class OwnNames:
         return handler(schema) | {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]}
 
 
+class _NoBoolean:
+    """Metadata of a Literal of whole numbers, for which pydantic takes `true` as 1. The API server does not."""
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        choices = {"expected": ", ".join(map(str, get_args(source)))}
+        return core_schema.no_info_before_validator_function(partial(self._number, choices), handler(source))
+
+    @staticmethod
+    def _number(choices: dict[str, Any], value: Any) -> Any:
+        if isinstance(value, bool):
+            raise PydanticKnownError("literal_error", choices)
+        return value
+
+
+AdapterRank = Annotated[Literal[1, 8, 16, 32, 64, 128, 256, 320, 512], _NoBoolean()]
 TargetConcurrency = Annotated[int | Literal["auto"], _IntegerOrAuto()]

@@ -17,6 +17,7 @@ from pydantic.alias_generators import to_snake
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
+from conclave.api.formats import NEITHER_INTEGER_NOR_STRING
 from conclave.api.modeldeployment import API_VERSION, KIND, ModelDeployment
 from conclave.api.occurrences import Path as Path
 from conclave.api.occurrences import find_occurrences, without_checks
@@ -30,7 +31,7 @@ _METADATA = {
 }
 _NO_RULES = {
     *("missing", "string_type", "int_type", "int_parsing", "int_from_float", "bool_type", "bool_parsing"),
-    *("model_type", "dict_type", "tuple_type"),
+    *("model_type", "dict_type", "tuple_type", NEITHER_INTEGER_NOR_STRING),
 }
 """Errors beside which no further rule is evaluated: rules rely on types. The API server then checks no rule at all, and
 neither does it beside a value that is too long or none of the choices."""
@@ -159,7 +160,7 @@ def _explain(details: ErrorDetails, root: type[BaseModel]) -> Iterator[Problem]:
         yield Problem(path, _undeclared(str(path[-1]), set(_fields(_type_at(root, path[:-1])))))
     elif details["type"] in _WORDING:
         field = Problem(path, "").field
-        if details["type"] in ("enum", "literal_error") and not isinstance(details["input"], _type_of_choices(details)):
+        if details["type"] in ("enum", "literal_error") and type(details["input"]) is not _type_of_choices(details):
             words = _whole_number if _type_of_choices(details) is int else _of_type("string")
             yield Problem(path, words(field, details["input"], {}))
         yield Problem(path, _WORDING[details["type"]](field, details["input"], details.get("ctx", {})))
@@ -175,15 +176,18 @@ def _of_type(json_type: str) -> Callable[..., str]:
 
 
 def _whole_number(field: str, value: Any, _context: dict[str, Any]) -> str:
-    if isinstance(value, float):
-        return f'Invalid value: "float64": {field} in body must be of type int64: "float64"'
-    return _of_type("integer")(field, value, {})
+    """The API server names the format of a number, and of anything else but texts and lists that it has none."""
+    if isinstance(value, str | list):
+        return _of_type("integer")(field, value, {})
+    seen = "float64" if isinstance(value, float) else ""
+    return f'Invalid value: "{seen}": {field} in body must be of type int64: "{seen}"'
 
 
 _WORDING: Mapping[str, Callable[[str, Any, dict[str, Any]], str]] = {
     "string_type": _of_type("string"),
     **dict.fromkeys(("int_type", "int_parsing", "int_from_float"), _whole_number),
     **dict.fromkeys(("bool_type", "bool_parsing"), _of_type("boolean")),
+    NEITHER_INTEGER_NOR_STRING: _of_type("integer,string"),
     "model_type": _of_type("object"),
     "dict_type": _of_type("object"),
     "tuple_type": _of_type("array"),

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated
 
 from pydantic import Field
 
 from conclave.api.base import ApiModel
-from conclave.api.formats import CommitHash, DnsName, LicenceId, ModelId, OwnNames, ServedName, Sha256Digest
+from conclave.api.formats import (
+    AdapterRank,
+    CommitHash,
+    DnsName,
+    LicenceId,
+    ModelId,
+    OwnNames,
+    ServedName,
+    Sha256Digest,
+)
 from conclave.api.modeldeployment.source import AdapterSource, Cache, ModelSource
 from conclave.api.rules import Message, Rule
 
@@ -34,7 +43,7 @@ class Adapter(ApiModel):
     source: AdapterSource
     """Where the adapter's files are: `persistentVolumeClaim`, `image`, `objectStore` or `huggingFace`. The claim of the
     model may hold them too; a download goes into `model.cache`."""
-    max_rank: Literal[1, 8, 16, 32, 64, 128, 256, 320, 512] = 16
+    max_rank: AdapterRank = 16
     """Highest rank, at least the `r` in adapter_config.json. For each adapter, each GPU reserves memory for the highest
     maxRank of all adapters."""
     digest: Sha256Digest | None = None
