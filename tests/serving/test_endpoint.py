@@ -383,6 +383,7 @@ def test_a_client_that_leaves_frees_its_place(endpoint: Endpoint) -> None:
             model=endpoint.model,
             messages=[{"role": "user", "content": "one, two,"}],
             max_tokens=MAX_MODEL_LEN - 64,
+            n=8,
             stream=True,
             extra_body={"ignore_eos": True},
         )
@@ -396,7 +397,7 @@ def test_a_client_that_leaves_frees_its_place(endpoint: Endpoint) -> None:
         return log_text(endpoint.logs).count("CALL chat CANCELLED") >= before + ACCEPTED
 
     before = log_text(endpoint.logs).count("CALL chat CANCELLED")
-    eventually(all_left)
+    eventually(all_left, 90)
 
 
 def _content_fields() -> Iterator[dict[str, Any]]:
