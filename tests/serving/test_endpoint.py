@@ -397,7 +397,7 @@ def test_a_client_that_leaves_frees_its_place(endpoint: Endpoint) -> None:
         return log_text(endpoint.logs).count("CALL chat CANCELLED") >= before + ACCEPTED
 
     before = log_text(endpoint.logs).count("CALL chat CANCELLED")
-    eventually(all_left, 90)
+    eventually(all_left)
 
 
 def _content_fields() -> Iterator[dict[str, Any]]:
@@ -511,13 +511,11 @@ def test_the_engine_has_the_priority_of_whoever_started_it(
 ) -> None:
     """As with `vllm serve`: Ray's own niceness would leave it nearly nothing beside programs that compute."""
     head, _, _ = ray
-    niceness = [
-        os.getpriority(os.PRIO_PROCESS, each)
-        for each in head.processes()
-        if Path(f"/proc/{each}/cmdline").read_bytes().startswith((b"ray::", b"VLLM::"))
-    ]
-    assert len(niceness) >= 4
-    assert set(niceness) == {os.getpriority(os.PRIO_PROCESS, 0)}
+    commands = {each: Path(f"/proc/{each}/cmdline").read_bytes() for each in head.processes()}
+    trials = {each for each, command in commands.items() if b"grammars.trial_process" in command}  # give way on purpose
+    assert len(trials) == 1
+    niceness = {os.getpriority(os.PRIO_PROCESS, each) for each in commands.keys() - trials}
+    assert niceness == {os.getpriority(os.PRIO_PROCESS, 0)}
 
 
 def test_the_directories_of_a_local_run_are_private(endpoint: Endpoint, ray: tuple[RayHead, ServeApi, int]) -> None:

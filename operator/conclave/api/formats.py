@@ -213,10 +213,11 @@ PinnedImageReference = Annotated[
 
 
 NEITHER_INTEGER_NOR_STRING = "int_or_string_type"
+"""Type of the error for a value on which no rule is evaluated, as the API server evaluates none."""
 
 
 class _IntegerOrAuto:
-    """A whole number from 1 to 100000, or `auto`. One check with one message, where a union would have two."""
+    """A whole number from 1 to 100000, or `auto`. A wrong number or word has one message; a union would give two."""
 
     rules = (
         Rule(

@@ -176,7 +176,8 @@ def _of_type(json_type: str) -> Callable[..., str]:
 
 
 def _whole_number(field: str, value: Any, _context: dict[str, Any]) -> str:
-    """The API server names the format of a number, and of anything else but texts and lists that it has none."""
+    """Of a text or a list the API server names the type. Of any other value it names the number's format: only a
+    fraction has one."""
     if isinstance(value, str | list):
         return _of_type("integer")(field, value, {})
     seen = "float64" if isinstance(value, float) else ""

@@ -77,6 +77,10 @@ def test_escaped_classes_mean_the_same_in_ascii(pattern: str) -> None:
     assert whole > 2 * (attention + network)
 
 
+def test_counts_within_counts_are_read_where_their_expression_stays_small() -> None:
+    assert read_config(dynamic(r"(\w{100}){100}")).weight_format is not None
+
+
 class _Tensor(NamedTuple):
     dtype: str = "BF16"
     shape: tuple[int, ...] = (1024, 1024)

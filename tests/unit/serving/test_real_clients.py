@@ -318,6 +318,11 @@ SPELLINGS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 }
 
 
+def test_an_agents_many_stops_reach_the_engine() -> None:
+    stops = [str(number) for number in range(64)]
+    assert sent(stop=stops) == {"stop": stops}
+
+
 @pytest.mark.parametrize("name", SPELLINGS)
 def test_thinking_is_read_in_every_spelling(name: str) -> None:
     fields, wanted = SPELLINGS[name]
